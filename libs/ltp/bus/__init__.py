@@ -1,0 +1,1 @@
+"""FastStream on JetStream, set up once for all: subscriptions that neither lose nor storm, the outbox relay, request/reply."""

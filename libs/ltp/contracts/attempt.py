@@ -1,0 +1,60 @@
+"""What happens to an attempt: one try of a run on leased devices."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from ltp.contracts.event import Event
+from ltp.contracts.values import Placement, Problem
+
+
+class AttemptStarted(Event, subject="ltp.attempt.v1.started", speaker="runner"):
+    """The training process lives on its host."""
+
+    attempt_id: UUID
+    run_id: UUID
+    job_id: UUID
+    number: int
+    placement: Placement
+    started_at: datetime
+
+
+class AttemptSucceeded(Event, subject="ltp.attempt.v1.succeeded", speaker="runner"):
+    """The training process ended by itself, all steps done."""
+
+    attempt_id: UUID
+    run_id: UUID
+    job_id: UUID
+    steps: int
+    ended_at: datetime
+
+
+class AttemptFailed(Event, subject="ltp.attempt.v1.failed", speaker="runner"):
+    """The training process ended with an error, or could not start."""
+
+    attempt_id: UUID
+    run_id: UUID
+    job_id: UUID
+    problem: Problem
+    exit_code: int | None
+    ended_at: datetime
+
+
+class AttemptStopped(Event, subject="ltp.attempt.v1.stopped", speaker="runner"):
+    """The training process ended because it was asked to."""
+
+    attempt_id: UUID
+    run_id: UUID
+    job_id: UUID
+    ended_at: datetime
+
+
+class AttemptLost(Event, subject="ltp.attempt.v1.lost", speaker="runner"):
+    """The training process is gone without a word: its host restarted or it was killed together with its launcher."""
+
+    attempt_id: UUID
+    run_id: UUID
+    job_id: UUID
+    problem: Problem
+    ended_at: datetime

@@ -1,0 +1,25 @@
+"""What the planner found for a job."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from ltp.contracts.event import Event
+from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Plan, Problem
+
+
+class PlanMade(Event, subject="ltp.plan.v1.made", speaker="planner"):
+    """A configuration that fits. Carries the recipe, so that no listener depends on having heard the submission first."""
+
+    plan_id: UUID
+    job_id: UUID
+    recipe: Recipe
+    plan: Plan
+
+
+class PlanRefused(Event, subject="ltp.plan.v1.refused", speaker="planner"):
+    """No configuration fits, or the model cannot be read; `problem` says what would help."""
+
+    job_id: UUID
+    problem: Problem

@@ -1,0 +1,75 @@
+"""Values that several events share: problems, devices, plans, samples of a score."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from ltp.contracts.event import Value
+from ltp.core.errors import ErrorCode, LtpError
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class Problem(Value):
+    """An error as it travels: a stable code, what is wrong, what to do."""
+
+    # A plain string, so that an old listener survives a code it does not know yet.
+    code: str
+    message: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: LtpError) -> Problem:
+        """The wire form of an error."""
+        return cls(code=error.code, message=error.message, hint=error.hint)
+
+    def error(self) -> LtpError:
+        """The error again, on the other side of the wire."""
+        known = self.code in ErrorCode.__members__.values()
+        return LtpError(ErrorCode(self.code) if known else ErrorCode.INTERNAL, self.message, self.hint)
+
+
+class Device(Value):
+    """One accelerator of a host, or the host's processors taken as one device of kind `cpu`."""
+
+    index: int = Field(ge=0)
+    kind: Literal["cpu", "gpu"]
+    model: str
+    memory_bytes: int = Field(gt=0)
+
+
+class Placement(Value):
+    """Where leased work runs."""
+
+    host_id: str
+    device_kind: Literal["cpu", "gpu"]
+    device_indexes: list[int]
+
+
+class PlanRejection(Value):
+    """A candidate plan that lost, and why."""
+
+    candidate: str
+    reason: str
+
+
+class Plan(Value):
+    """A configuration that fits, what it is predicted to cost, and why the others lost."""
+
+    device_kind: Literal["cpu", "gpu"]
+    devices: int = Field(gt=0)
+    micro_batch_size: int = Field(gt=0)
+    gradient_checkpointing: bool
+    parameters: int = Field(gt=0)
+    # Predicted peak per device, with its upper bound, and the device it must fit.
+    memory_bytes: int = Field(gt=0)
+    memory_upper_bytes: int = Field(gt=0)
+    device_memory_bytes: int = Field(gt=0)
+    # Component name -> bytes per device at the peak.
+    memory_components: dict[str, int]
+    step_seconds: float | None = None
+    rejected: list[PlanRejection] = []

@@ -1,0 +1,74 @@
+"""Every error a user can meet, each with a stable code, a sentence that says what is wrong, and one that says what to do.
+
+One enum, so that clients branch on codes and documents list them; the HTTP status belongs to the gateway alone.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Stable names of what can go wrong; a value is never reused for another meaning."""
+
+    # The user's input
+    INVALID_REQUEST = "invalid_request"
+    INVALID_YAML = "invalid_yaml"
+    INVALID_RECIPE = "invalid_recipe"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    UNAUTHENTICATED = "unauthenticated"
+    TOO_LARGE = "too_large"
+    # Models and plans
+    MODEL_NOT_FOUND = "model_not_found"
+    MODEL_UNREADABLE = "model_unreadable"
+    PLAN_DOES_NOT_FIT = "plan_does_not_fit"
+    NO_HOST = "no_host"
+    ALGORITHM_UNSUPPORTED = "algorithm_unsupported"
+    # Datasets
+    DATASET_EMPTY = "dataset_empty"
+    DATASET_FORMAT_UNKNOWN = "dataset_format_unknown"
+    DATASET_UNREADABLE = "dataset_unreadable"
+    DATASET_ROW_INVALID = "dataset_row_invalid"
+    DATASET_ROW_WITHOUT_ANSWER = "dataset_row_without_answer"
+    DATASET_TOO_SMALL = "dataset_too_small"
+    DATASET_NOT_READY = "dataset_not_ready"
+    # Training
+    LAUNCH_FAILED = "launch_failed"
+    TRAINING_FAILED = "training_failed"
+    TRAINING_OUT_OF_MEMORY = "training_out_of_memory"
+    ATTEMPT_LOST = "attempt_lost"
+    TIME_LIMIT = "time_limit"
+    # Checkpoints and evaluation
+    EXPORT_FAILED = "export_failed"
+    INFERENCE_SERVER_FAILED = "inference_server_failed"
+    EVALUATION_EMPTY = "evaluation_empty"
+    EVALUATION_FAILED = "evaluation_failed"
+    # The platform itself
+    DATA_DIR_UNWRITABLE = "data_dir_unwritable"
+    DATA_DIR_IN_USE = "data_dir_in_use"
+    DATA_DIR_CORRUPT = "data_dir_corrupt"
+    DISK_FULL = "disk_full"
+    PORT_TAKEN = "port_taken"
+    DEPENDENCY_MISSING = "dependency_missing"
+    SERVICE_UNAVAILABLE = "service_unavailable"
+    NOT_RUNNING = "not_running"
+    START_FAILED = "start_failed"
+    STALE_LEASE = "stale_lease"
+    INTERNAL = "internal"
+
+
+class LtpError(Exception):
+    """An error meant for a person.
+
+    `code` is stable, `message` says what is wrong with the facts of this case, `hint` says what to do next.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()

@@ -1,0 +1,1 @@
+"""Secrets and tokens: made, stored and compared in one place."""
