@@ -1,0 +1,101 @@
+"""Keeps one process alive: start, wait until it is ready, start again after a growing pause when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.up.logs import tail
+from ltp.up.probe import answers
+from ltp.up.process import Child, ProcessSpec
+from ltp.up.record import ProcessRecord, ProcessState, now
+
+BACK_OFF_SECONDS = (0.2, 1.0, 5.0, 15.0)
+FORGIVEN_SECONDS = 30.0  # after this much health, an earlier failure no longer lengthens the pause
+START_ATTEMPTS = 4  # ends before the first readiness that count as a crash loop
+PROBE_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """The life of one supervised process; `record` is what others see of it."""
+
+    def __init__(self, spec: ProcessSpec, changed: Callable[[], None]) -> None:
+        self.spec = spec
+        self.record = ProcessRecord(spec.name, spec.port, spec.probe)
+        self.ready = asyncio.Event()  # set at the first readiness, for good
+        self._changed = changed
+        self._child: Child | None = None
+
+    async def keep(self) -> None:
+        """Run until cancelled; raise only when the process cannot be brought up a first time."""
+        failures = 0
+        while True:
+            healthy_seconds, reason = await self._live_once()
+            failures = 1 if healthy_seconds > FORGIVEN_SECONDS else failures + 1
+            if not self.ready.is_set() and failures >= START_ATTEMPTS:
+                raise self._crash_loop(failures, reason)
+            pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS)) - 1]
+            log.warning("%s %s; starting it again in %s s", self.spec.name, reason, pause)
+            self.record.restarts += 1
+            self._show(ProcessState.RESTARTING)
+            await asyncio.sleep(pause)
+
+    async def stop(self) -> None:
+        """End the process for good; call after the task of `keep` has been cancelled."""
+        if self._child is not None:
+            self._show(ProcessState.STOPPING)
+            await self._child.stop()
+        self._show(ProcessState.STOPPED)
+
+    async def _live_once(self) -> tuple[float, str]:
+        """Return how long the process was healthy and how it ended."""
+        try:
+            await self.spec.prepare()
+            self._child = await Child.start(self.spec)
+        except (LtpError, OSError) as error:
+            if not self.ready.is_set():
+                raise _as_start_failure(self.spec, error) from error
+            return 0.0, f"cannot be started: {error}"
+        self.record.pid, self.record.start_ticks = self._child.pid, self._child.start_ticks
+        self.record.started_at = now()
+        self._show(ProcessState.STARTING)
+        ready_at: list[float] = []
+        watch = asyncio.create_task(self._watch(ready_at))
+        try:
+            code = await self._child.wait()
+        finally:
+            watch.cancel()
+        self._child = None  # its pid may soon be another's
+        return time.monotonic() - ready_at[0] if ready_at else 0.0, f"ended with exit code {code}"
+
+    async def _watch(self, ready_at: list[float]) -> None:
+        while not await answers(self.spec.probe):
+            await asyncio.sleep(PROBE_SECONDS)
+        ready_at.append(time.monotonic())
+        self.ready.set()
+        self._show(ProcessState.READY)
+
+    def _show(self, state: ProcessState) -> None:
+        self.record.state = state
+        self._changed()
+
+    def _crash_loop(self, failures: int, reason: str) -> LtpError:
+        return start_failure(self.spec, f"{reason}, {failures} times in a row, before it was ready")
+
+
+def start_failure(spec: ProcessSpec, what_happened: str) -> LtpError:
+    """Say which process would not start, in its own last words."""
+    return LtpError(
+        ErrorCode.START_FAILED,
+        f"{spec.name} {what_happened}. The end of {spec.log}:\n{tail(spec.log)}",
+        "Mend what the log says, then run `ltp up` again.",
+    )
+
+
+def _as_start_failure(spec: ProcessSpec, error: LtpError | OSError) -> LtpError:
+    return error if isinstance(error, LtpError) else start_failure(spec, f"cannot be started: {error}")
