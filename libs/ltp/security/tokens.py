@@ -1,28 +1,11 @@
-"""Bearer tokens: made with full entropy, kept in a file that only its owner reads, compared in constant time."""
+"""Bearer tokens: kept in a file that only its owner reads, compared in constant time."""
 
 from __future__ import annotations
 
 import hmac
-import os
-import secrets
 from pathlib import Path
 
 from ltp.core.errors import ErrorCode, LtpError
-
-
-def ensure_token(path: Path) -> str:
-    """Read the token in `path`, making one when there is none. The file has mode 0600 from its first byte on."""
-    try:
-        return read_token(path)
-    except LtpError:
-        pass
-    token = f"ltp_{secrets.token_urlsafe(32)}"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(token)
-    temporary.replace(path)
-    return token
 
 
 def read_token(path: Path) -> str:
