@@ -16,7 +16,7 @@ _LOCK = 0x6C7470
 
 def _run(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    context.configure(connection=connection, target_metadata=metadata, include_schemas=True, version_table_schema="public")
+    context.configure(connection=connection, target_metadata=metadata, include_schemas=True)
     context.run_migrations()
 
 

@@ -491,4 +491,3 @@ def upgrade() -> None:
         schema="surgery",
         postgresql_where=sa.text("published_at IS NULL"),
     )
-    op.drop_table("alembic_version")
