@@ -90,9 +90,8 @@ def test_the_launcher_outlives_the_runner(attempt: Attempt) -> None:
 
 def test_nobody_survives_not_even_an_orphan_in_its_own_session(attempt: Attempt) -> None:
     attempt.start("escape")
-    escaped = int(
-        wait_for(lambda: (attempt.directory / "escaped").exists() and (attempt.directory / "escaped").read_text())
-    )
+    note = attempt.directory / "escaped"
+    escaped = int(wait_for(lambda: note.exists() and note.read_text()))
     assert attempt.end()["exit_code"] == 0
     assert not Path(f"/proc/{escaped}").exists() or _is_zombie(escaped)
 
