@@ -163,6 +163,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the training process and say so in status.json; raises OSError when either cannot be done."""
+        # Through a pipe, so that a full disk never reaches the training process's print.
         reader, writer = os.pipe()
         command = self.spec["argv"]
         self.child = subprocess.Popen(

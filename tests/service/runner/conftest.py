@@ -26,7 +26,8 @@ if mode == "escape":
     # A grandchild in a session of its own, orphaned, deaf to SIGTERM and without the mark in its environment.
     child = "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.setsid(); " \\
             "open('escaped', 'w').write(str(os.getpid())); time.sleep(600)"
-    subprocess.Popen([sys.executable, "-c", f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], env={{}})"]).wait()
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], env={{}})"
+    subprocess.Popen([sys.executable, "-c", parent]).wait()
     while not (here / "escaped").exists() or not (here / "escaped").read_text():
         time.sleep(0.01)
     sys.exit(0)

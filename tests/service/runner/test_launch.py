@@ -98,11 +98,16 @@ def test_nobody_survives_not_even_an_orphan_in_its_own_session(attempt: Attempt)
 
 def test_what_a_dead_launcher_left_is_refused_and_reaped(attempt: Attempt) -> None:
     attempt.start("wait")
-    os.kill(attempt.status()["launcher_pid"], signal.SIGKILL)
+    # A training process that prints after its launcher's death dies of it.
+    wait_for((attempt.directory / "log.txt").exists)
+    launcher = attempt.status()["launcher_pid"]
+    os.kill(launcher, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{launcher}").exists() or _is_zombie(launcher))
     pid = attempt.status()["pid"]
     (attempt.directory / "status.json").rename(attempt.directory / "status.old")
-    second = wait_for(lambda: _refusal(attempt, f"processes of {attempt.directory} still run ([{pid}])"))
+    second = subprocess.run([*LAUNCHER, str(attempt.directory)], capture_output=True, text=True, timeout=20)
     assert second.returncode == 3
+    assert f"processes of {attempt.directory} still run ([{pid}])" in second.stderr
     (attempt.directory / "status.old").rename(attempt.directory / "status.json")
     subprocess.run([*LAUNCHER, "--reap", str(attempt.directory)], check=True, timeout=20)
     assert attempt.end()["reason"] == "stopped"
@@ -144,11 +149,6 @@ def _feed(log: Log, content: bytes) -> None:
     os.close(writer)
     log.pump(reader)
     os.close(reader)
-
-
-def _refusal(attempt: Attempt, message: str) -> subprocess.CompletedProcess[str] | None:
-    done = subprocess.run([*LAUNCHER, str(attempt.directory)], capture_output=True, text=True, timeout=20)
-    return done if message in done.stderr else None
 
 
 def _is_zombie(pid: int) -> bool:

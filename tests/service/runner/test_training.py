@@ -1,4 +1,4 @@
-"""Real training with the installed verl: its own configuration accepts what we emit, and a run stops, resumes and ends."""
+"""Real training with the installed verl: it accepts what we emit, and a run stops, resumes and ends."""
 
 from __future__ import annotations
 
