@@ -148,3 +148,28 @@ async def test_the_stop_file_leaves_a_checkpoint_to_resume_from(material: Path, 
     step = int((run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
     assert step == max(_losses(run_dir))
     assert all((run_dir / "checkpoints" / name).is_file() for name in checkpoint_files(step, 1, "sft"))
+
+
+async def test_grpo_on_a_cpu_scores_generates_and_stops(material: Path, attempt: Attempt) -> None:
+    backend, run_dir = LocalBackend(), attempt.directory
+    await backend.launch(run_dir, _spec(material, run_dir, algorithm="grpo", steps=100))
+    wait_for(lambda: _first_rewards(run_dir) or _ended(run_dir), seconds=500)
+    assert _first_rewards(run_dir), (run_dir / "log.txt").read_text()[-4000:]
+    await backend.request_stop(run_dir)
+    status = wait_for(lambda: _ended(run_dir), seconds=200)
+    assert (status["exit_code"], status["reason"]) == (0, "stopped")
+    step = int((run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    assert all((run_dir / "checkpoints" / name).is_file() for name in checkpoint_files(step, 1, "grpo"))
+    assert not (run_dir / "reward_errors.jsonl").exists()
+    assert not attempt.survivors()
+
+
+def _first_rewards(run_dir: Path) -> dict[str, float] | None:
+    """The first step's metrics, checked for the agreement of what was sampled with what is trained."""
+    content = (run_dir / "metrics.jsonl").read_bytes() if (run_dir / "metrics.jsonl").exists() else b""
+    for line in content.splitlines():
+        parsed = parse_metrics_line(line)
+        if parsed is not None and "critic/rewards/mean" in parsed[1]:
+            assert parsed[1]["training/rollout_probs_diff_mean"] < 1e-3
+            return parsed[1]
+    return None
