@@ -1,4 +1,4 @@
-"""A language model of 0.3 million random weights with a byte-level tokenizer, so that tests train without a download."""
+"""A language model of 0.3 million random weights with a byte-level tokenizer, so that tests need no download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHAT_TEMPLATE = (
 
 
 def write_tiny_model(directory: Path) -> None:
-    """Save configuration, tokenizer and safetensors of a small Llama to `directory`; the weights are always the same."""
+    """Save configuration, tokenizer and safetensors of a small Llama to `directory`, always with the same weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

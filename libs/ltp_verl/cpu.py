@@ -1,4 +1,4 @@
-"""The CPU as a verl platform, so that the same job trains on a machine without a GPU (`VERL_USE_EXTERNAL_MODULES=ltp_verl.cpu`).
+"""The CPU as a verl platform, so that a job trains without a GPU; loaded by `VERL_USE_EXTERNAL_MODULES=ltp_verl.cpu`.
 
 verl 0.9.1 knows NVIDIA, AMD and Huawei only. Everything it lacks is added through its own registries; the one thing
 replaced in torch is the process-group backend string, which verl builds as "cpu:gloo,cpu:gloo" and torch refuses.
@@ -40,6 +40,9 @@ class _CpuModule(ModuleType):
         return getattr(torch.cpu, name)
 
 
+_MODULE = _CpuModule("ltp_verl_cpu_device")
+
+
 def _memory(pages: str) -> int:
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -48,9 +51,17 @@ def _memory(pages: str) -> int:
 class CpuPlatform(PlatformBase):
     """This host's processors, taken as one device."""
 
-    device_name = "cpu"
-    vendor_name = "cpu"
-    device_module = _CpuModule("ltp_verl_cpu_device")
+    @property
+    def device_name(self) -> str:
+        return "cpu"
+
+    @property
+    def vendor_name(self) -> str:
+        return "cpu"
+
+    @property
+    def device_module(self) -> ModuleType:
+        return _MODULE
 
     def is_available(self) -> bool:
         return True
@@ -86,7 +97,7 @@ class CpuPlatform(PlatformBase):
         return "LTP_CPU_VISIBLE_DEVICES"
 
     @contextmanager
-    def nvtx_range(self, msg: str) -> Iterator[None]:
+    def nvtx_range(self, msg: str) -> Iterator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         yield
 
     def profiler_start(self) -> None: ...

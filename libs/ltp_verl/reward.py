@@ -1,4 +1,4 @@
-"""The reward of a response, by the recipe's scorer; verl drops a prompt whose reward raises, so errors are counted here."""
+"""The reward of a response, by the recipe's scorer; verl drops prompts whose reward raises, so errors are counted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""verl's SFT trainer with a stop file, an honest seed and a resume that loses no epoch: `python -m ltp_verl.sft OVERRIDE...`.
+"""verl's SFT trainer with a stop file, an honest seed and a resume that loses no epoch.
 
-With one process it runs without torchrun; with more, `torchrun -m ltp_verl.sft`.
+`python -m ltp_verl.sft OVERRIDE...`: with one process it runs without torchrun; with more, `torchrun -m ltp_verl.sft`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(config: DictConfig) -> None:
     """Train as `config` says."""
     auto_set_device(config)
     # The trainer has no other hook for it.
-    sft_trainer.CheckpointHandler = BoundaryCheckpointHandler
+    sft_trainer.CheckpointHandler = BoundaryCheckpointHandler  # pyright: ignore[reportPrivateImportUsage]
     _stand_alone()
     initialize_global_process_group()
     StoppableSFTTrainer(config=config).fit()

@@ -1,4 +1,4 @@
-"""The stop file: how the platform asks a training process to finish its step, save and leave (verl has no such request)."""
+"""The stop file: how a training process is asked to finish its step, save and leave, which verl has no way to."""
 
 from __future__ import annotations
 

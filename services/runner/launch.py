@@ -1,4 +1,4 @@
-"""The host-side supervisor of one attempt: it owns the training process, so that the runner may restart or lose the network.
+"""The host-side supervisor of one attempt: it owns the training process, so the runner may restart or lose the network.
 
 One file of standard-library Python (3.9 or later, Linux), because it is copied to hosts that have nothing of ltp.
 `launch.py RUN_DIR` starts what RUN_DIR/launch.json says and returns once RUN_DIR/status.json exists.
@@ -17,10 +17,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, TypedDict
+from typing import Any, TypedDict
 
 HEARTBEAT_SECONDS = 2.0
 SAMPLE_SECONDS = 10.0
@@ -35,12 +36,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 class Spec(TypedDict):
     """The content of launch.json."""
 
-    argv: List[str]
-    env: Dict[str, str]
+    argv: list[str]
+    env: dict[str, str]
     cwd: str
     metrics_path: str
     stop_file: str
-    time_limit_seconds: Optional[float]
+    time_limit_seconds: float | None
     grace_seconds: float
 
 
@@ -54,10 +55,10 @@ class Refused(Exception):
 
 def now() -> str:
     """The time as RFC 3339, in UTC."""
-    return datetime.now(timezone.utc).isoformat()
+    return datetime.now(timezone.utc).isoformat()  # noqa: UP017 (Python 3.9)
 
 
-def write_whole(path: Path, value: Dict[str, Any]) -> None:
+def write_whole(path: Path, value: dict[str, Any]) -> None:
     """Replace `path` so that a reader, or a machine that lost power, sees the old content or the new one."""
     draft = path.with_name(path.name + ".tmp")
     with draft.open("w") as file:
@@ -77,14 +78,15 @@ def start_ticks(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
-def processes(run_dir: Path, root: int, group: Optional[int]) -> Set[int]:
-    """The living processes of the attempt: below `root`, in `group`, or carrying the attempt's mark, and all their children.
+def processes(run_dir: Path, root: int, group: int | None) -> set[int]:
+    """The living processes of the attempt: below `root`, in `group` or with the attempt's mark, and their children.
 
-    No single sign is enough: Ray starts sessions of its own, and programs that set their title overwrite their environment.
+    No sign alone is enough: Ray starts sessions of its own, and a program that sets its title overwrites its
+    environment.
     """
     mark = b"\0LTP_ATTEMPT=" + os.fsencode(run_dir) + b"\0"
-    parents: Dict[int, int] = {}
-    found: Set[int] = set()
+    parents: dict[int, int] = {}
+    found: set[int] = set()
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
             state, parent, process_group = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[:3]
@@ -103,15 +105,15 @@ def processes(run_dir: Path, root: int, group: Optional[int]) -> Set[int]:
     return found - {os.getpid()}
 
 
-def end_all(members: Callable[[], Set[int]], meanwhile: Callable[[], None]) -> None:
+def end_all(members: Callable[[], set[int]], meanwhile: Callable[[], None]) -> None:
     """SIGTERM, five seconds, SIGKILL, and return only when nobody is left."""
     kill_at = time.monotonic() + TERM_SECONDS
-    asked: Set[int] = set()
+    asked: set[int] = set()
     living = members()
     while living:
         hard = time.monotonic() >= kill_at
         for pid in living if hard else living - asked:
-            with suppress(ProcessLookupError):
+            with suppress(OSError):
                 os.kill(pid, signal.SIGKILL if hard else signal.SIGTERM)
         asked |= living
         meanwhile()
@@ -161,6 +163,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the training process and say so in status.json; raises OSError when either cannot be done."""
+        # Through a pipe, so that a full disk never reaches the training process's print.
         reader, writer = os.pipe()
         command = self.spec["argv"]
         self.child = subprocess.Popen(
@@ -174,7 +177,7 @@ class Supervisor:
             # When memory runs out the kernel should take the training process, not this one or the database.
             Path(f"/proc/{self.child.pid}/oom_score_adj").write_text("500")
         me = os.getpid()
-        self.status: Dict[str, Any] = {
+        self.status: dict[str, Any] = {
             "launcher_pid": me, "launcher_start_ticks": start_ticks(me), "pid": self.child.pid, "pgid": self.child.pid,
             "state": "running", "started_at": now(), "heartbeat_at": now(), "exit_code": None, "signal": None,
             "ended_at": None, "reason": None,
@@ -185,12 +188,12 @@ class Supervisor:
             end_all(self.members, lambda: None)
             raise
 
-    def _environment(self) -> Dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
         own = {"LTP_ATTEMPT": str(self.run_dir), "LTP_STOP_FILE": str(self.stop_file)}
         return {**kept, **self.spec["env"], **own}
 
-    def members(self) -> Set[int]:
+    def members(self) -> set[int]:
         """The living processes of this attempt."""
         self.child.poll()
         return processes(self.run_dir, os.getpid(), self.child.pid)
@@ -240,14 +243,15 @@ class Supervisor:
         return True
 
     def _sample(self) -> None:
-        while not self.ended.wait(SAMPLE_SECONDS):
-            with suppress(OSError):
-                line = json.dumps({"at": now(), **host_sample(self.members()), "gpus": gpu_samples()})
-                with (self.run_dir / "samples.jsonl").open("a") as file:
-                    file.write(line + "\n")
+        pause = 0.0
+        while not self.ended.wait(pause):
+            pause = SAMPLE_SECONDS
+            line = json.dumps({"at": now(), **host_sample(self.members()), "gpus": gpu_samples()})
+            with suppress(OSError), (self.run_dir / "samples.jsonl").open("a") as file:
+                file.write(line + "\n")
 
 
-def host_sample(members: Set[int]) -> Dict[str, int]:
+def host_sample(members: set[int]) -> dict[str, int]:
     """Memory of the process tree, shared pages counted once, and what the host has left."""
     memory = 0
     for pid in members:
@@ -261,7 +265,7 @@ def _kibibytes(path: Path, key: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(key))
 
 
-def gpu_samples() -> List[Dict[str, Optional[float]]]:
+def gpu_samples() -> list[dict[str, float | None]]:
     """One entry per GPU of the host, or none where nvidia-smi is missing or hangs."""
     query = ["nvidia-smi", "--query-gpu=index,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
     try:
@@ -270,12 +274,12 @@ def gpu_samples() -> List[Dict[str, Optional[float]]]:
         return []
     rows = [[_number(cell) for cell in line.split(",")] for line in output.splitlines()]
     return [
-        {"index": index, "utilization": None if busy is None else busy / 100, "memory_bytes": used and used * 1024 * 1024}
+        {"index": index, "utilization": busy and busy / 100, "memory_bytes": used and used * 1024 * 1024}
         for index, busy, used in rows
     ]
 
 
-def _number(cell: str) -> Optional[float]:
+def _number(cell: str) -> float | None:
     try:
         return float(cell)
     except ValueError:
@@ -350,9 +354,12 @@ def _detach(run_dir: Path) -> None:
 
 def _supervise(run_dir: Path, spec: Spec, answer: int) -> None:
     supervisor = Supervisor(run_dir, spec)
-    # Handlers, not SIG_IGN: an ignored signal would stay ignored in the training process.
-    signal.signal(signal.SIGTERM, lambda *_: supervisor.ask_to_stop())
-    signal.signal(signal.SIGHUP, lambda *_: None)
+
+    def leave_in_peace(number: int, frame: object) -> None:
+        supervisor.ask_to_stop()
+
+    # A host that shuts down says SIGTERM; there may be time for a checkpoint.
+    signal.signal(signal.SIGTERM, leave_in_peace)
     try:
         supervisor.start()
     except OSError as error:
@@ -373,7 +380,7 @@ def reap(run_dir: Path) -> None:
         write_whole(run_dir / "status.json", {**status, "state": "exited", "ended_at": now(), "reason": "stopped"})
 
 
-def main(arguments: List[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run as a command; see the module's docstring."""
     action = reap if arguments[:1] == ["--reap"] else launch
     operands = arguments[1:] if action is reap else arguments

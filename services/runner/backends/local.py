@@ -70,8 +70,9 @@ def _read_status(run_dir: Path) -> LaunchStatus | None:
         fields: dict[str, Any] = json.loads((run_dir / "status.json").read_bytes())
     except FileNotFoundError:
         return None
-    times = {key: value and datetime.fromisoformat(value) for key, value in fields.items() if key.endswith("_at")}
-    return LaunchStatus(**{**fields, **times}, alive=_is_alive(fields["launcher_pid"], fields["launcher_start_ticks"]))
+    times: dict[str, Any] = {k: datetime.fromisoformat(v) for k, v in fields.items() if k.endswith("_at") and v}
+    alive: Any = _is_alive(fields["launcher_pid"], fields["launcher_start_ticks"])
+    return LaunchStatus(**{**fields, **times, "alive": alive})
 
 
 def _is_alive(pid: int, ticks: int) -> bool:

@@ -1,4 +1,4 @@
-"""Typed values in the grammar of Hydra's command line, so that no path or name can change the meaning of an override."""
+"""Typed values in the grammar of Hydra's command line, so that no path or name changes an override's meaning."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def overrides(keys: Mapping[str, str], settings: Mapping[str, Setting]) -> Itera
 
 def _number(value: float) -> str:
     if not math.isfinite(value):
-        raise LtpError(ErrorCode.INVALID_RECIPE, f"{value} is not a number that can be trained with.", "Use a finite one.")
+        raise LtpError(ErrorCode.INVALID_RECIPE, f"{value} is no number to train with.", "Use a finite one.")
     return repr(value)
 
 

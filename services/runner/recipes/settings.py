@@ -1,4 +1,4 @@
-"""What to tell a trainer, in our words: a recipe and its plan as named settings that a version's table turns into keys."""
+"""A recipe and its plan as settings with our names, which the table of a verl version turns into keys."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def grpo_settings(inputs: Inputs) -> dict[str, Setting]:
         raise LtpError(ErrorCode.ALGORITHM_UNSUPPORTED, message, "Set lora_rank: 0 and devices: 1, or use a GPU.")
     prompt_length = training.max_length - reinforcement.max_response_length
     if prompt_length < 1:
-        message = f"max_response_length {reinforcement.max_response_length} leaves no room for a prompt"
-        raise LtpError(ErrorCode.INVALID_RECIPE, f"{message} within max_length {training.max_length}.", "Raise max_length.")
+        message = f"max_length {training.max_length} leaves no room for a prompt before the response."
+        raise LtpError(ErrorCode.INVALID_RECIPE, message, "Raise max_length or lower max_response_length.")
     _check_batches(inputs, sequences=training.batch_size * reinforcement.samples_per_prompt)
     return {
         **_shared(inputs),
@@ -149,7 +149,7 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
 def _epochs(inputs: Inputs) -> int:
     per_epoch = inputs.train_rows // inputs.recipe.training.batch_size
     if per_epoch == 0:
-        message = f"The dataset has {inputs.train_rows} rows, fewer than one batch of {inputs.recipe.training.batch_size}."
+        message = f"{inputs.train_rows} rows do not fill one batch of {inputs.recipe.training.batch_size}."
         raise LtpError(ErrorCode.DATASET_TOO_SMALL, message, "Lower batch_size or add rows.")
     return -(-inputs.recipe.training.steps // per_epoch)
 

@@ -1,4 +1,4 @@
-"""verl 0.9 as a table: its keys, entry points, environment, checkpoint layout and metric lines; the next verl is one more."""
+"""verl 0.9 as a table: keys, entry points, environment, checkpoint layout, metric lines; the next verl is one more."""
 
 from __future__ import annotations
 
