@@ -1,0 +1,201 @@
+"""One door to inference: starts a model server as a child process, asks it many prompts, and stops it. No torch here."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypedDict
+
+import httpx
+
+from ltp.core.errors import ErrorCode, LtpError
+
+_NAME = "evaluated"
+_LOG_LINES = 15
+_PR_SET_PDEATHSIG = 1
+# Loaded here, because a child between fork and exec may not load libraries.
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The answer to one prompt: text with a finish reason, or an error and neither."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+class InferenceServer:
+    """A model server that lives as long as the `async with` block, and never longer than this process.
+
+    On a GPU with vLLM installed it is vLLM's server, else the platform's own (`services.evaluator.serve`); both speak
+    OpenAI's API. Raises LtpError INFERENCE_SERVER_FAILED, with the end of the server's log, when it does not become
+    ready within `start_seconds` or ends while it is needed.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        log: Path,
+        *,
+        device_kind: Literal["cpu", "gpu"] = "cpu",
+        device_indexes: Sequence[int] = (),
+        threads: int | None = None,
+        start_seconds: float = 300.0,
+        request_seconds: float = 600.0,
+    ) -> None:
+        self._model, self._log = model, log
+        self._device_kind, self._device_indexes, self._threads = device_kind, device_indexes, threads
+        self._start_seconds, self._request_seconds = start_seconds, request_seconds
+        self._process: asyncio.subprocess.Process | None = None
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> InferenceServer:
+        port = _free_port()
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._argv(port),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,  # vLLM has children of its own: stopping means the whole group
+                preexec_fn=_die_with_parent,
+            )
+        # trust_env=False: a proxy in the environment must not see loopback requests.
+        self._client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=self._request_seconds, trust_env=False
+        )
+        try:
+            await self._until_ready()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def complete(
+        self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, concurrency: int = 32
+    ) -> list[Completion]:
+        """Answer every prompt greedily, in the order given. A prompt that fails yields an error, not an exception."""
+        gate = asyncio.Semaphore(concurrency)
+
+        async def one(prompt: Sequence[Message]) -> Completion:
+            async with gate:
+                return await self._ask(prompt, max_new_tokens)
+
+        completions = await asyncio.gather(*(one(prompt) for prompt in prompts))
+        if self._process is None or self._process.returncode is not None:
+            raise self._failed("The inference server ended while it was answering.")
+        return completions
+
+    async def _ask(self, prompt: Sequence[Message], max_new_tokens: int) -> Completion:
+        assert self._client is not None, "use InferenceServer as an async context manager"
+        body = {"model": _NAME, "messages": list(prompt), "max_tokens": max_new_tokens, "temperature": 0}
+        try:
+            response = await self._client.post("/v1/chat/completions", json=body)
+            if response.is_error:
+                return Completion(error=f"HTTP {response.status_code}: {response.text[:500]}")
+            choice = response.json()["choices"][0]
+            return Completion(text=choice["message"]["content"] or "", finish_reason=choice["finish_reason"])
+        except httpx.HTTPError as error:
+            return Completion(error=f"{type(error).__name__}: {error}")
+        except (ValueError, LookupError, TypeError) as error:
+            return Completion(error=f"malformed answer: {error!r}")
+
+    def _argv(self, port: int) -> list[str]:
+        if self._device_kind == "gpu" and find_spec("vllm") is not None:
+            server = ["vllm.entrypoints.openai.api_server", "--served-model-name", _NAME]
+        else:
+            server = ["services.evaluator.serve", "--name", _NAME]
+        return [
+            *(sys.executable, "-m", *server, "--model", str(self._model)),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        # The platform's own settings hold secrets that a model server has no use for.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("LTP_")}
+        # The model is a directory: nothing may be fetched in its place.
+        environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if self._threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self._threads)
+        if self._device_kind == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        elif self._device_indexes:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._device_indexes))
+        return environment
+
+    async def _until_ready(self) -> None:
+        assert self._client is not None and self._process is not None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._start_seconds
+        while loop.time() < deadline:
+            if self._process.returncode is not None:
+                raise self._failed(f"The inference server ended with exit code {self._process.returncode}.")
+            try:
+                if (await self._client.get("/health", timeout=5)).is_success:
+                    return
+            except httpx.HTTPError:
+                pass  # still loading
+            await asyncio.sleep(0.2)
+        raise self._failed(f"The inference server was not ready after {self._start_seconds:g} seconds.")
+
+    async def _stop(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+        if self._process is None:
+            return
+        _signal_group(self._process.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), timeout=10)
+        except TimeoutError:
+            pass
+        # Also after a good end: a child of the server may have outlived it.
+        _signal_group(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+
+    def _failed(self, message: str) -> LtpError:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        tail = "\n".join(lines[-_LOG_LINES:]) or "(the log is empty)"
+        hint = f"Its log is {self._log}; it ends with:\n{tail}"
+        return LtpError(ErrorCode.INFERENCE_SERVER_FAILED, message, hint)
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass
+
+
+def _free_port() -> int:
+    # Another process may take it before the server does; the server then ends at once and says so in its log.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

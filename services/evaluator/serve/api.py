@@ -1,0 +1,145 @@
+"""The HTTP face of the inference server: the part of OpenAI's API that evaluation and people's own tools need."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from jinja2 import TemplateError
+
+from services.evaluator.serve.engine import Engine
+from services.evaluator.serve.generation import Row
+from services.evaluator.serve.schemas import ApiError, ChatRequest, CompletionRequest
+
+
+def build_app(engine: Engine, name: str) -> FastAPI:
+    """The application that serves `engine` under the model name `name`."""
+    app = FastAPI(title="ltp inference", docs_url=None, redoc_url=None)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _crashed)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "ltp"}]}
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
+        _check_name(body.model, name)
+        row = _row(engine, _chat_tokens(engine, body), body.max_completion_tokens or body.max_tokens, body)
+        if body.stream:
+            with_usage = body.stream_options is not None and body.stream_options.include_usage
+            return StreamingResponse(_stream(engine, row, name, with_usage), media_type="text/event-stream")
+        text = await _whole(engine, row)
+        message = {"role": "assistant", "content": text}
+        return JSONResponse(_answer("chat.completion", "chatcmpl", name, row, {"message": message}))
+
+    @app.post("/v1/completions")
+    async def completion(body: CompletionRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
+        _check_name(body.model, name)
+        row = _row(engine, engine.encode(body.prompt), body.max_tokens, body)
+        text = await _whole(engine, row)
+        return JSONResponse(_answer("text_completion", "cmpl", name, row, {"text": text}))
+
+    return app
+
+
+def _check_name(asked: str, served: str) -> None:
+    if asked != served:
+        message = f"The model {asked!r} is not served here; this server has {served!r}."
+        raise ApiError(404, message, code="model_not_found", param="model")
+
+
+def _chat_tokens(engine: Engine, body: ChatRequest) -> list[int]:
+    try:
+        return engine.encode_chat([message.model_dump() for message in body.messages])
+    except TemplateError as error:
+        message = f"The model's chat template refuses these messages: {error}"
+        raise ApiError(400, message, code="invalid_messages", param="messages") from error
+
+
+def _row(engine: Engine, prompt: list[int], max_tokens: int | None, body: ChatRequest | CompletionRequest) -> Row:
+    room = engine.context - len(prompt)
+    wanted = room if max_tokens is None else max_tokens
+    if not prompt or wanted > room or room < 1:
+        message = (
+            f"The prompt has {len(prompt)} tokens and max_tokens is {wanted}; the prompt must not be empty, and "
+            f"together they must fit the model's context of {engine.context} tokens."
+        )
+        raise ApiError(400, message, code="context_length_exceeded", param="max_tokens")
+    return Row(prompt, wanted, temperature=body.temperature, top_p=body.top_p, seed=body.seed)
+
+
+async def _whole(engine: Engine, row: Row) -> str:
+    return "".join([piece.text async for piece in engine.generate(row)])
+
+
+def _usage(row: Row) -> dict[str, int]:
+    prompt, answer = len(row.prompt), len(row.tokens)
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _head(kind: str, prefix: str, name: str) -> dict[str, Any]:
+    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
+
+
+def _answer(kind: str, prefix: str, name: str, row: Row, content: dict[str, Any]) -> dict[str, Any]:
+    choice = {"index": 0, **content, "logprobs": None, "finish_reason": row.finish_reason}
+    return {**_head(kind, prefix, name), "choices": [choice], "usage": _usage(row)}
+
+
+async def _stream(engine: Engine, row: Row, name: str, with_usage: bool) -> AsyncIterator[str]:
+    head = _head("chat.completion.chunk", "chatcmpl", name)
+
+    def event(delta: dict[str, str], reason: str | None) -> str:
+        return _event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+
+    yield event({"role": "assistant", "content": ""}, None)
+    try:
+        async for piece in engine.generate(row):
+            if piece.text:
+                yield event({"content": piece.text}, None)
+            if piece.finish_reason is not None:
+                yield event({}, piece.finish_reason)
+    except Exception as error:  # the status line is long gone: the error travels in the stream
+        yield _event(_failure(error).body())
+        return
+    if with_usage:
+        yield _event({**head, "choices": [], "usage": _usage(row)})
+    yield "data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+def _failure(error: Exception) -> ApiError:
+    return ApiError(500, f"The model failed: {type(error).__name__}: {error}", code="generation_failed")
+
+
+async def _api_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), error.status)
+
+
+async def _crashed(request: Request, error: Exception) -> JSONResponse:
+    return await _api_error(request, _failure(error))
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    return await _api_error(
+        request, ApiError(400, f"{where or 'body'}: {first['msg']}", code="invalid_request", param=where or None)
+    )

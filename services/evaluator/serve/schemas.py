@@ -1,0 +1,72 @@
+"""The requests this server understands, and OpenAI's form of an error. What it cannot honour it refuses by name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Parameters that would change the answer; ignoring one silently would be a lie.
+_UNSUPPORTED = ("stop", "tools", "functions", "logprobs", "top_logprobs", "response_format", "logit_bias", "best_of")
+
+
+class ApiError(Exception):
+    """An error on its way to the client in OpenAI's form."""
+
+    def __init__(self, status: int, message: str, *, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class StreamOptions(BaseModel):
+    """Extras of a stream."""
+
+    include_usage: bool = False
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: str
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int | None = None
+    n: Literal[1] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _nothing_unsupported(self) -> _Request:
+        given = [name for name in _UNSUPPORTED if (self.model_extra or {}).get(name)]
+        if given:
+            raise ValueError(f"this server does not support: {', '.join(given)}")
+        return self
+
+
+class ChatRequest(_Request):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, gt=0)
+    # OpenAI's newer name of max_tokens.
+    max_completion_tokens: int | None = Field(default=None, gt=0)
+
+
+class CompletionRequest(_Request):
+    """POST /v1/completions: one prompt, answered whole."""
+
+    prompt: str = Field(min_length=1)
+    max_tokens: int = Field(default=16, gt=0)
+    stream: Literal[False] = False
