@@ -1,0 +1,1 @@
+"""Dataset: rows in, immutable content-hashed versions out."""
