@@ -126,7 +126,7 @@ def _text(value: object, what: str, line: int) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {
+    names: dict[type[Any], str] = {
         type(None): "null",
         bool: "a boolean",
         int: "a number",
@@ -187,9 +187,12 @@ def _prompt(raw: Mapping[str, Any], line: int) -> tuple[Message, ...]:
 
 
 def _messages(value: object, key: str, line: int) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise _invalid(line, f"'{key}' is {'empty' if value == [] else _kind(value)}, not a list of messages")
-    return tuple(_message(item, number, line) for number, item in enumerate(cast("list[object]", value), start=1))
+    if not isinstance(value, list):
+        raise _invalid(line, f"'{key}' is {_kind(value)}, not a list of messages")
+    items = cast("list[object]", value)
+    if not items:
+        raise _invalid(line, f"'{key}' is empty")
+    return tuple(_message(item, number, line) for number, item in enumerate(items, start=1))
 
 
 def _message(value: object, number: int, line: int) -> Message:
