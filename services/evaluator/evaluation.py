@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ltp.contracts.dataset import Split
-from ltp.contracts.evaluation import ComparisonCompleted, EvaluationCompleted, EvaluationFailed
+from ltp.contracts.evaluation import ComparisonCompleted, EvaluationCompleted, EvaluationFailed, Score
 from ltp.contracts.event import Value
 from ltp.contracts.recipe import EvaluationSpec
 from ltp.contracts.values import Problem
@@ -17,8 +17,8 @@ from ltp.queue.worker import Held
 from ltp.store.clock import new_id
 from ltp.store.database import Database, Unit
 from services.evaluator import policy, store
-from services.evaluator.inference import InferenceServer
-from services.evaluator.rows import read_rows
+from services.evaluator.inference import Completion, InferenceServer
+from services.evaluator.rows import HeldOutRow, read_rows
 from services.evaluator.settings import EvaluatorSettings
 
 
@@ -41,32 +41,29 @@ async def evaluate(held: Held, database: Database, settings: EvaluatorSettings) 
         raise LtpError(ErrorCode.INTERNAL, "Evaluation work came without a placement.", "See the scheduler's log.")
     rows = await asyncio.to_thread(read_rows, Path(work.split.path), work.spec.max_rows)
     log = settings.root() / "evaluations" / f"{work.evaluation_id}.log"
-    server = InferenceServer(
-        Path(work.model_path),
-        python=settings.evaluator_python,
-        device_kind=held.work.placement.device_kind,
-        device_indexes=held.work.placement.device_indexes,
-        log_path=log,
-    )
-    async with server:
+    await asyncio.to_thread(log.parent.mkdir, parents=True, exist_ok=True)
+    placement = held.work.placement
+    kind, indexes = placement.device_kind, placement.device_indexes
+    async with InferenceServer(Path(work.model_path), log, device_kind=kind, device_indexes=indexes) as server:
         completions = await server.complete(
             [row.prompt for row in rows],
             max_new_tokens=work.spec.max_new_tokens,
             concurrency=settings.evaluator_concurrency,
         )
-    samples = policy.grade(rows, completions, work.spec.scorer)
-    score = policy.score_of(samples)
+    samples = [_sample(row, completion) for row, completion in zip(rows, completions, strict=True)]
+    score = policy.score_samples(samples, work.spec.scorer)
     async with database.unit() as unit:
         if await store.close_evaluation(unit, work.evaluation_id, score=score.model_dump()):
-            await store.add_samples(unit, work.evaluation_id, samples)
+            prompts = {row.row_id: row.prompt[-1]["content"] for row in rows}
+            await store.add_samples(unit, work.evaluation_id, samples, prompts, work.spec.scorer)
             unit.emit(_completed(work, score), about=work.evaluation_id)
-            await _compare(unit, work.job_id)
+            await _compare(unit, work.job_id, work.spec.scorer)
         await finish(unit, held.work)
 
 
-async def tell_failure(unit: Unit, held: Work, problem: Problem) -> None:
+async def tell_failure(unit: Unit, failed: Work, problem: Problem) -> None:
     """Say that a model could not be scored."""
-    work = EvaluationWork.model_validate(held.payload)
+    work = EvaluationWork.model_validate(failed.payload)
     if await store.close_evaluation(unit, work.evaluation_id, problem=problem.model_dump()):
         fact = EvaluationFailed(
             evaluation_id=work.evaluation_id,
@@ -77,32 +74,23 @@ async def tell_failure(unit: Unit, held: Work, problem: Problem) -> None:
         unit.emit(fact, about=work.evaluation_id)
 
 
-async def _compare(unit: Unit, job_id: UUID) -> None:
+async def _compare(unit: Unit, job_id: UUID, scorer: str) -> None:
     """Compare base and trained model once both are scored, on the rows both answered."""
     scored = await store.finished(unit, job_id)
     if set(scored) != {"base", "trained"}:
         return
-    (base_id, base), (trained_id, trained) = scored["base"], scored["trained"]
-    paired = policy.compare(await store.samples_of(unit, base_id), await store.samples_of(unit, trained_id))
-    comparison = ComparisonCompleted(
-        comparison_id=new_id(),
-        job_id=job_id,
-        base=base,
-        trained=trained,
-        improved=paired.improved,
-        regressed=paired.regressed,
-        unchanged=paired.unchanged,
-        difference=paired.difference,
-        difference_low=paired.difference_low,
-        difference_high=paired.difference_high,
-        p_value=paired.p_value,
-        verdict=paired.verdict,
-    )
+    before = await store.samples_of(unit, scored["base"])
+    paired = policy.compare(before, await store.samples_of(unit, scored["trained"]), scorer)
+    comparison = ComparisonCompleted(comparison_id=new_id(), job_id=job_id, **vars(paired))
     if await store.add_comparison(unit, comparison):
         unit.emit(comparison, about=comparison.comparison_id)
 
 
-def _completed(work: EvaluationWork, score: policy.Score) -> EvaluationCompleted:
+def _sample(row: HeldOutRow, completion: Completion) -> policy.Sample:
+    return policy.Sample(row.row_id, completion.text, row.answer, completion.finish_reason, completion.error)
+
+
+def _completed(work: EvaluationWork, score: Score) -> EvaluationCompleted:
     return EvaluationCompleted(
         evaluation_id=work.evaluation_id,
         job_id=work.job_id,

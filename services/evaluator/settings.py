@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from pydantic_settings import SettingsConfigDict
 
 from ltp.service.settings import CommonSettings
@@ -14,6 +12,5 @@ class EvaluatorSettings(CommonSettings):
 
     model_config = SettingsConfigDict(env_prefix="LTP_", extra="ignore", protected_namespaces=())
 
-    # The interpreter that has torch, or vLLM on a GPU host; the service itself imports neither.
-    evaluator_python: str = sys.executable
+    # Questions asked of a model server at once; it batches them.
     evaluator_concurrency: int = 32

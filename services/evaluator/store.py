@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
@@ -10,12 +10,12 @@ from sqlalchemy import Boolean, Column, String, Table, Text, Uuid, func, select,
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ltp.contracts.evaluation import ComparisonCompleted, Score
+from ltp.contracts.evaluation import ComparisonCompleted
 from ltp.contracts.plan import PlanMade
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from services.evaluator.policy import Sample
+from services.evaluator.policy import Sample, is_right
 
 SCHEMA = "evaluator"
 outbox_table(SCHEMA)
@@ -95,30 +95,29 @@ async def close_evaluation(unit: Unit, evaluation_id: UUID, **values: Any) -> bo
     return (await unit.execute(statement.values(ended_at=now(), **values))).rowcount == 1
 
 
-async def add_samples(unit: Unit, evaluation_id: UUID, scored: Sequence[Sample]) -> None:
-    """Keep every row's answer."""
+async def add_samples(
+    unit: Unit, evaluation_id: UUID, answered: Sequence[Sample], prompts: Mapping[str, str], scorer: str
+) -> None:
+    """Keep every row's answer, with its question and whether it was right."""
     rows = [
         {
             "evaluation_id": evaluation_id,
-            "row_id": sample.row_id,
-            "prompt": sample.prompt,
-            "response": sample.response,
-            "reference": sample.reference,
-            "finish_reason": sample.finish_reason,
-            "error": sample.error,
-            "correct": sample.correct,
+            "prompt": prompts[sample.row_id],
+            "correct": is_right(sample, scorer),
+            **vars(sample),
         }
-        for sample in scored
+        for sample in answered
     ]
     await unit.execute(insert(samples), rows)
 
 
-async def finished(unit: Unit, job_id: UUID) -> dict[str, tuple[UUID, Score]]:
+async def finished(unit: Unit, job_id: UUID) -> dict[str, UUID]:
     """Completed evaluations of a job, the newest of each kind. Locks the job, so that one comparison is made."""
     await unit.execute(select(jobs.c.job_id).where(jobs.c.job_id == job_id).with_for_update())
-    query = select(evaluations).where(evaluations.c.job_id == job_id, evaluations.c.score.is_not(None))
-    rows = (await unit.execute(query.order_by(evaluations.c.ended_at))).mappings().all()
-    return {r["subject_kind"]: (r["evaluation_id"], Score.model_validate(r["score"])) for r in rows}
+    query = select(evaluations.c.subject_kind, evaluations.c.evaluation_id).where(
+        evaluations.c.job_id == job_id, evaluations.c.score.is_not(None)
+    )
+    return {kind: key for kind, key in (await unit.execute(query.order_by(evaluations.c.ended_at))).all()}
 
 
 async def samples_of(unit: Unit, evaluation_id: UUID) -> list[Sample]:
@@ -161,12 +160,4 @@ async def pairs(engine: AsyncEngine, job_id: UUID) -> list[dict[str, Any]]:
 
 
 def _sample(row: Any) -> Sample:
-    return Sample(
-        row_id=row["row_id"],
-        prompt=row["prompt"],
-        response=row["response"],
-        reference=row["reference"],
-        finish_reason=row["finish_reason"],
-        error=row["error"],
-        correct=row["correct"],
-    )
+    return Sample(row["row_id"], row["response"], row["reference"], row["finish_reason"], row["error"])
