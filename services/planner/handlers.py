@@ -22,7 +22,9 @@ from ltp.core.errors import LtpError
 from ltp.store.clock import new_id
 from ltp.store.database import Database
 from services.planner import policy, store
-from services.planner.models import read_architecture
+from services.planner.candidates import HostFacts
+from services.planner.models import read_model
+from services.planner.rows import check_rows
 
 SERVICE = "planner"
 router = NatsRouter()
@@ -59,8 +61,8 @@ async def preview(request: PlanRequest, database: Annotated[Database, Context("d
     return await _plan(request.recipe, request.dataset, hosts)
 
 
-async def _plan(recipe: Recipe, dataset: DatasetVersion, hosts: list[policy.HostFacts]) -> Plan:
+async def _plan(recipe: Recipe, dataset: DatasetVersion, hosts: list[HostFacts]) -> Plan:
     """Load, decide: the model's configuration from the disk, the rest pure."""
-    policy.check_dataset(recipe, dataset)
-    architecture = await asyncio.to_thread(read_architecture, Path(recipe.model.path))
+    check_rows(recipe, dataset)
+    architecture = await asyncio.to_thread(read_model, Path(recipe.model.path))
     return policy.choose(recipe, architecture, hosts)

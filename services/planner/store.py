@@ -13,7 +13,7 @@ from ltp.contracts.values import Device
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from services.planner.policy import HostFacts
+from services.planner.candidates import HostFacts
 
 SCHEMA = "planner"
 outbox_table(SCHEMA)
