@@ -45,7 +45,10 @@ async def wait_for_schema(engine: AsyncEngine) -> None:
     while True:
         try:
             async with engine.connect() as connection:
-                found = await connection.scalar(text("SELECT version_num FROM public.alembic_version"))
+                # Asked about first: a query on a missing table would leave an error in the server's log.
+                there = await connection.scalar(text("SELECT to_regclass('public.alembic_version') IS NOT NULL"))
+                query = text("SELECT version_num FROM public.alembic_version")
+                found = await connection.scalar(query) if there else None
             # A revision this code does not know is a newer one: migrations only ever add (docs/migrations.md).
             if found == wanted or (found is not None and found not in known):
                 return

@@ -101,7 +101,7 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
         "hosts": 1,
         "steps": training.steps,
         "epochs": _epochs(inputs),
-        "validate_every": (training.save_every or max(1, training.steps // 10)) if validated else -1,
+        "validate_every": (training.validate_every or training.save_every or training.steps) if validated else -1,
         "checkpoints": inputs.run_dir / "checkpoints",
         "resume_mode": "disable" if inputs.resume_from is None else "resume_path",
         "resume_from": inputs.resume_from,
