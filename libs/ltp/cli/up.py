@@ -29,7 +29,8 @@ from ltp.up.training_runs import live_runs, wait_for_end
 RUN_LOOK_SECONDS = 0.2
 
 DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where everything is kept. Default: LTP_DATA_DIR, else ~/.ltp.")
+    Path | None,
+    typer.Option("--data-dir", readable=False, help="Where everything is kept. Default: LTP_DATA_DIR, else ~/.ltp."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
