@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 import nats
@@ -26,7 +26,7 @@ def sql(url: str, *statements: str) -> object:
 
 
 async def _sql(url: str, statements: Sequence[str]) -> object:
-    connection: Any = await asyncpg.connect(url)  # pyright: ignore[reportUnknownMemberType]  # asyncpg is untyped
+    connection = await cast(Any, asyncpg).connect(url)
     try:
         return [await connection.fetchval(statement) for statement in statements][-1]
     finally:
@@ -69,7 +69,7 @@ def test_servers_work(platform: Platform) -> None:
     assert sql(platform.database(), "CREATE TABLE t (x int)", is_superuser) is False
 
     async def publish() -> int:
-        client: Any = await nats.connect(platform.record().urls["nats"])  # pyright: ignore[reportUnknownMemberType]
+        client = await cast(Any, nats).connect(platform.record().urls["nats"])
         stream = client.jetstream()
         await stream.add_stream(name="S", subjects=["ltp.>"])
         sequence = (await stream.publish("ltp.job.v1.submitted", b"")).seq
