@@ -7,14 +7,13 @@ import json as json_format
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from ltp.cli import up_view
+from ltp.cli.output import DataDirOption, JsonOption, err, fail, out
 from ltp.core.errors import LtpError
 from ltp.up.detach import start_detached
 from ltp.up.doctor import Verdict, examine
@@ -28,16 +27,6 @@ from ltp.up.training_runs import live_runs, wait_for_end
 
 RUN_LOOK_SECONDS = 0.2
 
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option("--data-dir", readable=False, help="Where everything is kept. Default: LTP_DATA_DIR, else ~/.ltp."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
 def up(
     data_dir: DataDirOption = None,
     port: Annotated[
@@ -50,7 +39,7 @@ def up(
     try:
         _up_detached(data, port) if detach else _up_here(data, port)
     except LtpError as error:
-        _fail(error)
+        raise fail(error) from error
     except KeyboardInterrupt:
         raise typer.Exit(1) from None
 
@@ -106,7 +95,7 @@ def down(
         if stop_runs:
             _stop_runs(data)  # one that the scheduler started again meanwhile
     except LtpError as error:
-        _fail(error)
+        raise fail(error) from error
     else:
         out.print(f"Stopped (pid {record.pid})." if record else f"Nothing runs on {data.root}.", markup=False)
         _name_live_runs(data)
@@ -151,11 +140,3 @@ def doctor(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
         out.print(up_view.checks_table(checks))
     if any(check.verdict is Verdict.FAIL for check in checks):
         raise typer.Exit(1)
-
-
-def _fail(error: LtpError) -> None:
-    err.print(f"[bold red]{error.code}[/]", end=" ")
-    err.print(str(error.message), markup=False)
-    if error.hint:
-        err.print(error.hint, markup=False)
-    raise typer.Exit(1)

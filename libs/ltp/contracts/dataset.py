@@ -30,6 +30,15 @@ class Split(Value):
     answered: int
 
 
+class DatasetVersion(Value):
+    """An immutable version as others refer to it."""
+
+    name: Name
+    version: Sha256
+    rows: int
+    splits: dict[str, Split]
+
+
 class DatasetFrozen(Event, subject="ltp.dataset.v1.frozen", speaker="dataset"):
     """An immutable version exists. The same rows with the same split give the same version."""
 

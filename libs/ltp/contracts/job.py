@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from ltp.contracts.dataset import DatasetVersion
 from ltp.contracts.event import Event
 from ltp.contracts.recipe import Recipe, RecipeHash
 from ltp.contracts.values import Problem
@@ -15,6 +16,7 @@ class JobSubmitted(Event, subject="ltp.job.v1.submitted", speaker="gateway"):
     job_id: UUID
     recipe: Recipe
     recipe_hash: RecipeHash
+    dataset: DatasetVersion
 
 
 class JobCancellationRequested(Event, subject="ltp.job.v1.cancellation-requested", speaker="gateway"):
@@ -43,6 +45,7 @@ class JobStarted(Event, subject="ltp.job.v1.started", speaker="scheduler"):
     job_id: UUID
     run_id: UUID
     attempt_id: UUID
+    attempt: int
 
 
 class JobSucceeded(Event, subject="ltp.job.v1.succeeded", speaker="scheduler"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from ltp.contracts.event import Event
+from ltp.contracts.dataset import DatasetVersion
+from ltp.contracts.event import Event, Value
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, Problem
 
@@ -15,6 +16,7 @@ class PlanMade(Event, subject="ltp.plan.v1.made", speaker="planner"):
     plan_id: UUID
     job_id: UUID
     recipe: Recipe
+    dataset: DatasetVersion
     plan: Plan
 
 
@@ -23,3 +25,10 @@ class PlanRefused(Event, subject="ltp.plan.v1.refused", speaker="planner"):
 
     job_id: UUID
     problem: Problem
+
+
+class PlanRequest(Value):
+    """The question to the planner: what would this recipe run as? Changes nothing."""
+
+    recipe: Recipe
+    dataset: DatasetVersion

@@ -71,7 +71,7 @@ def stop_on_signal() -> asyncio.Event:
 def make_plan(data: DataDir, port: int | None, commands: Commands, environ: Mapping[str, str]) -> Plan:
     """Choose ports, make the secrets of a first start, and describe every process."""
     gateway = choose_gateway_port(port, data.root)
-    names = [*needed_ports(environ), *(f"{service}_health" for service in commands.services)]
+    names = [*needed_ports(environ), *(f"{service}_health" for service in commands.services if service != "gateway")]
     ports = {"gateway": gateway, **choose_ports(names, data.root, taken={gateway})}
     servers = plan_servers(data, ports, environ)
     read_or_make_secret(data.secret("token"))
@@ -94,13 +94,14 @@ def make_plan(data: DataDir, port: int | None, commands: Commands, environ: Mapp
 def _service(
     data: DataDir, name: str, argv: Sequence[str], ports: Mapping[str, int], shared: Mapping[str, str]
 ) -> ProcessSpec:
-    health = ports[f"{name}_health"]
+    # The gateway answers for its health where it answers for everything.
+    health = ports["gateway"] if name == "gateway" else ports[f"{name}_health"]
     return ProcessSpec(
         name=name,
         argv=tuple(argv),
         environment={**shared, "LTP_HEALTH_PORT": str(health)},
         log=data.log(name),
-        port=ports["gateway"] if name == "gateway" else health,
+        port=health,
         probe=f"http://{LOOPBACK}:{health}/readyz",
     )
 

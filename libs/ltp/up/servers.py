@@ -112,8 +112,14 @@ def _postgres(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str
         prepare=cluster.prepare,
     )
     place = f"{LOOPBACK}:{port}/{postgres.DATABASE}"
-    url = f"postgresql+asyncpg://{postgres.ROLE}:{cluster.password}@{place}"
+    url = database_url(data, port)
     return Server("postgres", KINDS["postgres"].variable, url, f"postgresql://{postgres.ROLE}@{place}", spec)
+
+
+def database_url(data: DataDir, port: int) -> str:
+    """Return where the embedded database is, with its password: for the environment, never for argv or logs."""
+    password = read_or_make_secret(data.secret("postgres"))
+    return f"postgresql+asyncpg://{postgres.ROLE}:{password}@{LOOPBACK}:{port}/{postgres.DATABASE}"
 
 
 def _milvus(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str]) -> Server:

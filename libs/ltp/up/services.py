@@ -20,7 +20,7 @@ def platform_commands() -> Commands:
     """Return the commands of the installed platform."""
     return Commands(
         services={name: python_module(f"services.{name}") for name in SERVICES},
-        migration=python_module("services.migrate"),
+        migration=python_module("ltp.store.migrate"),
     )
 
 

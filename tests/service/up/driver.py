@@ -55,16 +55,24 @@ FAKE_MIGRATION = """
 import os, sys
 sys.exit(os.environ.get("FAKE_MIGRATION_ERROR", 0))
 """
+# Every interpreter imports it first, the detached supervisor's too: `ltp.store` cannot be hidden like `services`.
+SITE_CUSTOMIZE = """
+import dataclasses
+from ltp.up import services
+real = services.platform_commands()
+services.platform_commands = lambda: dataclasses.replace(real, migration=services.python_module("services.migrate"))
+"""
 
 
 def write_fake_services(place: Path) -> None:
-    """Make a `services` package that hides the real one."""
+    """Make a `services` package that hides the real one, with a migration of its own."""
     package = place / "services"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     for name in SERVICES:
         (package / f"{name}.py").write_text(FAKE_SERVICE)
     (package / "migrate.py").write_text(FAKE_MIGRATION)
+    (place / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
 
 
 def eventually(look: Callable[[], T | None], seconds: float = 30.0) -> T:

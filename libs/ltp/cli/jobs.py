@@ -1,0 +1,236 @@
+"""`ltp plan` and `ltp job`: from a recipe to a running job, and what it writes."""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ltp.cli.client import Gateway
+from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show, size, sparkline
+from ltp.contracts.recipe import Recipe
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.lifecycle import JOB, JobState
+from ltp.recipe_text import parse_recipe
+
+app = typer.Typer(no_args_is_help=True, help="Submit training jobs and follow them.")
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML; `-` reads standard input.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or `last`.")]
+
+_POLL_SECONDS = 0.5
+_RETRY_SECONDS = 1.0
+
+
+def plan(recipe: RecipeFile, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """Show what a recipe would run as: devices, micro batch, predicted memory, and why other plans lost."""
+    with reported():
+        found = Gateway.find(data_dir).post("/plans", json=read_recipe(recipe).settings())
+        show(found, json, lambda: describe_plan(found))
+
+
+@app.command()
+def submit(
+    recipe: RecipeFile,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, but do not submit.")] = False,
+    key: Annotated[str | None, typer.Option("--key", help="Idempotency key: the same key submits once.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the job is over; exit 1 unless it succeeded.")] = False,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Submit a recipe as a job."""
+    if dry_run:
+        plan(recipe, data_dir, json)
+        return
+    with reported():
+        gateway = Gateway.find(data_dir)
+        job = send(gateway, read_recipe(recipe), key)
+        if wait:
+            job = wait_until_over(gateway, job["job_id"])
+        show(job, json, lambda: describe(job))
+        if wait and job["state"] != JobState.SUCCEEDED:
+            raise typer.Exit(1)
+
+
+@app.command("list")
+def list_all(
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List jobs, newest first."""
+    with reported():
+        found = Gateway.find(data_dir).get("/jobs", state=state, limit=100)["jobs"]
+        rows = [(j["job_id"], j["name"], j["recipe"]["algorithm"], j["state"], moment(j["submitted_at"])) for j in found]
+        show(found, json, lambda: rows_table(("JOB", "NAME", "ALGORITHM", "STATE", "SUBMITTED"), rows))
+
+
+@app.command()
+def get(job: JobId, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """Show one job."""
+    with reported():
+        gateway = Gateway.find(data_dir)
+        found = gateway.get(f"/jobs/{resolve(gateway, job)}")
+        show(found, json, lambda: describe(found))
+
+
+@app.command()
+def cancel(job: JobId, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """Ask that a job end; its devices are freed."""
+    with reported():
+        gateway = Gateway.find(data_dir)
+        found = gateway.post(f"/jobs/{resolve(gateway, job)}/cancel")
+        show(found, json, lambda: f"Cancellation of {found['job_id']} requested.")
+
+
+@app.command()
+def metrics(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")] = False,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print a job's metrics, a line for each line that the trainer logged; with --json as JSON lines."""
+    with reported():
+        gateway = Gateway.find(data_dir)
+        job_id = resolve(gateway, job)
+        lines = follow_metrics(gateway, job_id) if follow else read_metrics(gateway, job_id)
+        for line in lines:
+            typer.echo(_json_line(line) if json else _metrics_line(line))
+            sys.stdout.flush()
+
+
+@app.command()
+def logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt is over.")] = False,
+    attempt: Annotated[int | None, typer.Option(help="Which attempt. Default: the newest.")] = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print the training process's output."""
+    with reported():
+        gateway = Gateway.find(data_dir)
+        job_id, offset = resolve(gateway, job), 0
+        while True:
+            part = gateway.get(f"/jobs/{job_id}/logs", attempt=attempt, offset=offset, limit=262_144)
+            if part["text"]:
+                typer.echo(_json_line(part) if json else part["text"], nl=json)
+            offset = part["next_offset"]
+            if part["is_over"] or (not follow and not part["text"]):
+                return
+            if not part["text"]:
+                time.sleep(_POLL_SECONDS)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe here, so that errors name line and column; a model path is taken from this directory."""
+    source = "standard input" if str(path) == "-" else str(path)
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+    except OSError as error:
+        raise LtpError(ErrorCode.NOT_FOUND, f"{path} cannot be read ({error.strerror}).", "Give a file.") from error
+    except UnicodeDecodeError as error:
+        raise LtpError(ErrorCode.INVALID_YAML, f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+    recipe = parse_recipe(text, source)
+    model = Path(recipe.model.path).expanduser()
+    if model.exists():
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": os.path.abspath(model)})})
+    return recipe
+
+
+def send(gateway: Gateway, recipe: Recipe, key: str | None = None) -> Any:
+    """Submit a recipe; returns the job."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return gateway.post("/jobs", json=recipe.settings(), headers=headers)
+
+
+def resolve(gateway: Gateway, job: str) -> str:
+    """A job's id; `last` is the newest."""
+    if job != "last":
+        return job
+    found = gateway.get("/jobs", limit=1)["jobs"]
+    if not found:
+        raise LtpError(ErrorCode.NOT_FOUND, "There are no jobs yet.", "Submit one with `ltp job submit RECIPE`.")
+    return str(found[0]["job_id"])
+
+
+def wait_until_over(gateway: Gateway, job_id: str) -> Any:
+    """Return the job once it is in a final state."""
+    while True:
+        job = gateway.get(f"/jobs/{job_id}")
+        if JOB.is_over(JobState(job["state"])):
+            return job
+        time.sleep(_POLL_SECONDS)
+
+
+def read_metrics(gateway: Gateway, job_id: str) -> Iterator[Any]:
+    """All lines of metrics so far."""
+    after = 0
+    while lines := gateway.get(f"/jobs/{job_id}/metrics", after=after):
+        yield from lines
+        after = lines[-1]["seq"]
+
+
+def follow_metrics(gateway: Gateway, job_id: str) -> Iterator[Any]:
+    """Lines of metrics as they come, until the job is over; a gateway that restarts is waited for."""
+    seen: str | None = None
+    while True:
+        try:
+            for name, key, data in gateway.follow(f"/jobs/{job_id}/metrics/stream", seen):
+                if name == "end":
+                    return
+                seen = key
+                yield data
+        except LtpError as error:
+            if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
+                raise
+        time.sleep(_RETRY_SECONDS)
+
+
+def describe(job: Any) -> str:
+    """A job in a few lines."""
+    lines = [f"{job['name']}  {job['state']}  {job['job_id']}", f"  submitted  {moment(job['submitted_at'])}"]
+    if job["started_at"]:
+        lines.append(f"  started    {moment(job['started_at'])}")
+    if job["ended_at"]:
+        lines.append(f"  ended      {moment(job['ended_at'])}")
+    if job["problem"]:
+        lines += [f"  {job['problem']['code']}: {job['problem']['message']}", f"  {job['problem']['hint']}"]
+    return "\n".join(lines)
+
+
+def describe_plan(found: Any) -> str:
+    """A plan in a few lines."""
+    lines = [
+        f"{found['devices']} × {found['device_kind']}, micro batch {found['micro_batch_size']}, "
+        f"gradient checkpointing {'on' if found['gradient_checkpointing'] else 'off'}, "
+        f"{found['parameters']:,} parameters",
+        f"  memory per device  {size(found['memory_bytes'])} predicted, at most {size(found['memory_upper_bytes'])} "
+        f"of {size(found['device_memory_bytes'])}",
+    ]
+    lines += [f"    {name:<18} {size(count)}" for name, count in found["memory_components"].items()]
+    lines += [f"  not {r['candidate']}: {r['reason']}" for r in found["rejected"]]
+    return "\n".join(lines)
+
+
+def loss_curve(lines: list[Any]) -> str:
+    """The training loss as a sparkline with its ends."""
+    losses = [line["metrics"]["train/loss"] for line in lines if "train/loss" in line["metrics"]]
+    return f"{losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}" if losses else "no loss was logged"
+
+
+def _metrics_line(line: Any) -> str:
+    values = "  ".join(f"{name} {value:.6g}" for name, value in sorted(line["metrics"].items()))
+    return f"{moment(line['at'])}  attempt {line['attempt']}  step {line['step']}  {values}"
+
+
+def _json_line(value: Any) -> str:
+    return json_format.dumps(value)
+

@@ -1,0 +1,98 @@
+"""A recipe as a person writes it: YAML in, a checked Recipe or an error with line and column out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from ltp.contracts.recipe import Recipe
+from ltp.core.errors import ErrorCode, LtpError
+
+_MAX_CHARACTERS = 1 << 20
+
+
+def parse_recipe(text: str, source: str = "recipe") -> Recipe:
+    """Parse and check a recipe. Raises INVALID_YAML or INVALID_RECIPE, both naming the place in `source`."""
+    if len(text) > _MAX_CHARACTERS:
+        raise LtpError(ErrorCode.TOO_LARGE, f"{source} is larger than 1 MiB.", "A recipe is a short YAML file.")
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_surprises(root, source)
+        value = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _bad_yaml(source, mark, error.problem or str(error)) from error
+    except yaml.YAMLError as error:
+        raise LtpError(ErrorCode.INVALID_YAML, f"{source}: {error}", "Save the file as UTF-8 text.") from error
+    if not isinstance(value, dict):
+        raise LtpError(
+            ErrorCode.INVALID_RECIPE,
+            f"{source} holds {'nothing' if value is None else f'a {type(value).__name__}'}, not a mapping.",
+            "A recipe starts with `name:`, `algorithm:`, `model:`, `dataset:` and `training:` (docs/recipes.md).",
+        )
+    return check_recipe(cast(dict[str, Any], value), source, root)
+
+
+def check_recipe(value: dict[str, Any], source: str = "recipe", root: yaml.Node | None = None) -> Recipe:
+    """Check a recipe given as plain values; `root` is its YAML tree, for line numbers."""
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        lines = [_describe(item["loc"], item["msg"], item["type"], root) for item in error.errors()[:8]]
+        raise LtpError(
+            ErrorCode.INVALID_RECIPE,
+            f"{source}: " + "; ".join(lines),
+            "docs/recipes.md lists every key, its type and its default.",
+        ) from error
+
+
+def _describe(loc: Sequence[int | str], message: str, kind: str, root: yaml.Node | None) -> str:
+    where = ".".join(str(part) for part in loc) or "recipe"
+    mark = _mark_of(root, loc)
+    place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    if kind == "extra_forbidden":
+        message = "unknown key"
+    elif kind == "missing":
+        message = "missing"
+    return f"{place}{where}: {message.removeprefix('Value error, ')}"
+
+
+def _mark_of(root: yaml.Node | None, loc: Sequence[int | str]) -> yaml.Mark | None:
+    """Where in the text a value stands, or the nearest section around it."""
+    node, mark = root, None if root is None else root.start_mark
+    for part in loc:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = [(key, value) for key, value in node.value if key.value == str(part)]
+        if not found:
+            break
+        mark, node = found[0][0].start_mark, found[0][1]
+    return mark
+
+
+def _refuse_surprises(node: yaml.Node | None, source: str, seen: set[int] | None = None) -> None:
+    """Refuse what YAML allows and a reader would not see: a key given twice, and aliases (which can grow without bound)."""
+    seen = set() if seen is None else seen
+    if node is None:
+        return
+    if id(node) in seen:
+        raise _bad_yaml(source, node.start_mark, "aliases (*name) are not allowed in recipes")
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        keys: set[str] = set()
+        for key, value in node.value:
+            if key.value in keys:
+                raise _bad_yaml(source, key.start_mark, f"key {key.value!r} is given twice")
+            keys.add(key.value)
+            _refuse_surprises(value, source, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_surprises(item, source, seen)
+
+
+def _bad_yaml(source: str, mark: Any, problem: str) -> LtpError:
+    place = "" if mark is None else f" line {mark.line + 1}, column {mark.column + 1}:"
+    return LtpError(ErrorCode.INVALID_YAML, f"{source}:{place} {problem}", "Correct the file and try again.")

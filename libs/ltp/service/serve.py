@@ -1,0 +1,88 @@
+"""Runs a service as a process: a tiny HTTP endpoint for its health, and a clean stop on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+import uvicorn
+from opentelemetry import trace
+
+from ltp.service.runtime import Runtime
+from ltp.telemetry.setup import setup_logs
+
+_GRACE_SECONDS = 5
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@asynccontextmanager
+async def in_background(runtime: Runtime) -> AsyncIterator[None]:
+    """Run the service beside the block, so that health and SIGTERM are answered while it still waits for its servers."""
+    setup_logs(runtime.service, runtime.settings.log_level)
+    trace.set_tracer_provider(runtime.tracing)
+    stop = asyncio.Event()
+    task = asyncio.create_task(_run(runtime, stop), name=f"{runtime.service} runtime")
+    try:
+        yield
+    finally:
+        stop.set()
+        if not runtime.ready:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _run(runtime: Runtime, stop: asyncio.Event) -> None:
+    try:
+        async with runtime.running():
+            await stop.wait()
+    except Exception:
+        # Half a service is worse than none: end, and let the supervisor start it anew.
+        structlog.get_logger().exception("service failed")
+        signal.raise_signal(signal.SIGTERM)
+
+
+class HealthApp:
+    """An ASGI application that runs the service and answers `/healthz` (alive) and `/readyz` (ready for work)."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope["path"], send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with in_background(self.runtime):
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _answer(self, path: str, send: Send) -> None:
+        good = path == "/healthz" or (path == "/readyz" and self.runtime.healthy())
+        status = 200 if good else 503 if path == "/readyz" else 404
+        body = json.dumps({"service": self.runtime.service, "ready": self.runtime.healthy()}).encode()
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": body})
+
+
+def serve(app: Any, *, port: int, host: str = "127.0.0.1") -> None:
+    """Serve an ASGI application until SIGTERM or Ctrl-C. Exits 1 when the port is taken."""
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        lifespan="on",
+    )

@@ -1,0 +1,24 @@
+"""The settings every service has; each service's own `settings.py` adds to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class CommonSettings(BaseSettings):
+    """Read from LTP_* environment variables. URLs hold passwords, so they are never logged."""
+
+    model_config = SettingsConfigDict(env_prefix="LTP_", extra="ignore", protected_namespaces=())
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    database_url: str = Field(default="postgresql+asyncpg://127.0.0.1:5432/ltp", repr=False)
+    data_dir: Path = Path("~/.ltp")
+    health_port: int = Field(default=8701, ge=1, le=65535)
+    log_level: str = "INFO"
+
+    def root(self) -> Path:
+        """The data directory as an absolute path."""
+        return self.data_dir.expanduser().resolve()

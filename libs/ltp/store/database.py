@@ -1,0 +1,100 @@
+"""A service's database: the engine, and the unit of work in which a change and the telling of it commit together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Executable, Result, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from ltp.contracts.event import Event
+from ltp.store.clock import new_id, now
+from ltp.store.envelope import Message, envelope
+from ltp.store.metadata import inbox_table, outbox_table
+
+
+def wake_channel(service: str) -> str:
+    """The Postgres channel on which a commit with messages wakes the service's relay."""
+    return f"ltp_outbox_{service}"
+
+
+@dataclass
+class Unit:
+    """One transaction. Changes made through it and events emitted by it commit together or not at all."""
+
+    connection: AsyncConnection
+    service: str
+    cause: UUID | None = None
+    _messages: list[Message] = field(default_factory=list[Message])
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
+        """Run one statement inside the transaction."""
+        return await self.connection.execute(statement, parameters)
+
+    async def first_time(self, event_id: UUID, subject: str) -> bool:
+        """Note that this event takes effect here. False means that it already did."""
+        table = inbox_table(self.service)
+        statement = insert(table).values(event_id=event_id, subject=subject).on_conflict_do_nothing()
+        return (await self.execute(statement)).rowcount == 1
+
+    def emit(self, event: Event, about: UUID | str) -> UUID:
+        """Say `event` when, and only when, this unit commits. `about` is the id of the noun it tells of."""
+        if event.speaker != self.service:
+            raise ValueError(f"{event.subject} is said by {event.speaker}, not by {self.service}")
+        event_id = new_id()
+        self._messages.append(envelope(event, event_id=event_id, at=now(), about=str(about), cause=self.cause))
+        return event_id
+
+    def send(self, message: Message) -> None:
+        """Say a message that is no event (telemetry) when this unit commits."""
+        self._messages.append(message)
+
+    async def flush(self) -> None:
+        """Write the emitted messages to the outbox and wake the relay at commit."""
+        if not self._messages:
+            return
+        rows = [
+            {"message_id": m.id, "subject": m.subject, "headers": m.headers, "payload": m.payload, "keep": m.keep}
+            for m in self._messages
+        ]
+        # A message id that is already there was said before: a re-read telemetry line, for instance.
+        await self.execute(insert(outbox_table(self.service)).values(rows).on_conflict_do_nothing())
+        await self.notify(wake_channel(self.service))
+        self._messages.clear()
+
+    async def notify(self, channel: str) -> None:
+        """Wake the listeners of a channel when, and only when, this unit commits."""
+        await self.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+
+
+@dataclass
+class Database:
+    """The engine of one service and the way to open units on it."""
+
+    engine: AsyncEngine
+    service: str
+
+    @classmethod
+    def connect(cls, url: str, service: str) -> Database:
+        """Make the engine; no connection is opened yet."""
+        engine = create_async_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
+        return cls(engine, service)
+
+    @asynccontextmanager
+    async def unit(self, cause: UUID | None = None) -> AsyncIterator[Unit]:
+        """Open a transaction that commits at the end of the block and rolls back on an exception."""
+        async with self.engine.begin() as connection:
+            unit = Unit(connection, self.service, cause)
+            yield unit
+            await unit.flush()
+
+    async def close(self) -> None:
+        """Close all pooled connections."""
+        await self.engine.dispose()
+        structlog.get_logger().debug("database closed", service=self.service)

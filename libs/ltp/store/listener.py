@@ -1,0 +1,48 @@
+"""Hears Postgres notifications: they arrive at commit, never before and never for a rolled-back change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import asyncpg
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+# Work was added, placed or ended: workers and the scheduler look again.
+WORK_CHANNEL = "ltp_work"
+_RECONNECT_SECONDS = 1.0
+
+
+@dataclass
+class Listener:
+    """One connection of its own that calls back per channel; whoever relies on it polls as well, since it may be down."""
+
+    engine: AsyncEngine
+    callbacks: Mapping[str, Callable[[], None]]
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Listen until cancelled, reconnecting for ever."""
+        while True:
+            try:
+                await self._listen()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                structlog.get_logger().info("listener reconnects", error=type(error).__name__)
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _listen(self) -> None:
+        url = self.engine.url
+        connection = await asyncpg.connect(
+            host=url.host, port=url.port, user=url.username, password=url.password, database=url.database
+        )
+        self._closed.clear()
+        connection.add_termination_listener(lambda _: self._closed.set())
+        try:
+            for channel, callback in self.callbacks.items():
+                await connection.add_listener(channel, lambda *_, call=callback: call())
+                callback()  # What was notified while nobody listened.
+            await self._closed.wait()
+        finally:
+            connection.terminate()

@@ -1,0 +1,91 @@
+"""verl's SFT trainer with a stop file, an honest seed and a resume that loses no epoch: `python -m ltp_verl.sft OVERRIDE...`.
+
+With one process it runs without torchrun; with more, `torchrun -m ltp_verl.sft`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import hydra
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+from verl.trainer import sft_trainer
+from verl.utils.checkpoint import CheckpointHandler
+from verl.utils.device import auto_set_device
+from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
+
+from ltp_verl.stop import stop_requested
+
+
+class BoundaryCheckpointHandler(CheckpointHandler):
+    """Resumes at the end of an epoch by starting the next one; verl's own skips it whole.
+
+    The saved data loader has nothing left to give there, while the trainer counts the coming epoch as begun.
+    """
+
+    def _load_dataloader_state(self, checkpoint_path: str) -> None:
+        if self.resume_global_step % len(self.train_dataloader) != 0:
+            super()._load_dataloader_state(checkpoint_path)
+
+
+class StoppableSFTTrainer(sft_trainer.SFTTrainer):
+    """Ends after the current step, with a checkpoint, once the stop file exists."""
+
+    def _build_engine(self) -> None:
+        # LoRA adapters are initialised here, and should follow the recipe's seed.
+        torch.manual_seed(self.config.trainer.seed)
+        super()._build_engine()
+        train_batch = self.training_client.train_batch
+
+        def train_batch_then_look(data: Any) -> Any:
+            output = train_batch(data=data)
+            if _any_rank(stop_requested()):
+                # fit() takes any step at or beyond the total for the last one: it saves and returns. A pause does not
+                # wait for a validation; over no batches verl logs a loss of NaN, which readers of metrics drop.
+                self.total_training_steps = 0
+                self.val_dataloader = self.val_dataloader and ()
+            return output
+
+        self.training_client.train_batch = train_batch_then_look
+
+    def _build_dataloader(self) -> None:
+        super()._build_dataloader()
+        self.train_sampler.seed = self.config.trainer.seed
+
+
+def _any_rank(flag: bool) -> bool:
+    """Whether any rank says so; the ranks see the file at different moments and must leave at the same step."""
+    votes = torch.tensor([int(flag)])
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return bool(votes.item())
+
+
+def _stand_alone() -> None:
+    """Fill in what torchrun would have set, for a single process."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    one_process = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ.update(one_process, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+@hydra.main(config_path="pkg://verl.trainer.config", config_name="sft_trainer_engine", version_base=None)
+def main(config: DictConfig) -> None:
+    """Train as `config` says."""
+    auto_set_device(config)
+    # The trainer has no other hook for it.
+    sft_trainer.CheckpointHandler = BoundaryCheckpointHandler
+    _stand_alone()
+    initialize_global_process_group()
+    StoppableSFTTrainer(config=config).fit()
+    destroy_global_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the dataset service hears, and the work of turning an upload into an immutable version."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from faststream.nats import NatsRouter
+
+from ltp.bus.inbox import InboxUnit
+from ltp.bus.subscriptions import heard_by, said
+from ltp.contracts.dataset import DatasetFrozen, DatasetRejected, DatasetUploaded, Split
+from ltp.contracts.values import Problem
+from ltp.queue.policy import Queue
+from ltp.queue.work import Work, enqueue, finish
+from ltp.queue.worker import Held
+from ltp.store.database import Database, Unit
+from services.dataset import store
+from services.dataset.files import freeze
+
+SERVICE = "dataset"
+router = NatsRouter()
+
+for event in (DatasetFrozen, DatasetRejected):
+    router.publisher(**said(event))
+
+
+@router.subscriber(**heard_by(SERVICE, DatasetUploaded))
+async def queue_freeze(event: DatasetUploaded, unit: InboxUnit) -> None:
+    await store.open_dataset(unit, event)
+    # Reading may take minutes: a message is never held that long.
+    key = f"freeze:{event.dataset_id}"
+    await enqueue(unit, Queue.PREPROCESSING, "freeze", event.model_dump(mode="json"), dedup_key=key)
+
+
+async def freeze_upload(held: Held, database: Database, versions: Path) -> None:
+    """Read the upload, write the version, say so; the upload itself is no longer needed then."""
+    event = DatasetUploaded.model_validate(held.work.payload)
+    source = Path(event.path)
+    frozen = await asyncio.to_thread(freeze, source, name=event.name, holdout=event.holdout, versions_dir=versions)
+    splits = {
+        name: Split(rows=split.rows, path=str(split.path), answered=split.answered)
+        for name, split in frozen.splits.items()
+    }
+    async with database.unit() as unit:
+        values = {"rows": frozen.rows, "splits": {name: split.model_dump() for name, split in splits.items()}}
+        if await store.close_dataset(unit, event.dataset_id, version=frozen.version, **values):
+            fact = DatasetFrozen(
+                dataset_id=event.dataset_id,
+                name=event.name,
+                version=frozen.version,
+                format=frozen.format,
+                rows=frozen.rows,
+                splits=splits,
+            )
+            unit.emit(fact, about=event.dataset_id)
+        await finish(unit, held.work)
+    await asyncio.to_thread(source.unlink, missing_ok=True)
+
+
+async def reject_upload(unit: Unit, work: Work, problem: Problem) -> None:
+    """Say why an upload could not become a dataset. The upload stays, as evidence."""
+    event = DatasetUploaded.model_validate(work.payload)
+    if await store.close_dataset(unit, event.dataset_id, problem=problem.model_dump()):
+        unit.emit(
+            DatasetRejected(dataset_id=event.dataset_id, name=event.name, problem=problem), about=event.dataset_id
+        )

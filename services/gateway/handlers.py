@@ -1,0 +1,75 @@
+"""What the gateway hears: every event and every line of metrics, in order, folded into what its API answers from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from faststream import Context
+from faststream.nats import NatsRouter
+
+from ltp.bus.inbox import InboxUnit
+from ltp.bus.streams import EVENTS, TELEMETRY
+from ltp.bus.subscriptions import heard_in_order_by, said
+from ltp.contracts.dataset import DatasetUploaded
+from ltp.contracts.event import REGISTRY
+from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.telemetry import StepMetrics
+from ltp.store.clock import now
+from ltp.store.envelope import event_id_of
+from services.gateway import store, views
+from services.gateway.news import NEWS_CHANNEL
+
+SERVICE = "gateway"
+router = NatsRouter()
+
+for event in (JobSubmitted, JobCancellationRequested, DatasetUploaded):
+    router.publisher(**said(event))
+
+Raw = Annotated[Any, Context("message")]
+
+
+@router.subscriber(**heard_in_order_by(SERVICE, EVENTS))
+async def fold_event(body: dict[str, Any], message: Raw, unit: InboxUnit) -> None:
+    headers, subject = message.headers or {}, message.raw_message.subject
+    at = _instant(headers.get("ce-time"))
+    job_id = _uuid(body.get("job_id"))
+    await store.add_event(
+        unit,
+        {
+            "event_id": event_id_of(headers) or unit.cause,
+            "subject": subject,
+            "job_id": job_id,
+            "about": headers.get("ce-subject"),
+            "cause": _uuid(headers.get("ce-causationid")),
+            "at": at,
+            "data": body,
+        },
+    )
+    kind = REGISTRY.get(subject)
+    if kind is not None:
+        event = kind.model_validate(body)
+        if job_id is not None:
+            await store.change_job(unit, job_id, views.job_changes(event, at), views.job_state(event))
+        changes = views.dataset_changes(event)
+        if changes is not None:
+            await store.change_dataset(unit, UUID(str(body["dataset_id"])), changes)
+    await unit.notify(NEWS_CHANNEL)
+
+
+@router.subscriber(**heard_in_order_by(SERVICE, TELEMETRY))
+async def keep_step(step: StepMetrics, unit: InboxUnit) -> None:
+    await store.add_step(unit, step)
+    await unit.notify(NEWS_CHANNEL)
+
+
+def _instant(text: str | None) -> datetime:
+    return now() if text is None else datetime.fromisoformat(text)
+
+
+def _uuid(text: Any) -> UUID | None:
+    try:
+        return None if text is None else UUID(str(text))
+    except ValueError:
+        return None

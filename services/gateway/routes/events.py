@@ -1,0 +1,50 @@
+"""Every fact the platform said, for reading and for following."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query
+from sse_starlette import EventSourceResponse
+
+from services.gateway import store
+from services.gateway.access import Engine, Headlines
+from services.gateway.routes.models import EventLine
+from services.gateway.streams import resume_point, stream
+
+router = APIRouter(tags=["events"])
+
+
+@router.get("/events")
+async def list_events(
+    engine: Engine,
+    job_id: UUID | None = None,
+    subject: str | None = None,
+    after: int = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 200,
+) -> list[EventLine]:
+    """Events after a sequence number, in the order they were heard."""
+    rows = await store.list_events(engine, job_id=job_id, subject=subject, after=after, limit=limit)
+    return [EventLine.model_validate(dict(row)) for row in rows]
+
+
+@router.get("/events/stream", response_class=EventSourceResponse)
+async def follow_events(
+    engine: Engine,
+    news: Headlines,
+    job_id: UUID | None = None,
+    subject: str | None = None,
+    after: int = 0,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> EventSourceResponse:
+    """Events as they come (server-sent events `event`)."""
+
+    async def read(position: int) -> Sequence[EventLine]:
+        return await list_events(engine, job_id=job_id, subject=subject, after=position)
+
+    async def never() -> bool:
+        return False
+
+    return stream("event", read, lambda line: line.seq, resume_point(last_event_id, after), news, never)

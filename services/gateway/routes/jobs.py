@@ -1,0 +1,155 @@
+"""Jobs: submit, list, show, cancel, and read what they write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Response
+from sse_starlette import EventSourceResponse
+
+from ltp.bus.rpc import ask
+from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.questions import LogPart, LogRequest
+from ltp.contracts.recipe import Recipe
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.lifecycle import JOB, JobState
+from ltp.service.runtime import Runtime
+from ltp.store.clock import new_id, now
+from services.gateway import store
+from services.gateway.access import Engine, Headlines, Serving
+from services.gateway.admission import admit, resolve
+from services.gateway.routes.models import Job, JobPage, StepLine
+from services.gateway.streams import resume_point, stream
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post("/jobs", status_code=202)
+async def submit_job(
+    recipe: Recipe,
+    runtime: Serving,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> Job:
+    """Submit a recipe. The same Idempotency-Key with the same recipe gives the same job, however often it is sent."""
+    resolved, dataset = await resolve(runtime, recipe)
+    known = await _known(runtime, idempotency_key, resolved)
+    if known is None:
+        await admit(runtime, resolved, dataset)
+        event = JobSubmitted(job_id=new_id(), recipe=resolved, recipe_hash=resolved.hash(), dataset=dataset)
+        async with runtime.database.unit() as unit:
+            added = await store.add_job(unit, _row(event, idempotency_key))
+            if added:
+                unit.emit(event, about=event.job_id)
+        # Somebody else was faster with the same key.
+        known = event.job_id if added else await _known(runtime, idempotency_key, resolved)
+    assert known is not None
+    response.headers["Location"] = f"/api/v1/jobs/{known}"
+    return await show_job(known, runtime.database.engine)
+
+
+@router.get("/jobs")
+async def list_jobs(
+    engine: Engine,
+    state: JobState | None = None,
+    cursor: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> JobPage:
+    """Jobs, newest first."""
+    rows = await store.list_jobs(engine, state=state, before=cursor, limit=limit + 1)
+    page = [Job.model_validate(dict(row)) for row in rows[:limit]]
+    return JobPage(jobs=page, next_cursor=str(page[-1].job_id) if len(rows) > limit else None)
+
+
+@router.get("/jobs/{job_id}")
+async def show_job(job_id: UUID, engine: Engine) -> Job:
+    """One job with its recipe, plan and state."""
+    row = await store.job(engine, job_id)
+    if row is None:
+        raise LtpError(ErrorCode.NOT_FOUND, f"There is no job {job_id}.", "`ltp job list` shows all.")
+    return Job.model_validate(dict(row))
+
+
+@router.post("/jobs/{job_id}/cancel", status_code=202)
+async def cancel_job(job_id: UUID, runtime: Serving) -> Job:
+    """Ask that a job end. It is `cancelled` once its devices are free."""
+    job = await show_job(job_id, runtime.database.engine)
+    if JOB.is_over(job.state):
+        raise LtpError(ErrorCode.CONFLICT, f"Job {job_id} is {job.state} already.", "Nothing is left to cancel.")
+    async with runtime.database.unit() as unit:
+        unit.emit(JobCancellationRequested(job_id=job_id), about=job_id)
+    return job
+
+
+@router.get("/jobs/{job_id}/metrics")
+async def read_metrics(
+    job_id: UUID, engine: Engine, after: int = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+) -> list[StepLine]:
+    """Lines of metrics after a sequence number."""
+    await show_job(job_id, engine)
+    return _lines(await store.list_steps(engine, job_id, after=after, limit=limit))
+
+
+@router.get("/jobs/{job_id}/metrics/stream", response_class=EventSourceResponse)
+async def follow_metrics(
+    job_id: UUID, engine: Engine, news: Headlines, after: int = 0, last_event_id: Annotated[str | None, Header()] = None
+) -> EventSourceResponse:
+    """Lines of metrics as they come (server-sent events `step`), until the job is over (`end`)."""
+    await show_job(job_id, engine)
+
+    async def read(position: int) -> Sequence[StepLine]:
+        return _lines(await store.list_steps(engine, job_id, after=position))
+
+    async def is_over() -> bool:
+        return JOB.is_over((await show_job(job_id, engine)).state)
+
+    return stream("step", read, lambda line: line.seq, resume_point(last_event_id, after), news, is_over)
+
+
+@router.get("/jobs/{job_id}/logs")
+async def read_log(
+    job_id: UUID,
+    runtime: Serving,
+    attempt: int | None = None,
+    offset: int = -65_536,
+    limit: Annotated[int, Query(ge=1, le=262_144)] = 65_536,
+) -> LogPart:
+    """A part of the training process's output; a negative offset counts from the end."""
+    await show_job(job_id, runtime.database.engine)
+    request = LogRequest(job_id=job_id, attempt=attempt, offset=offset, limit=limit)
+    return await ask(runtime.client, "runner", "log", request, LogPart)
+
+
+def _row(event: JobSubmitted, key: str | None) -> dict[str, Any]:
+    return {
+        "job_id": event.job_id,
+        "name": event.recipe.name,
+        "recipe": event.recipe.settings(),
+        "recipe_hash": event.recipe_hash,
+        "dataset": event.dataset.model_dump(mode="json"),
+        "idempotency_key": key,
+        "submitted_at": now(),
+    }
+
+
+async def _known(runtime: Runtime, key: str | None, recipe: Recipe) -> UUID | None:
+    """The job an idempotency key stands for; a key used for another recipe is an error."""
+    if key is None:
+        return None
+    row = await store.job_by_key(runtime.database.engine, key)
+    if row is None:
+        return None
+    if row["recipe_hash"] != recipe.hash():
+        raise LtpError(
+            ErrorCode.CONFLICT,
+            f"Idempotency-Key {key!r} was used for another recipe (job {row['job_id']}).",
+            "Use a new key for a new recipe.",
+        )
+    job_id: UUID = row["job_id"]
+    return job_id
+
+
+def _lines(rows: Sequence[store.Row]) -> list[StepLine]:
+    return [StepLine.model_validate(dict(row)) for row in rows]

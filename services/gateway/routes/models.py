@@ -1,0 +1,81 @@
+"""The shapes of the API's answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from ltp.contracts.dataset import DatasetVersion, Split
+from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Plan, Problem
+from ltp.core.lifecycle import JobState
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(from_attributes=True, extra="ignore")
+
+
+class Job(_Answer):
+    """A training job."""
+
+    job_id: UUID
+    name: str
+    state: JobState
+    recipe: Recipe
+    recipe_hash: str
+    dataset: DatasetVersion
+    plan: Plan | None
+    run_id: UUID | None
+    problem: Problem | None
+    submitted_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first. Pass `next_cursor` as `cursor` to read on; null on the last page."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class Dataset(_Answer):
+    """A dataset: `uploaded` while it is read, then `frozen` with a version, or `rejected` with a problem."""
+
+    dataset_id: UUID
+    name: str
+    state: str
+    version: str | None
+    filename: str | None
+    size_bytes: int | None
+    rows: int | None
+    format: str | None
+    splits: dict[str, Split] | None
+    problem: Problem | None
+    created_at: datetime
+
+
+class StepLine(BaseModel):
+    """The metrics of one logged line. `seq` orders them and is what `after` and Last-Event-ID take."""
+
+    seq: int
+    attempt: int
+    step: int
+    at: datetime
+    metrics: dict[str, float]
+
+
+class EventLine(BaseModel):
+    """A fact. `seq` orders them as the gateway heard them."""
+
+    seq: int
+    event_id: UUID
+    subject: str
+    job_id: UUID | None
+    about: str | None
+    cause: UUID | None
+    at: datetime
+    data: dict[str, Any]

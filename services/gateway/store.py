@@ -1,0 +1,202 @@
+"""The gateway's tables and every statement it runs on them: what was submitted, and the read models folded from events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Column, Identity, Index, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ltp.contracts.telemetry import StepMetrics
+from ltp.core.lifecycle import JobState
+from ltp.store.database import Unit
+from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+
+SCHEMA = "gateway"
+outbox_table(SCHEMA)
+inbox_table(SCHEMA)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("rank", Integer, nullable=False, server_default=text("0")),
+    Column("recipe", JSONB, nullable=False),
+    Column("recipe_hash", String, nullable=False),
+    Column("dataset", JSONB, nullable=False),
+    Column("plan", JSONB),
+    Column("run_id", Uuid),
+    Column("problem", JSONB),
+    Column("idempotency_key", String, unique=True),
+    Column("submitted_at", TIME, nullable=False),
+    Column("started_at", TIME),
+    Column("ended_at", TIME),
+    schema=SCHEMA,
+)
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("dataset_id", Uuid, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("state", String, nullable=False, server_default=text("'uploaded'")),
+    Column("version", String),
+    Column("filename", String),
+    Column("size_bytes", BigInteger),
+    Column("rows", Integer),
+    Column("format", String),
+    Column("splits", JSONB),
+    Column("problem", JSONB),
+    Column("created_at", TIME, nullable=False, server_default=func.now()),
+    schema=SCHEMA,
+)
+Index("ix_datasets_name", datasets.c.name, datasets.c.created_at)
+events = Table(
+    "events",
+    metadata,
+    Column("seq", BigInteger, Identity(), primary_key=True),
+    Column("event_id", Uuid, nullable=False, unique=True),
+    Column("subject", String, nullable=False),
+    Column("job_id", Uuid),
+    Column("about", String),
+    Column("cause", Uuid),
+    Column("at", TIME, nullable=False),
+    Column("data", JSONB, nullable=False),
+    schema=SCHEMA,
+)
+Index("ix_events_job", events.c.job_id, events.c.seq)
+steps = Table(
+    "steps",
+    metadata,
+    Column("seq", BigInteger, Identity(), nullable=False, unique=True),
+    Column("attempt_id", Uuid, primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("job_id", Uuid, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("at", TIME, nullable=False),
+    Column("metrics", JSONB, nullable=False),
+    schema=SCHEMA,
+)
+Index("ix_steps_job", steps.c.job_id, steps.c.seq)
+
+Row = Mapping[str, Any]
+
+
+async def add_job(unit: Unit, row: dict[str, Any]) -> bool:
+    """Note a submitted job. False when its idempotency key was used before."""
+    statement = insert(jobs).values(state=JobState.SUBMITTED, **row).on_conflict_do_nothing()
+    return (await unit.execute(statement)).rowcount == 1
+
+
+async def add_dataset(unit: Unit, row: dict[str, Any]) -> None:
+    """Note an uploaded dataset."""
+    await unit.execute(insert(datasets).values(**row))
+
+
+async def change_job(
+    unit: Unit, job_id: UUID, changes: dict[str, Any], state: tuple[JobState, int] | None
+) -> None:
+    """Fold an event into a job's row; the state only moves to a higher rank."""
+    if changes:
+        await unit.execute(update(jobs).where(jobs.c.job_id == job_id).values(**changes))
+    if state is not None:
+        target, rank = state
+        await unit.execute(
+            update(jobs).where(jobs.c.job_id == job_id, jobs.c.rank < rank).values(state=target, rank=rank)
+        )
+
+
+async def change_dataset(unit: Unit, dataset_id: UUID, changes: dict[str, Any]) -> None:
+    """Fold an event into a dataset's row."""
+    statement = insert(datasets).values(dataset_id=dataset_id, **changes)
+    await unit.execute(statement.on_conflict_do_update(index_elements=["dataset_id"], set_=changes))
+
+
+async def add_event(unit: Unit, row: dict[str, Any]) -> None:
+    """Keep an event for the timeline."""
+    await unit.execute(insert(events).values(**row).on_conflict_do_nothing())
+
+
+async def add_step(unit: Unit, step: StepMetrics) -> bool:
+    """Keep a line of metrics; False when it is there already."""
+    statement = insert(steps).values(
+        attempt_id=step.attempt_id,
+        line=step.line,
+        job_id=step.job_id,
+        attempt=step.attempt,
+        step=step.step,
+        at=step.seen_at,
+        metrics=step.metrics,
+    )
+    return (await unit.execute(statement.on_conflict_do_nothing())).rowcount == 1
+
+
+async def job_by_key(engine: AsyncEngine, key: str) -> Row | None:
+    """The job submitted under an idempotency key."""
+    return await _one(engine, select(jobs).where(jobs.c.idempotency_key == key))
+
+
+async def job(engine: AsyncEngine, job_id: UUID) -> Row | None:
+    """One job."""
+    return await _one(engine, select(jobs).where(jobs.c.job_id == job_id))
+
+
+async def list_jobs(engine: AsyncEngine, *, state: str | None, before: UUID | None, limit: int) -> list[Row]:
+    """Jobs, newest first; `before` is the last id of the page before (ids sort by time)."""
+    query = select(jobs).order_by(jobs.c.job_id.desc()).limit(limit)
+    if state is not None:
+        query = query.where(jobs.c.state == state)
+    if before is not None:
+        query = query.where(jobs.c.job_id < before)
+    return await _all(engine, query)
+
+
+async def dataset(engine: AsyncEngine, dataset_id: UUID) -> Row | None:
+    """One dataset."""
+    return await _one(engine, select(datasets).where(datasets.c.dataset_id == dataset_id))
+
+
+async def list_datasets(engine: AsyncEngine, *, limit: int) -> list[Row]:
+    """Datasets, newest first."""
+    return await _all(engine, select(datasets).order_by(datasets.c.dataset_id.desc()).limit(limit))
+
+
+async def frozen_version(engine: AsyncEngine, name: str, version: str | None) -> Row | None:
+    """The named version of a dataset, or its newest."""
+    query = select(datasets).where(datasets.c.name == name, datasets.c.state == "frozen")
+    if version is not None:
+        query = query.where(datasets.c.version == version)
+    return await _one(engine, query.order_by(datasets.c.dataset_id.desc()).limit(1))
+
+
+async def list_events(
+    engine: AsyncEngine, *, job_id: UUID | None = None, subject: str | None = None, after: int = 0, limit: int = 200
+) -> list[Row]:
+    """Events in the order they were heard, after a sequence number."""
+    query = select(events).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+    if job_id is not None:
+        query = query.where(events.c.job_id == job_id)
+    if subject is not None:
+        query = query.where(events.c.subject == subject)
+    return await _all(engine, query)
+
+
+async def list_steps(engine: AsyncEngine, job_id: UUID, *, after: int = 0, limit: int = 1000) -> list[Row]:
+    """Lines of metrics of a job in the order they were heard, after a sequence number."""
+    query = select(steps).where(steps.c.job_id == job_id, steps.c.seq > after).order_by(steps.c.seq).limit(limit)
+    return await _all(engine, query)
+
+
+async def _one(engine: AsyncEngine, query: Any) -> Row | None:
+    async with engine.connect() as connection:
+        return (await connection.execute(query)).mappings().one_or_none()
+
+
+async def _all(engine: AsyncEngine, query: Any) -> list[Row]:
+    async with engine.connect() as connection:
+        return list((await connection.execute(query)).mappings().all())

@@ -1,0 +1,253 @@
+"""One attempt from its launch to its end, watched in a loop that can be broken off anywhere and taken up by another runner.
+
+The truth lies in the run directory; what was read of it lies in Postgres, committed together with the news of it. So a
+runner that is killed loses nothing and says nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
+from ltp.contracts.checkpoint import CheckpointWritten
+from ltp.contracts.event import Event
+from ltp.contracts.plan import PlanMade
+from ltp.contracts.telemetry import StepMetrics, step_subject
+from ltp.contracts.values import Placement, Problem
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.lifecycle import ATTEMPT, AttemptState
+from ltp.queue.work import extend, finish
+from ltp.queue.worker import Held
+from ltp.store.clock import now
+from ltp.store.database import Database, Unit
+from ltp.store.envelope import Message
+from services.runner import store
+from services.runner.backends import Backend, LaunchStatus
+from services.runner.policy import Verdict, judge
+from services.runner.recipes.verl_0_9 import launch_spec
+from services.runner.settings import RunnerSettings
+from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoints, read_metrics
+
+_LOG_TAIL_BYTES = 32_768
+
+
+@dataclass
+class Attempt:
+    """An attempt in the hands of this runner."""
+
+    held: Held
+    database: Database
+    backend: Backend
+    settings: RunnerSettings
+    lease: timedelta
+
+    def __post_init__(self) -> None:
+        payload = self.held.work.payload
+        self.made = PlanMade.model_validate(payload["made"])
+        self.attempt_id, self.run_id = UUID(payload["attempt_id"]), UUID(payload["run_id"])
+        self.number: int = payload["number"]
+        self.resume_from: str | None = payload["resume_from"]
+        self.run_dir = self.settings.root() / "runs" / str(self.run_id) / f"attempt-{self.number}"
+        if self.held.work.placement is None:
+            raise LtpError(ErrorCode.INTERNAL, "Training work came without a placement.", "See the scheduler's log.")
+        self.placement: Placement = self.held.work.placement
+
+    async def live(self) -> None:
+        """Launch unless it was launched before, then watch until it is over."""
+        async with self.database.unit() as unit:
+            row = await store.open_attempt(unit, self._row())
+        if ATTEMPT.is_over(AttemptState(row["state"])):
+            await self._settle()
+            return
+        try:
+            await self._ensure_launched()
+        except LtpError as error:
+            await self._end(Verdict("failed", Problem.of(error)))
+            return
+        while not await self._look():
+            await asyncio.sleep(self.settings.runner_poll_seconds)
+
+    async def _ensure_launched(self) -> None:
+        if await self.backend.status(self.run_dir) is not None:
+            structlog.get_logger().info("took up a running attempt", attempt_id=str(self.attempt_id))
+            return
+        async with self.database.unit() as unit:
+            await store.move(unit, self.attempt_id, AttemptState.STARTING)
+        splits, recipe = self.made.dataset.splits, self.made.recipe
+        train, held_out = splits[recipe.dataset.train_split], splits.get(recipe.evaluation.split) if recipe.evaluation else None
+        # verl drops the last partial batch, and the loss over no batch is NaN.
+        validates = held_out is not None and held_out.rows >= recipe.training.batch_size
+        spec = launch_spec(
+            recipe,
+            self.made.plan,
+            python=self.settings.runner_python,
+            run_dir=self.run_dir,
+            model_path=Path(recipe.model.path),
+            train_file=Path(train.path),
+            validation_file=Path(held_out.path) if validates and held_out else None,
+            train_rows=train.rows,
+            device_indexes=self.placement.device_indexes,
+            resume_from=None if self.resume_from is None else Path(self.resume_from),
+        )
+        try:
+            await self.backend.launch(self.run_dir, spec)
+        except LtpError as error:
+            # Another runner launched it between our look and our launch: watch that one.
+            if error.code is not ErrorCode.CONFLICT:
+                raise
+
+    async def _look(self) -> bool:
+        """One look: gather what is new, decide, apply. True when the attempt is over and that is recorded."""
+        status = await self.backend.status(self.run_dir)
+        if status is None:
+            return False
+        async with self.database.unit() as unit:
+            row = await store.open_attempt(unit, self._row())
+            known = await store.known_steps(unit, self.attempt_id)
+        lines = await read_metrics(self.backend, self.run_dir, row["metrics_offset"])
+        found = await find_checkpoints(
+            self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm
+        )
+        await self._apply_news(row, status, lines, found)
+        if lines or found:
+            return False  # There may be more: the verdict comes when everything was read.
+        stop_asked = await self._pass_on_stop(row)
+        saved = self.made.recipe.training.steps in known
+        tail = await self._log_tail() if status.state == "exited" else ""
+        verdict = judge(status, stop_asked=stop_asked, final_step_saved=saved, log_tail=tail)
+        if verdict.outcome == "running":
+            return False
+        if verdict.outcome == "lost":
+            # Fence before telling: nothing of the old attempt may live when a new one starts.
+            await self.backend.kill(self.run_dir)
+        await self._end(verdict)
+        return True
+
+    async def _apply_news(
+        self, row: store.Row, status: LaunchStatus, lines: list[MetricsLine], found: list[FoundCheckpoint]
+    ) -> None:
+        """Commit what was read together with its telling, guarded by the lease: a stale runner changes nothing."""
+        starting = row["started_at"] is None
+        if not (lines or found or starting):
+            return
+        async with self.database.unit() as unit:
+            await extend(unit, self.held.work, self.lease)
+            if starting:
+                await store.move(unit, self.attempt_id, AttemptState.STARTING)
+                if await store.move(unit, self.attempt_id, AttemptState.RUNNING, started_at=status.started_at):
+                    unit.emit(self._started(status), about=self.attempt_id)
+            for index, line in enumerate(lines):
+                if line.step >= 0:
+                    unit.send(self._telemetry(row["metrics_lines"] + index, line))
+            if lines:
+                steps = [line.step for line in lines if line.step >= 0]
+                await store.note(
+                    unit,
+                    self.attempt_id,
+                    metrics_offset=lines[-1].end,
+                    metrics_lines=row["metrics_lines"] + len(lines),
+                    last_step=max([row["last_step"], *steps]),
+                )
+            for checkpoint in found:
+                await self._tell_checkpoint(unit, checkpoint)
+
+    async def _tell_checkpoint(self, unit: Unit, found: FoundCheckpoint) -> None:
+        checkpoint_id = await store.add_checkpoint(
+            unit, self.attempt_id, found.step, str(found.path), found.size_bytes
+        )
+        if checkpoint_id is None:
+            return
+        event = CheckpointWritten(
+            checkpoint_id=checkpoint_id,
+            job_id=self.made.job_id,
+            run_id=self.run_id,
+            attempt_id=self.attempt_id,
+            step=found.step,
+            is_final=found.step == self.made.recipe.training.steps,
+            path=str(found.path),
+            size_bytes=found.size_bytes,
+        )
+        unit.emit(event, about=checkpoint_id)
+
+    async def _pass_on_stop(self, row: store.Row) -> bool:
+        """Kill the process when the job was cancelled; returns whether its end was asked for, now or earlier."""
+        if row["stop_asked"]:
+            return True
+        if not self.held.cancelled.is_set():
+            return False
+        async with self.database.unit() as unit:
+            await store.note(unit, self.attempt_id, stop_asked=True)
+        await self.backend.kill(self.run_dir)
+        return True
+
+    async def _log_tail(self) -> str:
+        path = self.run_dir / "log.txt"
+        size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)
+        data = await self.backend.read(self.run_dir, "log.txt", max(0, size - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
+        return data.decode(errors="replace")
+
+    async def _end(self, verdict: Verdict) -> None:
+        target = AttemptState(verdict.outcome)
+        problem = None if verdict.problem is None else verdict.problem.model_dump()
+        ended_at = now()
+        async with self.database.unit() as unit:
+            if await store.move(unit, self.attempt_id, target, ended_at=ended_at, problem=problem):
+                unit.emit(self._ended(verdict, ended_at), about=self.attempt_id)
+            await finish(unit, self.held.work, cancelled=verdict.outcome == "stopped")
+
+    async def _settle(self) -> None:
+        """The attempt's end was recorded before, but not that the work is over."""
+        async with self.database.unit() as unit:
+            await finish(unit, self.held.work)
+
+    def _row(self) -> dict[str, Any]:
+        return {
+            "attempt_id": self.attempt_id,
+            "job_id": self.made.job_id,
+            "run_id": self.run_id,
+            "number": self.number,
+            "run_dir": str(self.run_dir),
+            "placement": self.placement.model_dump(),
+        }
+
+    def _started(self, status: LaunchStatus) -> AttemptStarted:
+        return AttemptStarted(
+            attempt_id=self.attempt_id,
+            run_id=self.run_id,
+            job_id=self.made.job_id,
+            number=self.number,
+            placement=self.placement,
+            started_at=status.started_at,
+        )
+
+    def _ended(self, verdict: Verdict, ended_at: datetime) -> Event:
+        known = {"attempt_id": self.attempt_id, "run_id": self.run_id, "job_id": self.made.job_id, "ended_at": ended_at}
+        if verdict.outcome == "succeeded":
+            return AttemptSucceeded(**known, steps=self.made.recipe.training.steps)
+        if verdict.outcome == "stopped" or verdict.problem is None:
+            return AttemptStopped(**known)
+        if verdict.outcome == "lost":
+            return AttemptLost(**known, problem=verdict.problem)
+        return AttemptFailed(**known, problem=verdict.problem, exit_code=verdict.exit_code)
+
+    def _telemetry(self, number: int, line: MetricsLine) -> Message:
+        body = StepMetrics(
+            job_id=self.made.job_id,
+            run_id=self.run_id,
+            attempt_id=self.attempt_id,
+            attempt=self.number,
+            line=number,
+            step=line.step,
+            seen_at=now(),
+            metrics=line.values,
+        )
+        message_id = f"step-{self.attempt_id}-{number}"
+        headers = {"Nats-Msg-Id": message_id, "content-type": "application/json"}
+        return Message(message_id, step_subject(self.run_id), headers, body.model_dump_json().encode(), keep=False)

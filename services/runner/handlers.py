@@ -1,0 +1,64 @@
+"""What the runner says and answers: hosts seen, attempts' lives, and parts of their logs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+from faststream import Context
+from faststream.nats import NatsRouter
+
+from ltp.bus.rpc import answered_by, replies
+from ltp.bus.subscriptions import said
+from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
+from ltp.contracts.checkpoint import CheckpointWritten
+from ltp.contracts.host import HostSeen
+from ltp.contracts.questions import LogPart, LogRequest
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.lifecycle import ATTEMPT, AttemptState
+from ltp.store.database import Database
+from services.runner import store
+from services.runner.backends import Backend
+from services.runner.host import describe
+from services.runner.settings import RunnerSettings
+
+SERVICE = "runner"
+router = NatsRouter()
+
+for event in (HostSeen, AttemptStarted, AttemptSucceeded, AttemptFailed, AttemptStopped, AttemptLost, CheckpointWritten):
+    router.publisher(**said(event))
+
+
+@router.subscriber(**answered_by(SERVICE, "log"))
+@replies
+async def read_log(
+    request: LogRequest,
+    database: Annotated[Database, Context("database")],
+    backend: Annotated[Backend, Context("backend")],
+) -> LogPart:
+    row = await store.latest_attempt(database.engine, request.job_id, request.attempt)
+    if row is None:
+        raise LtpError(ErrorCode.NOT_FOUND, "The job has not started yet, so it has no log.", "Try again later.")
+    run_dir = Path(row["run_dir"])
+    path = run_dir / "log.txt"
+    size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)
+    offset = request.offset if request.offset >= 0 else max(0, size + request.offset)
+    data = await backend.read(run_dir, "log.txt", offset, request.limit)
+    over = ATTEMPT.is_over(AttemptState(row["state"])) and offset + len(data) >= size
+    return LogPart(
+        attempt=row["number"],
+        offset=offset,
+        next_offset=offset + len(data),
+        text=data.decode(errors="replace"),
+        is_over=over,
+    )
+
+
+async def tell_host(database: Database, settings: RunnerSettings) -> None:
+    """Say what this host has, at once and then now and again."""
+    while True:
+        seen = await describe(settings.runner_host_name)
+        async with database.unit() as unit:
+            unit.emit(seen, about=seen.host_id)
+        await asyncio.sleep(settings.runner_host_seen_seconds)

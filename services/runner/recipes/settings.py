@@ -1,0 +1,161 @@
+"""What to tell a trainer, in our words: a recipe and its plan as named settings that a version's table turns into keys."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Plan
+from ltp.core.errors import ErrorCode, LtpError
+from services.runner.recipes.hydra import Setting
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything the settings of one attempt depend on."""
+
+    recipe: Recipe
+    plan: Plan
+    run_dir: Path
+    model_path: Path
+    train_file: Path
+    validation_file: Path | None
+    train_rows: int
+    resume_from: Path | None
+    reward_file: Path
+
+
+def sft_settings(inputs: Inputs) -> dict[str, Setting]:
+    """Supervised fine-tuning. Rows longer than `max_length` lose their end: better than a crash hours in."""
+    _check_batches(inputs, sequences=inputs.recipe.training.batch_size)
+    training = inputs.recipe.training
+    return {
+        **_shared(inputs),
+        "max_length": training.max_length,
+        "truncation": "right",
+        # Off, so that the plan's micro batch, and with it the plan's memory, is what really runs.
+        "dynamic_batches": False,
+        "save_every": training.save_every or -1,
+    }
+
+
+def grpo_settings(inputs: Inputs) -> dict[str, Setting]:
+    """Group relative policy optimization, without a reference model: the recipe asks for no KL term."""
+    training, reinforcement, plan = inputs.recipe.training, inputs.recipe.reinforcement, inputs.plan
+    if reinforcement is None:
+        raise LtpError(ErrorCode.INVALID_RECIPE, "GRPO needs a section 'reinforcement'.", "Add it; it may be empty.")
+    if plan.device_kind == "cpu" and (training.lora_rank or plan.devices > 1):
+        message = "GRPO on a CPU trains all weights in one process."
+        raise LtpError(ErrorCode.ALGORITHM_UNSUPPORTED, message, "Set lora_rank: 0 and devices: 1, or use a GPU.")
+    prompt_length = training.max_length - reinforcement.max_response_length
+    if prompt_length < 1:
+        message = f"max_response_length {reinforcement.max_response_length} leaves no room for a prompt"
+        raise LtpError(ErrorCode.INVALID_RECIPE, f"{message} within max_length {training.max_length}.", "Raise max_length.")
+    _check_batches(inputs, sequences=training.batch_size * reinforcement.samples_per_prompt)
+    return {
+        **_shared(inputs),
+        **_rollout(inputs),
+        "estimator": "grpo",
+        "prompt_length": prompt_length,
+        "response_length": reinforcement.max_response_length,
+        "drop_long_prompts": True,
+        "mini_batch_size": training.batch_size,
+        "log_prob_micro_batch_size": plan.micro_batch_size,
+        "samples_per_prompt": reinforcement.samples_per_prompt,
+        "temperature": reinforcement.temperature,
+        "reward_file": inputs.reward_file,
+        "reward_function": "compute_score",
+        "scorer": reinforcement.scorer,
+        "validate_first": inputs.validation_file is not None,
+        # verl saves the last step of RL only if saving is on at all.
+        "save_every": training.save_every or training.steps,
+    }
+
+
+def _shared(inputs: Inputs) -> dict[str, Setting]:
+    training, plan = inputs.recipe.training, inputs.plan
+    validated = inputs.validation_file is not None
+    return {
+        "model_path": inputs.model_path,
+        "attention": "sdpa",
+        "remove_padding": False,
+        "gradient_checkpointing": plan.gradient_checkpointing,
+        "lora_rank": training.lora_rank,
+        "lora_alpha": 2 * training.lora_rank,
+        "train_file": inputs.train_file,
+        "validation_file": inputs.validation_file,
+        "batch_size": training.batch_size,
+        "micro_batch_size": plan.micro_batch_size,
+        "loader_processes": 0 if plan.device_kind == "cpu" else 2,
+        "learning_rate": training.learning_rate,
+        "warmup_ratio": training.warmup_ratio,
+        "lr_schedule": training.lr_schedule,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "engine_seed": training.seed,
+        "data_seed": training.seed,
+        "device": "cpu" if plan.device_kind == "cpu" else "cuda",
+        "devices": plan.devices,
+        "hosts": 1,
+        "steps": training.steps,
+        "epochs": _epochs(inputs),
+        "validate_every": (training.save_every or max(1, training.steps // 10)) if validated else -1,
+        "checkpoints": inputs.run_dir / "checkpoints",
+        "resume_mode": "disable" if inputs.resume_from is None else "resume_path",
+        "resume_from": inputs.resume_from,
+        "loggers": ["console", "file"],
+        "project": "ltp",
+        "experiment": inputs.recipe.name,
+        "hydra_dir": inputs.run_dir / "hydra",
+        **(_CPU_ENGINE if plan.device_kind == "cpu" else {}),
+    }
+
+
+# FSDP 1 refuses parameters on the CPU, and verl computes in bf16 unless told otherwise.
+_CPU_ENGINE: dict[str, Setting] = {
+    "strategy": "fsdp2",
+    "mixed_precision": {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
+    "compile": False,
+}
+
+
+def _rollout(inputs: Inputs) -> dict[str, Setting]:
+    devices = inputs.plan.devices
+    shared: dict[str, Setting] = {
+        "rollout_tensor_parallel": 1,
+        "rollout_max_length": inputs.recipe.training.max_length,
+        "rollout_seed": inputs.recipe.training.seed,
+        "ray_dashboard": False,
+        # Ray's CPUs are slots, not cores. verl takes three per device and one per helper actor, and hangs
+        # without a word when they run out.
+        "ray_cpus": max(os.cpu_count() or 1, 16 + 3 * devices),
+        "storage_units": 1,
+    }
+    if inputs.plan.device_kind == "cpu":
+        return {
+            **shared, "rollout": "hf_cpu", "rollout_dtype": "float32", "rollout_load_format": "auto",
+            "rollout_frees_cache": False, "rollout_workers": 1, "reward_workers": 1, "ray_gpus": 1,
+            "ray_object_store_bytes": 500_000_000, "actor_compile": False,
+        }  # fmt: skip
+    return {
+        **shared, "rollout": "vllm", "rollout_eager": True, "rollout_workers": 2, "reward_workers": 2,
+        # vLLM needs the base weights on its own when only adapters are synchronised.
+        "rollout_load_format": "safetensors" if inputs.recipe.training.lora_rank else "dummy",
+    }  # fmt: skip
+
+
+def _epochs(inputs: Inputs) -> int:
+    per_epoch = inputs.train_rows // inputs.recipe.training.batch_size
+    if per_epoch == 0:
+        message = f"The dataset has {inputs.train_rows} rows, fewer than one batch of {inputs.recipe.training.batch_size}."
+        raise LtpError(ErrorCode.DATASET_TOO_SMALL, message, "Lower batch_size or add rows.")
+    return -(-inputs.recipe.training.steps // per_epoch)
+
+
+def _check_batches(inputs: Inputs, *, sequences: int) -> None:
+    devices, micro = inputs.plan.devices, inputs.plan.micro_batch_size
+    if inputs.recipe.training.batch_size % devices or sequences % (devices * micro):
+        message = f"{sequences} sequences a step do not divide over {devices} devices in micro batches of {micro}."
+        raise LtpError(ErrorCode.INVALID_RECIPE, message, "Choose a batch_size that is a multiple of both together.")

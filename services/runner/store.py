@@ -1,0 +1,97 @@
+"""The runner's tables and every statement it runs on them: attempts with how far they were read, and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ltp.core.lifecycle import ATTEMPT, AttemptState
+from ltp.store.clock import new_id
+from ltp.store.database import Unit
+from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+
+SCHEMA = "runner"
+outbox_table(SCHEMA)
+inbox_table(SCHEMA)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("attempt_id", Uuid, primary_key=True),
+    Column("job_id", Uuid, nullable=False, index=True),
+    Column("run_id", Uuid, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("run_dir", String, nullable=False),
+    Column("placement", JSONB, nullable=False),
+    # Whether the end was asked for, so that a restarted runner still knows why the process ended.
+    Column("stop_asked", Boolean, nullable=False, server_default=text("false")),
+    Column("metrics_offset", BigInteger, nullable=False, server_default=text("0")),
+    Column("metrics_lines", Integer, nullable=False, server_default=text("0")),
+    Column("last_step", Integer, nullable=False, server_default=text("0")),
+    Column("problem", JSONB),
+    Column("created_at", TIME, nullable=False, server_default=func.now()),
+    Column("started_at", DateTime(timezone=True)),
+    Column("ended_at", DateTime(timezone=True)),
+    schema=SCHEMA,
+)
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("attempt_id", Uuid, primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("checkpoint_id", Uuid, nullable=False, unique=True),
+    Column("path", String, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("written_at", TIME, nullable=False, server_default=func.now()),
+    schema=SCHEMA,
+)
+
+Row = Mapping[str, Any]
+
+
+async def open_attempt(unit: Unit, row: dict[str, Any]) -> Row:
+    """Note an attempt, or read what was noted by the runner that watched it before."""
+    await unit.execute(insert(attempts).values(state=ATTEMPT.initial, **row).on_conflict_do_nothing())
+    query = select(attempts).where(attempts.c.attempt_id == row["attempt_id"])
+    return (await unit.execute(query)).mappings().one()
+
+
+async def move(unit: Unit, attempt_id: UUID, target: AttemptState, **values: Any) -> bool:
+    """Advance an attempt if the lifecycle allows it; False when it does not."""
+    statement = update(attempts).where(
+        attempts.c.attempt_id == attempt_id, attempts.c.state.in_(sorted(ATTEMPT.sources(target)))
+    )
+    return (await unit.execute(statement.values(state=target, **values))).rowcount == 1
+
+
+async def note(unit: Unit, attempt_id: UUID, **values: Any) -> None:
+    """Record facts about an attempt that do not change its state."""
+    await unit.execute(update(attempts).where(attempts.c.attempt_id == attempt_id).values(**values))
+
+
+async def add_checkpoint(unit: Unit, attempt_id: UUID, step: int, path: str, size_bytes: int) -> UUID | None:
+    """Note a complete checkpoint; None when it was noted before."""
+    values = {"checkpoint_id": new_id(), "attempt_id": attempt_id, "step": step, "path": path, "size_bytes": size_bytes}
+    statement = insert(checkpoints).values(**values).on_conflict_do_nothing().returning(checkpoints.c.checkpoint_id)
+    return (await unit.execute(statement)).scalar_one_or_none()
+
+
+async def known_steps(unit: Unit, attempt_id: UUID) -> set[int]:
+    """Steps whose checkpoints were noted."""
+    query = select(checkpoints.c.step).where(checkpoints.c.attempt_id == attempt_id)
+    return set((await unit.execute(query)).scalars().all())
+
+
+async def latest_attempt(engine: AsyncEngine, job_id: UUID, number: int | None) -> Row | None:
+    """An attempt of a job: the one asked for, or the newest."""
+    query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number.desc()).limit(1)
+    if number is not None:
+        query = query.where(attempts.c.number == number)
+    async with engine.connect() as connection:
+        return (await connection.execute(query)).mappings().one_or_none()

@@ -1,0 +1,1 @@
+"""Surgery promises numerically right weights, or an error and nothing written."""

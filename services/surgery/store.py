@@ -1,0 +1,51 @@
+"""Surgery's tables and every statement it runs on them."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Boolean, Column, Integer, String, Table, Uuid, func, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from ltp.contracts.checkpoint import CheckpointWritten
+from ltp.store.clock import now
+from ltp.store.database import Unit
+from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+
+SCHEMA = "surgery"
+outbox_table(SCHEMA)
+inbox_table(SCHEMA)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("checkpoint_id", Uuid, primary_key=True),
+    Column("job_id", Uuid, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("is_final", Boolean, nullable=False),
+    Column("source", String, nullable=False),
+    Column("result", JSONB),
+    Column("problem", JSONB),
+    Column("asked_at", TIME, nullable=False, server_default=func.now()),
+    Column("ended_at", TIME),
+    schema=SCHEMA,
+)
+
+
+async def open_export(unit: Unit, event: CheckpointWritten) -> None:
+    """Note that a checkpoint is to be exported."""
+    values = {
+        "checkpoint_id": event.checkpoint_id,
+        "job_id": event.job_id,
+        "step": event.step,
+        "is_final": event.is_final,
+        "source": event.path,
+    }
+    await unit.execute(insert(exports).values(**values).on_conflict_do_nothing())
+
+
+async def close_export(unit: Unit, checkpoint_id: UUID, **values: Any) -> bool:
+    """Note how an export ended; False when that is noted already."""
+    statement = update(exports).where(exports.c.checkpoint_id == checkpoint_id, exports.c.ended_at.is_(None))
+    return (await unit.execute(statement.values(ended_at=now(), **values))).rowcount == 1
