@@ -11,6 +11,8 @@ from ltp.cli.jobs import JobId, resolve
 from ltp.cli.output import DataDirOption, JsonOption, out, reported, rows_table, show, size
 
 
+
+
 def checkpoints(job: JobId, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     """List the complete checkpoints of a job and where each was exported to."""
     with reported():
