@@ -22,7 +22,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 _WRONG_USE = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_YAML, ErrorCode.INVALID_RECIPE})
 
 DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where everything is kept. Default: LTP_DATA_DIR, else ~/.ltp.")
+    Path | None,
+    # readable=False: click would answer for a closed directory with wrong use; ours says what to do
+    typer.Option("--data-dir", readable=False, help="Where everything is kept. Default: LTP_DATA_DIR, else ~/.ltp."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

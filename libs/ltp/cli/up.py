@@ -27,6 +27,7 @@ from ltp.up.training_runs import live_runs, wait_for_end
 
 RUN_LOOK_SECONDS = 0.2
 
+
 def up(
     data_dir: DataDirOption = None,
     port: Annotated[

@@ -37,7 +37,8 @@ def status_table(found: PlatformStatus) -> Table:
 
 def checks_table(checks: Iterable[Check]) -> Table:
     """Show what `ltp doctor` found."""
-    table = Table("check", "verdict", "found", box=None)
+    table = Table("check", "verdict", box=None)
+    table.add_column("found", overflow="fold")
     for check in checks:
         hint = f"\n[dim]{escape(check.hint)}[/]" if check.hint else ""
         verdict = f"[{VERDICTS[check.verdict]}]{check.verdict}[/]"

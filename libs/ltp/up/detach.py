@@ -42,8 +42,7 @@ def start_detached(data: DataDir, port: int | None, on_change: Callable[[RunReco
     record = data.running()
     if outcome == "{}" and record and record.pid == child.pid:
         return record
-    child.wait()
-    raise _failure(data, outcome)
+    raise _failure(data, outcome, child.wait())
 
 
 def _read_outcome(data: DataDir, pipe: int, pid: int, on_change: Callable[[RunRecord], None]) -> str:
@@ -55,11 +54,15 @@ def _read_outcome(data: DataDir, pipe: int, pid: int, on_change: Callable[[RunRe
         return stream.read()
 
 
-def _failure(data: DataDir, outcome: str) -> LtpError:
+def _failure(data: DataDir, outcome: str, exit_code: int) -> LtpError:
     with contextlib.suppress(ValueError, KeyError):
         told = cast(dict[str, str], json.loads(outcome))
         return LtpError(ErrorCode(told["code"]), told["message"], told["hint"])
+    if exit_code == 0:
+        return LtpError(ErrorCode.START_FAILED, "It was stopped before all was ready.", "Start again with `ltp up`.")
     log = data.log("supervisor")
     return LtpError(
-        ErrorCode.START_FAILED, f"The supervisor ended without a report. The end of {log}:\n{tail(log)}", "Read it all."
+        ErrorCode.START_FAILED,
+        f"The supervisor ended with exit code {exit_code} and no report. The end of {log}:\n{tail(log)}",
+        "Mend what the log says, then run `ltp up` again.",
     )

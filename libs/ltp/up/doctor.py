@@ -101,6 +101,12 @@ def _dev_null() -> Check:
 
 
 def _data_dir(data: DataDir) -> Check:
+    """Try a directory that exists; look at the parent of one that does not: a check makes nothing."""
+    if not os.path.lexists(data.root):
+        parent = _existing(data.root)
+        fits = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
+        verdict, hint = (Verdict.OK, "") if fits else (Verdict.FAIL, f"{parent} cannot be written: give --data-dir.")
+        return Check("data directory", verdict, f"{data.root} (not there yet)", hint)
     try:
         prepare(data)
     except LtpError as error:
@@ -109,13 +115,16 @@ def _data_dir(data: DataDir) -> Check:
 
 
 def _disk(data: DataDir) -> Check:
+    place = DataDir(_existing(data.root))
     try:
-        require_free_space(data)
-        return Check("disk", Verdict.OK, f"{shutil.disk_usage(data.root).free // 2**30} GB free")
+        require_free_space(place)
     except LtpError as error:
         return Check("disk", Verdict.FAIL, error.message, error.hint)
-    except OSError as error:
-        return Check("disk", Verdict.FAIL, str(error), "Give another --data-dir.")
+    return Check("disk", Verdict.OK, f"{shutil.disk_usage(place.root).free / 2**30:.1f} GB free")
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def _memory() -> Check:

@@ -15,7 +15,7 @@ from ltp.up.record import ProcessRecord, ProcessState, now
 
 BACK_OFF_SECONDS = (0.2, 1.0, 5.0, 15.0)
 FORGIVEN_SECONDS = 30.0  # after this much health, an earlier failure no longer lengthens the pause
-START_ATTEMPTS = 4  # ends before the first readiness that count as a crash loop
+START_ATTEMPTS = 3  # ends before the first readiness that count as a crash loop
 PROBE_SECONDS = 0.1
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ltp.core.errors import ErrorCode, LtpError
 
+SETPRIV = "setpriv"
 UNPRIVILEGED_USER = "nobody"
 # Passing through directories closed to others (/root, mktemp -d) is all the user `nobody` lacks. This one capability
 # gives it; Docker's default set has it, unlike dac_read_search.
@@ -35,7 +36,7 @@ def server_account(death_signal: signal.Signals) -> Account:
     """
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid())
-    setpriv = shutil.which("setpriv", path=os.environ.get("PATH", "") + ":/usr/bin:/bin")
+    setpriv = shutil.which(SETPRIV, path=os.environ.get("PATH", "") + ":/usr/bin:/bin")
     if setpriv is None:
         raise _unavailable("`setpriv` (package util-linux) is not installed.", "Install util-linux.")
     try:

@@ -69,7 +69,7 @@ def _nats(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str]) -
     config = data.root / "nats.conf"
     config.write_text(
         f'listen: "{LOOPBACK}:{port}"\nhttp: "{LOOPBACK}:{monitor}"\n'
-        f"jetstream {{\n  store_dir: {json.dumps(str(data.nats))}\n  sync_interval: always\n}}\n"
+        f"jetstream {{\n  store_dir: {json.dumps(str(data.nats), ensure_ascii=False)}\n  sync_interval: always\n}}\n"
     )
     spec = ProcessSpec(
         name="nats",

@@ -23,7 +23,7 @@ def stop_platform(data: DataDir) -> RunRecord | None:
     """
     record = data.running()
     if record is None:
-        if data.run_file.exists():
+        if data.read_record():
             _clear(data)
         return None
     try:

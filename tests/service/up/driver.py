@@ -19,11 +19,19 @@ from ltp.up.services import SERVICES
 from ltp.up.state import DataDir
 
 CHECKOUT = Path(__file__).parents[3]
-APP = "import typer; from ltp.cli import up as c; a = typer.Typer(); "
-APP += "[a.command()(f) for f in (c.up, c.down, c.status, c.doctor)]; a()"
+APP = """
+import typer
+from ltp.cli import up
+app = typer.Typer()
+for command in (up.up, up.down, up.status, up.doctor):
+    app.command()(command)
+app()
+"""
 # An ordinary user who may read an interpreter that lies under /root, and nothing more.
-AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-AS_NOBODY += ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--")
+AS_NOBODY = (
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--"),
+)
 
 T = TypeVar("T")
 
@@ -47,16 +55,24 @@ FAKE_MIGRATION = """
 import os, sys
 sys.exit(os.environ.get("FAKE_MIGRATION_ERROR", 0))
 """
+# Every interpreter imports it first, the detached supervisor's too: `ltp.store` cannot be hidden like `services`.
+SITE_CUSTOMIZE = """
+import dataclasses
+from ltp.up import services
+real = services.platform_commands()
+services.platform_commands = lambda: dataclasses.replace(real, migration=services.python_module("services.migrate"))
+"""
 
 
 def write_fake_services(place: Path) -> None:
-    """Make a `services` package that hides the real one."""
+    """Make a `services` package that hides the real one, with a migration of its own."""
     package = place / "services"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     for name in SERVICES:
         (package / f"{name}.py").write_text(FAKE_SERVICE)
     (package / "migrate.py").write_text(FAKE_MIGRATION)
+    (place / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
 
 
 def eventually(look: Callable[[], T | None], seconds: float = 30.0) -> T:
@@ -71,12 +87,14 @@ def eventually(look: Callable[[], T | None], seconds: float = 30.0) -> T:
 class Platform:
     """One data directory and the commands on it."""
 
-    def __init__(self, data: Path, fakes: Path, user: tuple[str, ...] = (), **environment: str) -> None:
+    def __init__(
+        self, data: Path, fakes: Path, user: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
         self.data = DataDir(data)
         self._user = user
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LTP_")}
         path = f"{fakes}:{CHECKOUT / 'libs'}:{CHECKOUT}"
-        self._environment = inherited | {"PYTHONPATH": path, "COLUMNS": "200", **environment}
+        self._environment = inherited | {"PYTHONPATH": path, "COLUMNS": "200", **(environment or {})}
 
     def ltp(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

@@ -8,18 +8,25 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
-import asyncpg
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 import nats
-from tests.service.up.driver import Platform, eventually
-
 from ltp.up import procfs
 from ltp.up.services import SERVICES
 
+from tests.service.up.driver import Platform, eventually
 
-async def sql(url: str, *statements: str) -> object:
-    connection = await asyncpg.connect(url)
+
+def sql(url: str, *statements: str) -> object:
+    """Run statements in a client of their own and return the last one's value."""
+    return asyncio.run(_sql(url, statements))
+
+
+async def _sql(url: str, statements: Sequence[str]) -> object:
+    connection = await cast(Any, asyncpg).connect(url)
     try:
         return [await connection.fetchval(statement) for statement in statements][-1]
     finally:
@@ -59,10 +66,10 @@ def test_services_are_told_all_and_passwords_are_told_to_nobody_else(platform: P
 def test_servers_work(platform: Platform) -> None:
     platform.up()
     is_superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
-    assert asyncio.run(sql(platform.database(), "CREATE TABLE t (x int)", is_superuser)) is False
+    assert sql(platform.database(), "CREATE TABLE t (x int)", is_superuser) is False
 
     async def publish() -> int:
-        client = await nats.connect(platform.record().urls["nats"])
+        client = await cast(Any, nats).connect(platform.record().urls["nats"])
         stream = client.jetstream()
         await stream.add_stream(name="S", subjects=["ltp.>"])
         sequence = (await stream.publish("ltp.job.v1.submitted", b"")).seq
@@ -88,20 +95,20 @@ def test_foreground_stops_cleanly_on_a_signal(platform: Platform) -> None:
 
 def test_killed_supervisor_leaves_no_orphan_and_the_data(platform: Platform) -> None:
     platform.up()
-    asyncio.run(sql(platform.database(), "CREATE TABLE kept (x int)", "INSERT INTO kept VALUES (42)"))
+    sql(platform.database(), "CREATE TABLE kept (x int)", "INSERT INTO kept VALUES (42)")
     platform.kill_supervisor()
     eventually(lambda: not platform.survivors(), seconds=15)
     assert platform.data.run_file.exists()
     platform.up()
-    assert asyncio.run(sql(platform.database(), "SELECT x FROM kept")) == 42
+    assert sql(platform.database(), "SELECT x FROM kept") == 42
 
 
 def test_next_up_does_not_wait_for_a_killed_one_to_be_gone(platform: Platform) -> None:
     platform.up()
-    asyncio.run(sql(platform.database(), "CREATE TABLE kept (x int)"))
+    sql(platform.database(), "CREATE TABLE kept (x int)")
     platform.kill_supervisor()
     platform.up()
-    assert asyncio.run(sql(platform.database(), "SELECT count(*) FROM kept")) == 0
+    assert sql(platform.database(), "SELECT count(*) FROM kept") == 0
 
 
 def test_killed_process_is_started_again_and_counted(platform: Platform) -> None:
@@ -112,7 +119,7 @@ def test_killed_process_is_started_again_and_counted(platform: Platform) -> None
         os.kill(before.pid, signal.SIGKILL)
         eventually(lambda old=before: (now := platform.process(old.name)).pid != old.pid and now.state == "ready")
         assert platform.process(name).restarts == 1
-    assert asyncio.run(sql(platform.database(), "SELECT 1")) == 1
+    assert sql(platform.database(), "SELECT 1") == 1
     assert {entry["name"]: entry["restarts"] for entry in platform.status()["processes"]}["planner"] == 1
 
 

@@ -7,19 +7,21 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.up import logs, procfs
+from ltp.up import logs, privileges, procfs
 from ltp.up.leftovers import clear_leftovers
 from ltp.up.ports import choose_ports
 from ltp.up.postgres import Cluster
-from ltp.up.privileges import server_account
+from ltp.up.privileges import Account, require_runnable, server_account
+from ltp.up.process import Child, ProcessSpec
 from ltp.up.record import ProcessRecord, RunRecord, read_record, write_record
 from ltp.up.state import DataDir, prepare, read_or_make_secret
+
 from tests.service.up.driver import eventually
 
 DEAD = RunRecord(pid=2**22, start_ticks=1, started_at="2026-01-01T00:00:00Z", ports={}, urls={}, processes=[])
@@ -128,3 +130,34 @@ def test_large_log_is_turned_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     logs.open_log(path).close()
     assert (tmp_path / "x.log.1").read_text().endswith("old\n")
     assert "old" not in logs.tail(path)
+
+
+def test_deaf_process_is_ended_with_its_group(tmp_path: Path) -> None:
+    code = "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    code += "p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    spec = ProcessSpec("deaf", (sys.executable, "-c", code), dict(os.environ), tmp_path / "deaf.log")
+
+    async def start_and_stop() -> int:
+        child = await Child.start(spec)
+        while not (said := spec.log.read_text().splitlines()[1:]):
+            await asyncio.sleep(0.02)
+        await child.stop(grace_seconds=0.2)
+        return int(said[0])
+
+    grandchild = asyncio.run(start_and_stop())
+    eventually(lambda: procfs.stat(grandchild) is None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs setpriv")
+def test_root_without_setpriv_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privileges, "SETPRIV", "no-such-program")
+    with pytest.raises(LtpError) as caught:
+        server_account(signal.SIGINT)
+    assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
+    assert "LTP_DATABASE_URL" in caught.value.hint
+
+
+def test_account_that_the_kernel_refuses_is_told_what_to_do() -> None:
+    with pytest.raises(LtpError) as caught:
+        require_runnable(Account(65534, 65534, ("false",)), Path("/bin/true"))
+    assert caught.value.code is ErrorCode.DEPENDENCY_MISSING

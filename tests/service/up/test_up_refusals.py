@@ -6,15 +6,16 @@ import json
 import os
 import shutil
 import socket
-import subprocess
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.up import state
 from ltp.up.state import DataDir
-from tests.service.up.driver import AS_NOBODY, Platform
+
+from tests.service.up.driver import AS_NOBODY, Platform, write_fake_services
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 
@@ -54,13 +55,22 @@ def test_given_port_is_used(platform: Platform) -> None:
     assert platform.up("--port", str(port)).urls["gateway"] == f"http://127.0.0.1:{port}"
 
 
+@pytest.fixture
+def open_place() -> Generator[Path]:
+    """A directory that any user can reach, with stand-ins for the services; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        place.chmod(0o755)
+        write_fake_services(place)
+        yield place
+
+
 @needs_root
-def test_unwritable_directory(tmp_path: Path, fakes: Path) -> None:
-    tmp_path.chmod(0o755)
-    done = Platform(tmp_path / "data", fakes, user=AS_NOBODY).ltp("up", "-d")
+def test_unwritable_directory(open_place: Path) -> None:
+    done = Platform(open_place / "data", open_place, user=AS_NOBODY).ltp("up", "-d")
     assert done.returncode == 1
     assert "data_dir_unwritable" in done.stderr
-    assert not (tmp_path / "data").exists()
+    assert not (open_place / "data").exists()
 
 
 def test_file_in_place_of_the_directory(tmp_path: Path) -> None:
@@ -91,16 +101,11 @@ def test_root_works_below_a_directory_closed_to_others(tmp_path: Path, fakes: Pa
 
 
 @needs_root
-def test_ordinary_user(fakes: Path, tmp_path: Path) -> None:
-    for path in (fakes, *fakes.parents[:-1]):
-        path.chmod(path.stat().st_mode | 0o055)
-    home = tmp_path / "home"
+def test_ordinary_user(open_place: Path) -> None:
+    home = open_place / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)
-    probe = subprocess.run([*AS_NOBODY, "true"], check=False, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"cannot become nobody: {probe.stderr}")
-    platform = Platform(home / "data", fakes, user=AS_NOBODY)
+    platform = Platform(home / "data", open_place, user=AS_NOBODY)
     try:
         platform.up()
         assert platform.data.postgres.stat().st_uid == 65534
@@ -110,9 +115,12 @@ def test_ordinary_user(fakes: Path, tmp_path: Path) -> None:
 
 
 def test_external_server_is_not_started(tmp_path: Path, fakes: Path) -> None:
-    external = {"LTP_NATS_URL": "nats://u:secret@10.0.0.1:4222", "LTP_MILVUS_URI": "http://10.0.0.1:19530"}
-    database = {"LTP_DATABASE_URL": "postgresql+asyncpg://u:secret@10.0.0.1/ltp"}
-    platform = Platform(tmp_path / "data", fakes, **external, **database)
+    external = {
+        "LTP_NATS_URL": "nats://u:secret@10.0.0.1:4222",
+        "LTP_DATABASE_URL": "postgresql+asyncpg://u:secret@10.0.0.1/ltp",
+        "LTP_MILVUS_URI": "http://10.0.0.1:19530",
+    }
+    platform = Platform(tmp_path / "data", fakes, environment=external)
     try:
         record = platform.up()
         assert not {"nats", "postgres", "milvus"} & {entry.name for entry in record.processes}

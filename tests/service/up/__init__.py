@@ -1,0 +1,1 @@
+"""`ltp up`, with real servers and stand-ins for the services."""
