@@ -76,7 +76,10 @@ class HealthApp:
 
 
 def serve(app: Any, *, port: int, host: str = "127.0.0.1") -> None:
-    """Serve an ASGI application until SIGTERM or Ctrl-C. Exits 1 when the port is taken."""
+    """Serve an ASGI application until SIGTERM or Ctrl-C, then end with exit code 0. Exits 1 when the port is taken."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once it has shut down; being asked to end is no failure.
+        signal.signal(number, _ignore)
     uvicorn.run(
         app,
         host=host,
@@ -86,3 +89,7 @@ def serve(app: Any, *, port: int, host: str = "127.0.0.1") -> None:
         timeout_graceful_shutdown=_GRACE_SECONDS,
         lifespan="on",
     )
+
+
+def _ignore(*_: object) -> None:
+    """Do nothing."""
