@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypedDict
+from typing import Literal, Self, TypedDict
 
 import httpx
 
 from ltp.core.errors import ErrorCode, LtpError
 
-_NAME = "evaluated"
 _LOG_LINES = 15
 _PR_SET_PDEATHSIG = 1
 # Loaded here, because a child between fork and exec may not load libraries.
@@ -61,14 +60,17 @@ class InferenceServer:
         start_seconds: float = 300.0,
         request_seconds: float = 600.0,
     ) -> None:
+        self.model_name = "evaluated"
+        self.url = ""
         self._model, self._log = model, log
         self._device_kind, self._device_indexes, self._threads = device_kind, device_indexes, threads
         self._start_seconds, self._request_seconds = start_seconds, request_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._client: httpx.AsyncClient | None = None
 
-    async def __aenter__(self) -> InferenceServer:
+    async def __aenter__(self) -> Self:
         port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._argv(port),
@@ -80,9 +82,7 @@ class InferenceServer:
                 preexec_fn=_die_with_parent,
             )
         # trust_env=False: a proxy in the environment must not see loopback requests.
-        self._client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=self._request_seconds, trust_env=False
-        )
+        self._client = httpx.AsyncClient(base_url=self.url, timeout=self._request_seconds, trust_env=False)
         try:
             await self._until_ready()
         except BaseException:
@@ -95,6 +95,17 @@ class InferenceServer:
     ) -> None:
         await self._stop()
 
+    @property
+    def pid(self) -> int:
+        """Process id of the server, also the id of its process group."""
+        assert self._process is not None, "use InferenceServer as an async context manager"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is alive."""
+        return self._process is not None and self._process.returncode is None
+
     async def complete(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, concurrency: int = 32
     ) -> list[Completion]:
@@ -106,13 +117,14 @@ class InferenceServer:
                 return await self._ask(prompt, max_new_tokens)
 
         completions = await asyncio.gather(*(one(prompt) for prompt in prompts))
-        if self._process is None or self._process.returncode is not None:
-            raise self._failed("The inference server ended while it was answering.")
+        # One refused prompt is the prompt's fault; a server that no longer answers is everybody's.
+        if any(completion.error for completion in completions) and not await self._healthy(30.0):
+            raise self._failed("The inference server stopped answering.")
         return completions
 
     async def _ask(self, prompt: Sequence[Message], max_new_tokens: int) -> Completion:
         assert self._client is not None, "use InferenceServer as an async context manager"
-        body = {"model": _NAME, "messages": list(prompt), "max_tokens": max_new_tokens, "temperature": 0}
+        body = {"model": self.model_name, "messages": list(prompt), "max_tokens": max_new_tokens, "temperature": 0}
         try:
             response = await self._client.post("/v1/chat/completions", json=body)
             if response.is_error:
@@ -126,9 +138,9 @@ class InferenceServer:
 
     def _argv(self, port: int) -> list[str]:
         if self._device_kind == "gpu" and find_spec("vllm") is not None:
-            server = ["vllm.entrypoints.openai.api_server", "--served-model-name", _NAME]
+            server = ["vllm.entrypoints.openai.api_server", "--served-model-name", self.model_name]
         else:
-            server = ["services.evaluator.serve", "--name", _NAME]
+            server = ["services.evaluator.serve", "--name", self.model_name]
         return [
             *(sys.executable, "-m", *server, "--model", str(self._model)),
             *("--host", "127.0.0.1", "--port", str(port)),
@@ -148,19 +160,23 @@ class InferenceServer:
         return environment
 
     async def _until_ready(self) -> None:
-        assert self._client is not None and self._process is not None
+        assert self._process is not None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._start_seconds
         while loop.time() < deadline:
             if self._process.returncode is not None:
                 raise self._failed(f"The inference server ended with exit code {self._process.returncode}.")
-            try:
-                if (await self._client.get("/health", timeout=5)).is_success:
-                    return
-            except httpx.HTTPError:
-                pass  # still loading
+            if await self._healthy(5.0):
+                return
             await asyncio.sleep(0.2)
         raise self._failed(f"The inference server was not ready after {self._start_seconds:g} seconds.")
+
+    async def _healthy(self, seconds: float) -> bool:
+        assert self._client is not None
+        try:
+            return (await self._client.get("/health", timeout=seconds)).is_success
+        except httpx.HTTPError:
+            return False
 
     async def _stop(self) -> None:
         if self._client is not None:

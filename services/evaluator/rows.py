@@ -31,7 +31,7 @@ def read_rows(path: Path, max_rows: int) -> list[HeldOutRow]:
     """
     try:
         table = pq.read_table(path, columns=["id", "prompt", "answer"])
-        answered = table.filter(pc.is_valid(table["answer"])).sort_by("id").slice(0, max_rows)
+        answered = table.filter(pc.field("answer").is_valid()).sort_by("id").slice(0, max_rows)
         rows = [_row(record) for record in answered.to_pylist()]
     except (OSError, pa.ArrowException, LookupError, TypeError) as error:
         raise LtpError(

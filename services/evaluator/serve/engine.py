@@ -63,7 +63,8 @@ class Engine:
     def load(cls, path: Path, *, max_batch: int = 32) -> Engine:
         """Read a model directory: safetensors only, no code from the checkpoint; float32 without a GPU."""
         on_gpu = torch.cuda.is_available()
-        model = AutoModelForCausalLM.from_pretrained(
+        # Any: the stubs of transformers take `to` for a method of a class without it.
+        model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype="auto" if on_gpu else torch.float32, use_safetensors=True, local_files_only=True
         )
         model.to("cuda" if on_gpu else "cpu").eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -48,10 +49,7 @@ class Row:
         # One per row, so that a seed gives the same draws in whatever batch the row lands.
         if self._random is None:
             self._random = torch.Generator()
-            if self.seed is None:
-                self._random.seed()
-            else:
-                self._random.manual_seed(self.seed)
+            self._random.manual_seed(secrets.randbits(63) if self.seed is None else self.seed)
         return self._random
 
 

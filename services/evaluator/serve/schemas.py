@@ -44,8 +44,6 @@ class _Request(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = None
     n: Literal[1] = 1
-    stream: bool = False
-    stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
     def _nothing_unsupported(self) -> _Request:
@@ -59,6 +57,8 @@ class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, gt=0)
     # OpenAI's newer name of max_tokens.
     max_completion_tokens: int | None = Field(default=None, gt=0)
