@@ -27,7 +27,7 @@ def runtimes() -> dict[str, Any]:
 
 def said_by(runtime: Any) -> set[str]:
     """Subjects that a service declares it says."""
-    return {str(p.subject) for p in runtime.broker.publishers} & set(REGISTRY)
+    return {p.subject.broker_address for p in runtime.broker.publishers} & set(REGISTRY)
 
 
 def test_every_event_is_said_by_its_one_speaker(runtimes: dict[str, Any]) -> None:

@@ -156,7 +156,7 @@ def _prepare(progress: Progress, folder: Path, recipe: Path | None) -> tuple[Pat
             raise LtpError(ErrorCode.DEPENDENCY_MISSING, f"The demo's input could not be made: {said}", hint)
         done("ready")
     text = (recipe or Path(__file__).with_name("demo.yaml")).read_text()
-    return folder / "model", folder / "rows.jsonl", text
+    return folder / "model", folder / "sums.jsonl", text
 
 
 def _up(progress: Progress, data: DataDir) -> bool:
