@@ -1,0 +1,47 @@
+"""Each service is killed while a job runs: the job still succeeds, trained by one process, each fact said once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ltp.contracts.event import SERVICES
+from tests.e2e.conftest import model, platform  # noqa: F401 — the fixtures, for this folder as well
+from tests.e2e.platform import RECIPE, Platform, eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.training]
+
+
+def test_a_job_survives_the_death_of_every_service_in_turn(
+    platform: Platform, model: Path, tmp_path: Path  # noqa: F811
+) -> None:
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(RECIPE.format(model=model, steps=150, save_every=50))
+    job = platform.json("job", "submit", str(recipe))["job_id"]
+    eventually(lambda: platform.json("job", "get", job)["state"] == "running", seconds=180)
+    for service in SERVICES:
+        before = platform.pid_of(service)
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda name=service, old=before: is_ready_again(platform, name, old), seconds=60)
+    done = platform.ltp("job", "metrics", job, "--follow", "--json", seconds=900)
+    assert '"step": 150' in done.stdout
+    assert platform.json("job", "get", job)["state"] == "succeeded", platform.logs()
+    eventually(lambda: platform.ltp("compare", job, check=False).returncode == 0, seconds=300)
+    (launcher,) = platform.launchers()
+    assert (launcher["state"], launcher["exit_code"]) == ("exited", 0)
+    counts = Counter(e["subject"] for e in platform.json("events", "list", "--job", job, "--limit", "5000"))
+    for subject in ("ltp.attempt.v1.started", "ltp.attempt.v1.succeeded", "ltp.job.v1.succeeded"):
+        assert counts[subject] == 1, counts
+    assert (counts["ltp.checkpoint.v1.written"], counts["ltp.comparison.v1.completed"]) == (3, 1)
+    steps = [line for line in platform.json_lines("job", "metrics", job) if "train/loss" in line["metrics"]]
+    assert [line["step"] for line in steps] == list(range(1, 151))
+
+
+def is_ready_again(platform: Platform, name: str, old: int) -> bool:  # noqa: F811
+    """Whether a killed service runs as a new process."""
+    found = next(p for p in platform.json("status")["processes"] if p["name"] == name)
+    return bool(found["state"] == "ready" and found["pid"] != old)
