@@ -1,4 +1,4 @@
-"""Writes a checkpoint as verl 0.9.1's FSDP2 engine does: `write_shards.py DIRECTORY WORLD_SIZE TIED` (0 or 1).
+"""Writes checkpoints as verl 0.9.1's FSDP2 engine does: `write_shards.py ROOT 1-tied 2-untied ...`, one directory each.
 
 Kept beside the shards, as `reference.safetensors`: the same weights, saved before they were sharded.
 """
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 
@@ -46,7 +46,8 @@ def write(rank: int, directory: Path, world_size: int, tied: bool) -> None:
 
 def main(directory: Path, world_size: int, tied: bool) -> None:
     directory.mkdir(parents=True)
-    spawn(write, args=(directory, world_size, tied), nprocs=world_size)
+    # Forked, so that torch and transformers are imported once for all ranks.
+    start_processes(write, args=(directory, world_size, tied), nprocs=world_size, start_method="fork")
     (directory / "rendezvous").unlink(missing_ok=True)
     (directory / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": world_size}))
     files = directory / "huggingface"
@@ -61,4 +62,6 @@ def main(directory: Path, world_size: int, tied: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1")
+    for kind in sys.argv[2:]:
+        size, tying = kind.split("-")
+        main(Path(sys.argv[1]) / kind, int(size), tying == "tied")
