@@ -235,9 +235,7 @@ def _layers(arch: Architecture, step: Step) -> Peak:
         wide = step.computed * step.tokens * arch.intermediate * (3 if step.lora_rank else 2)
         activations += layer_activations(arch, step) + wide + 2 * step.computed * step.tokens * arch.hidden
     cached = 2 * layer if step.precision is Precision.AMP else 0
-    return _peak(
-        "layers", held, gradients, activations, _loss_head(arch, step)[0], _gathered(arch, step) + cached
-    )
+    return _peak("layers", held, gradients, activations, _loss_head(arch, step)[0], _gathered(arch, step) + cached)
 
 
 def _optimizer(arch: Architecture, step: Step) -> Peak:
