@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
+
 from services.dataset.handlers import SERVICE, freeze_upload, reject_upload, router
 from services.dataset.settings import DatasetSettings
 

@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 from faststream.nats import NatsRouter
-
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.subscriptions import heard_by, said
 from ltp.contracts.dataset import DatasetFrozen, DatasetRejected, DatasetUploaded, Split
@@ -15,6 +14,7 @@ from ltp.queue.policy import Queue
 from ltp.queue.work import Work, enqueue, finish
 from ltp.queue.worker import Held
 from ltp.store.database import Database, Unit
+
 from services.dataset import store
 from services.dataset.files import freeze
 

@@ -10,7 +10,6 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from ltp.core.errors import ErrorCode, LtpError
 
 PARQUET_MAGIC = b"PAR1"

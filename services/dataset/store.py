@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, Integer, String, Table, Uuid, func, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from sqlalchemy import Column, Integer, String, Table, Uuid, func, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 SCHEMA = "dataset"
 outbox_table(SCHEMA)

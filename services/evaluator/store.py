@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Boolean, Column, String, Table, Text, Uuid, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from ltp.contracts.evaluation import ComparisonCompleted
 from ltp.contracts.plan import PlanMade
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from sqlalchemy import Boolean, Column, String, Table, Text, Uuid, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from services.evaluator.policy import Sample, is_right
 
 SCHEMA = "evaluator"
@@ -117,7 +117,8 @@ async def finished(unit: Unit, job_id: UUID) -> dict[str, UUID]:
     query = select(evaluations.c.subject_kind, evaluations.c.evaluation_id).where(
         evaluations.c.job_id == job_id, evaluations.c.score.is_not(None)
     )
-    return {kind: key for kind, key in (await unit.execute(query.order_by(evaluations.c.ended_at))).all()}
+    rows = await unit.execute(query.order_by(evaluations.c.ended_at))
+    return {row.subject_kind: row.evaluation_id for row in rows.all()}
 
 
 async def samples_of(unit: Unit, evaluation_id: UUID) -> list[Sample]:
@@ -152,7 +153,8 @@ async def pairs(engine: AsyncEngine, job_id: UUID) -> list[dict[str, Any]]:
         evaluations.c.job_id == job_id, evaluations.c.score.is_not(None)
     )
     async with engine.connect() as connection:
-        found = {kind: key for kind, key in (await connection.execute(query.order_by(evaluations.c.ended_at))).all()}
+        scored = await connection.execute(query.order_by(evaluations.c.ended_at))
+        found = {row.subject_kind: row.evaluation_id for row in scored.all()}
         if set(found) != {"base", "trained"}:
             return []
         rows = await connection.execute(_PAIRS, {"base": found["base"], "trained": found["trained"]})

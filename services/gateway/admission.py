@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ltp.bus.rpc import ask
 from ltp.contracts.dataset import DatasetVersion
 from ltp.contracts.plan import PlanRequest
@@ -11,6 +9,7 @@ from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
+
 from services.gateway import store
 
 
@@ -26,9 +25,7 @@ async def resolve(runtime: Runtime, recipe: Recipe) -> tuple[Recipe, DatasetVers
             f"Add it with `ltp dataset add FILE --name {source.name}`; `ltp dataset list` shows what there is.",
         )
     dataset = DatasetVersion(name=row["name"], version=row["version"], rows=row["rows"], splits=row["splits"])
-    path = Path(recipe.model.path).expanduser()
-    if not path.is_absolute():
-        path = runtime.settings.root() / "models" / path
+    path = runtime.settings.root() / "models" / recipe.model.path  # an absolute path stays as it is
     resolved = recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"path": str(path)}),

@@ -6,11 +6,10 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from ltp.core.errors import ErrorCode, LtpError
 from pydantic import BaseModel
 from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
-
-from ltp.core.errors import ErrorCode, LtpError
 
 STATUS = {
     ErrorCode.INVALID_REQUEST: 400,
@@ -70,7 +69,9 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
             return problem_response(LtpError(ErrorCode.NOT_FOUND, f"There is no {request.url.path}.", "See /docs."))
-        known = LtpError(ErrorCode.INVALID_REQUEST, f"{request.method} {request.url.path}: {error.detail}.", "See /docs.")
+        known = LtpError(
+            ErrorCode.INVALID_REQUEST, f"{request.method} {request.url.path}: {error.detail}.", "See /docs."
+        )
         response = problem_response(known)
         response.status_code = error.status_code
         return response

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, Identity, Index, Integer, String, Table, Uuid, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from ltp.contracts.telemetry import StepMetrics
 from ltp.core.lifecycle import JobState
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from sqlalchemy import BigInteger, Column, Identity, Index, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 SCHEMA = "gateway"
 outbox_table(SCHEMA)
@@ -98,9 +97,7 @@ async def add_dataset(unit: Unit, row: dict[str, Any]) -> None:
     await unit.execute(insert(datasets).values(**row))
 
 
-async def change_job(
-    unit: Unit, job_id: UUID, changes: dict[str, Any], state: tuple[JobState, int] | None
-) -> None:
+async def change_job(unit: Unit, job_id: UUID, changes: dict[str, Any], state: tuple[JobState, int] | None) -> None:
     """Fold an event into a job's row; the state only moves to a higher rank."""
     if changes:
         await unit.execute(update(jobs).where(jobs.c.job_id == job_id).values(**changes))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from ltp.core.errors import ErrorCode, LtpError
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from ltp.core.errors import ErrorCode, LtpError
 from services.gateway.news import News
 
 L = TypeVar("L", bound=BaseModel)
@@ -21,7 +21,9 @@ def resume_point(last_event_id: str | None, after: int) -> int:
     if last_event_id is None:
         return after
     if not last_event_id.isdigit():
-        raise LtpError(ErrorCode.INVALID_REQUEST, "Last-Event-ID is not a sequence number.", "Send back the id you got.")
+        raise LtpError(
+            ErrorCode.INVALID_REQUEST, "Last-Event-ID is not a sequence number.", "Send back the id you got."
+        )
     return int(last_event_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ltp.service.runtime import Runtime
+
 from services.planner.handlers import SERVICE, router
 from services.planner.settings import PlannerSettings
 

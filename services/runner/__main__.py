@@ -1,6 +1,7 @@
 """`python -m services.runner`: the runner service as a process."""
 
-from services.runner.app import runtime
 from ltp.service.serve import HealthApp, serve
+
+from services.runner.app import runtime
 
 serve(HealthApp(runtime), port=runtime.settings.health_port)

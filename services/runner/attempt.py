@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-
 from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
 from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.contracts.event import Event
@@ -28,6 +27,7 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.store.envelope import Message
+
 from services.runner import store
 from services.runner.backends import Backend, LaunchStatus
 from services.runner.policy import Verdict, judge
@@ -81,7 +81,10 @@ class Attempt:
         async with self.database.unit() as unit:
             await store.move(unit, self.attempt_id, AttemptState.STARTING)
         splits, recipe = self.made.dataset.splits, self.made.recipe
-        train, held_out = splits[recipe.dataset.train_split], splits.get(recipe.evaluation.split) if recipe.evaluation else None
+        train, held_out = (
+            splits[recipe.dataset.train_split],
+            splits.get(recipe.evaluation.split) if recipe.evaluation else None,
+        )
         # verl drops the last partial batch, and the loss over no batch is NaN.
         validates = held_out is not None and held_out.rows >= recipe.training.batch_size
         spec = launch_spec(
@@ -112,9 +115,7 @@ class Attempt:
             row = await store.open_attempt(unit, self._row())
             known = await store.known_steps(unit, self.attempt_id)
         lines = await read_metrics(self.backend, self.run_dir, row["metrics_offset"])
-        found = await find_checkpoints(
-            self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm
-        )
+        found = await find_checkpoints(self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm)
         await self._apply_news(row, status, lines, found)
         if lines or found:
             return False  # There may be more: the verdict comes when everything was read.
@@ -159,9 +160,7 @@ class Attempt:
                 await self._tell_checkpoint(unit, checkpoint)
 
     async def _tell_checkpoint(self, unit: Unit, found: FoundCheckpoint) -> None:
-        checkpoint_id = await store.add_checkpoint(
-            unit, self.attempt_id, found.step, str(found.path), found.size_bytes
-        )
+        checkpoint_id = await store.add_checkpoint(unit, self.attempt_id, found.step, str(found.path), found.size_bytes)
         if checkpoint_id is None:
             return
         event = CheckpointWritten(

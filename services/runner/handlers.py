@@ -8,7 +8,6 @@ from typing import Annotated
 
 from faststream import Context
 from faststream.nats import NatsRouter
-
 from ltp.bus.rpc import answered_by, replies
 from ltp.bus.subscriptions import said
 from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
@@ -18,6 +17,7 @@ from ltp.contracts.questions import LogPart, LogRequest
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import ATTEMPT, AttemptState
 from ltp.store.database import Database
+
 from services.runner import store
 from services.runner.backends import Backend
 from services.runner.host import describe
@@ -26,7 +26,15 @@ from services.runner.settings import RunnerSettings
 SERVICE = "runner"
 router = NatsRouter()
 
-for event in (HostSeen, AttemptStarted, AttemptSucceeded, AttemptFailed, AttemptStopped, AttemptLost, CheckpointWritten):
+for event in (
+    HostSeen,
+    AttemptStarted,
+    AttemptSucceeded,
+    AttemptFailed,
+    AttemptStopped,
+    AttemptLost,
+    CheckpointWritten,
+):
     router.publisher(**said(event))
 
 

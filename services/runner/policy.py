@@ -8,11 +8,14 @@ from typing import Literal
 
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode
+
 from services.runner.backends import LaunchStatus
 
 Outcome = Literal["running", "succeeded", "failed", "stopped", "lost"]
 
-_OUT_OF_MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|can't allocate memory|DefaultCPUAllocator|Cannot allocate")
+_OUT_OF_MEMORY = re.compile(
+    r"CUDA out of memory|OutOfMemoryError|can't allocate memory|DefaultCPUAllocator|Cannot allocate"
+)
 _FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded")
 # The last line that names an error, as Python's tracebacks end.
 _ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt)\b.*|Error executing job.*)$", re.MULTILINE)

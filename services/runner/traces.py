@@ -51,9 +51,7 @@ async def find_checkpoints(
     return await asyncio.to_thread(_find, run_dir, known, world_size, algorithm)
 
 
-def _find(
-    run_dir: Path, known: set[int], world_size: int, algorithm: Literal["sft", "grpo"]
-) -> list[FoundCheckpoint]:
+def _find(run_dir: Path, known: set[int], world_size: int, algorithm: Literal["sft", "grpo"]) -> list[FoundCheckpoint]:
     try:
         newest = int((run_dir / _TRACKER).read_text())
     except (OSError, ValueError):

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from faststream import Context
 from faststream.nats import NatsRouter
-
 from ltp.bus.delivery import NotYetError
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.subscriptions import heard_by, said
@@ -31,6 +30,7 @@ from ltp.queue.policy import Queue
 from ltp.queue.work import enqueue, request_cancel
 from ltp.store.clock import new_id
 from ltp.store.database import Unit
+
 from services.scheduler import policy, store
 from services.scheduler.settings import SchedulerSettings
 
@@ -83,9 +83,7 @@ async def start(event: AttemptStarted, unit: InboxUnit) -> None:
         return
     if not await store.move(unit, event.job_id, JobState.RUNNING):
         raise NotYetError(f"job is {job.state}")
-    started = JobStarted(
-        job_id=event.job_id, run_id=event.run_id, attempt_id=event.attempt_id, attempt=event.number
-    )
+    started = JobStarted(job_id=event.job_id, run_id=event.run_id, attempt_id=event.attempt_id, attempt=event.number)
     unit.emit(started, about=event.job_id)
 
 
@@ -109,9 +107,7 @@ async def stop(event: AttemptStopped, unit: InboxUnit) -> None:
 
 
 @router.subscriber(**heard_by(SERVICE, AttemptLost))
-async def retry_lost(
-    event: AttemptLost, unit: InboxUnit, settings: SchedulerSettings = Context("settings")
-) -> None:
+async def retry_lost(event: AttemptLost, unit: InboxUnit, settings: SchedulerSettings = Context("settings")) -> None:
     job = await _job(unit, event.job_id)
     target = policy.after_loss(job.attempt, settings.scheduler_max_attempts, job.cancel_requested)
     await _continue_or_end(unit, job, target, event.problem)
@@ -164,9 +160,7 @@ async def _continue_or_end(unit: Unit, job: store.Job, target: JobState, problem
         await _end(unit, job.job_id, target, problem)
 
 
-async def _end(
-    unit: Unit, job_id: UUID, target: JobState, problem: Problem | None = None, steps: int = 0
-) -> None:
+async def _end(unit: Unit, job_id: UUID, target: JobState, problem: Problem | None = None, steps: int = 0) -> None:
     """Bring a job to a final state and say so; a job that is over stays as it is."""
     job = await _job(unit, job_id)
     if JOB.is_over(job.state):

@@ -8,6 +8,7 @@ from ltp.contracts.lease import LeaseGranted, LeaseReleased
 from ltp.service.runtime import Runtime
 from ltp.store.database import Unit
 from ltp.store.listener import WORK_CHANNEL
+
 from services.scheduler import policy, store
 
 
@@ -36,8 +37,6 @@ async def place_once(unit: Unit) -> None:
         if lease is not None:
             lease_id, kind = lease
             granted = True
-            unit.emit(
-                LeaseGranted(lease_id=lease_id, work_id=work_id, kind=kind, placement=placement), about=lease_id
-            )
+            unit.emit(LeaseGranted(lease_id=lease_id, work_id=work_id, kind=kind, placement=placement), about=lease_id)
     if granted:
         await unit.notify(WORK_CHANNEL)

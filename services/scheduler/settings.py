@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic_settings import SettingsConfigDict
-
 from ltp.service.settings import CommonSettings
+from pydantic_settings import SettingsConfigDict
 
 
 class SchedulerSettings(CommonSettings):

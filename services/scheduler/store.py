@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Boolean, Column, Integer, String, Table, Uuid, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-
 from ltp.contracts.host import HostSeen
 from ltp.contracts.plan import PlanMade
 from ltp.contracts.values import Device, Placement
@@ -17,6 +14,9 @@ from ltp.queue.tables import work
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from sqlalchemy import ARRAY, Boolean, Column, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
 from services.scheduler.policy import DeviceKind, HostState, Waiting
 
 SCHEMA = "scheduler"

@@ -1,6 +1,7 @@
 """`python -m services.surgery`: the surgery service as a process."""
 
-from services.surgery.app import runtime
 from ltp.service.serve import HealthApp, serve
+
+from services.surgery.app import runtime
 
 serve(HealthApp(runtime), port=runtime.settings.health_port)

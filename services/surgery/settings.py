@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from pydantic_settings import SettingsConfigDict
-
 from ltp.service.settings import CommonSettings
+from pydantic_settings import SettingsConfigDict
 
 
 class SurgerySettings(CommonSettings):

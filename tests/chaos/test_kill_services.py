@@ -8,16 +8,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from ltp.contracts.event import SERVICES
-from tests.e2e.conftest import model, platform  # noqa: F401 — the fixtures, for this folder as well
+
 from tests.e2e.platform import RECIPE, Platform, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.training]
 
 
 def test_a_job_survives_the_death_of_every_service_in_turn(
-    platform: Platform, model: Path, tmp_path: Path  # noqa: F811
+    platform: Platform,
+    model: Path,
+    tmp_path: Path,
 ) -> None:
     recipe = tmp_path / "long.yaml"
     recipe.write_text(RECIPE.format(model=model, steps=150, save_every=50))
@@ -41,7 +42,7 @@ def test_a_job_survives_the_death_of_every_service_in_turn(
     assert [line["step"] for line in steps] == list(range(1, 151))
 
 
-def is_ready_again(platform: Platform, name: str, old: int) -> bool:  # noqa: F811
+def is_ready_again(platform: Platform, name: str, old: int) -> bool:
     """Whether a killed service runs as a new process."""
     found = next(p for p in platform.json("status")["processes"] if p["name"] == name)
     return bool(found["state"] == "ready" and found["pid"] != old)

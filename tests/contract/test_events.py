@@ -9,7 +9,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-
 from ltp.bus.subscriptions import DECLARED
 from ltp.cli.proto import event_schema, generate
 from ltp.contracts import REGISTRY, SERVICES

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,10 +33,10 @@ def lean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def environment(nats_url: str, database_url: str, tmp_path: Path, js: JetStreamContext) -> Iterator[dict[str, str]]:
+def environment(nats_url: str, database_url: str, tmp_path: Path, js: JetStreamContext) -> dict[str, str]:
     token = tmp_path / "token"
     token.write_text("secret")
-    yield {
+    return {
         "PATH": os.environ["PATH"],
         "LTP_NATS_URL": nats_url,
         "LTP_DATABASE_URL": database_url,

@@ -42,7 +42,7 @@ class Relay:
         try:
             while await self.publish_batch() == _BATCH:
                 pass
-        except (OSError, DBAPIError, NatsError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, DBAPIError, NatsError) as error:
             structlog.get_logger().warning("outbox waits", error=repr(error)[:200])
         try:
             await asyncio.wait_for(self.wake.wait(), _POLL_SECONDS)

@@ -5,7 +5,6 @@ A reply is a value or a problem, so that an error reaches the asker with its cod
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
@@ -61,11 +60,15 @@ def replies(function: Callable[..., Awaitable[BaseModel]]) -> Callable[..., Awai
     return handler
 
 
-async def ask(client: Client, service: str, question: str, request: BaseModel, answer: type[A], *, timeout: float = 5.0) -> A:
+async def ask(
+    client: Client, service: str, question: str, request: BaseModel, answer: type[A], *, timeout: float = 5.0
+) -> A:
     """Ask a service. Raises its LtpError, or SERVICE_UNAVAILABLE when nobody answers in time."""
     try:
-        message = await client.request(subject_of(service, question), request.model_dump_json().encode(), timeout=timeout)
-    except (NatsError, asyncio.TimeoutError, OSError) as error:
+        message = await client.request(
+            subject_of(service, question), request.model_dump_json().encode(), timeout=timeout
+        )
+    except (TimeoutError, NatsError, OSError) as error:
         raise LtpError(
             ErrorCode.SERVICE_UNAVAILABLE,
             f"The {service} service did not answer ({type(error).__name__}).",

@@ -59,7 +59,9 @@ def heard_by(service: str, event: type[Event]) -> dict[str, Any]:
 def heard_in_order_by(service: str, stream: str) -> dict[str, Any]:
     """Arguments for `@router.subscriber`: `service` hears a whole stream, one message after the other."""
     subject = {EVENTS: EVENT_SUBJECTS, TELEMETRY: TELEMETRY_SUBJECTS}[stream]
-    subscription = Subscription(service, stream, subject, f"{service}-{stream.lower().replace('_', '-')}", in_order=True)
+    subscription = Subscription(
+        service, stream, subject, f"{service}-{stream.lower().replace('_', '-')}", in_order=True
+    )
     return _arguments(subscription, title=f"All of {stream}", description=f"Every message of {stream}.", workers=None)
 
 

@@ -42,9 +42,7 @@ def list_all(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     with reported():
         found = Gateway.find(data_dir).get("/datasets")
         columns = ("NAME", "STATE", "ROWS", "VERSION", "ADDED")
-        rows = [
-            (d["name"], d["state"], d["rows"], (d["version"] or "")[:12], moment(d["created_at"])) for d in found
-        ]
+        rows = [(d["name"], d["state"], d["rows"], (d["version"] or "")[:12], moment(d["created_at"])) for d in found]
         show(found, json, lambda: rows_table(columns, rows))
 
 
@@ -85,7 +83,9 @@ def describe(dataset: Any) -> str:
     parts = ", ".join(f"{name} {split['rows']}" for name, split in sorted(splits.items()))
     lines = [f"{dataset['name']}  {dataset['state']}  {dataset['dataset_id']}"]
     if dataset["version"]:
-        lines += [f"  version  {dataset['version']}", f"  rows     {dataset['rows']} ({parts})", f"  format   {dataset['format']}"]
+        lines += [
+            f"  version  {dataset['version']}",
+            f"  rows     {dataset['rows']} ({parts})",
+            f"  format   {dataset['format']}",
+        ]
     return "\n".join(lines)
-
-

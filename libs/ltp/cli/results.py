@@ -11,8 +11,6 @@ from ltp.cli.jobs import JobId, resolve
 from ltp.cli.output import DataDirOption, JsonOption, out, reported, rows_table, show, size
 
 
-
-
 def checkpoints(job: JobId, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     """List the complete checkpoints of a job and where each was exported to."""
     with reported():
@@ -34,7 +32,9 @@ def evaluations(job: JobId, data_dir: DataDirOption = None, json: JsonOption = F
     with reported():
         gateway = Gateway.find(data_dir)
         found = gateway.get(f"/jobs/{resolve(gateway, job)}/evaluations")
-        rows = [(e["subject_kind"], describe_score(e["score"]), e["scorer"], e["model_path"]) for e in found["completed"]]
+        rows = [
+            (e["subject_kind"], describe_score(e["score"]), e["scorer"], e["model_path"]) for e in found["completed"]
+        ]
         rows += [(e["subject_kind"], f"failed: {e['problem']['message']}", "", "") for e in found["failed"]]
         show(found, json, lambda: rows_table(("MODEL", "ACCURACY", "SCORER", "PATH"), rows))
 
@@ -62,9 +62,7 @@ def compare(
 
 def describe_score(score: Any) -> str:
     """An accuracy with its interval."""
-    return (
-        f"{score['accuracy']:.1%} [{score['low']:.1%}, {score['high']:.1%}] ({score['correct']} of {score['total']})"
-    )
+    return f"{score['accuracy']:.1%} [{score['low']:.1%}, {score['high']:.1%}] ({score['correct']} of {score['total']})"
 
 
 def describe_comparison(verdict: Any) -> str:

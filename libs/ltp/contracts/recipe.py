@@ -41,8 +41,12 @@ class Training(_Section):
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=1, ge=0)
-    save_every: int | None = Field(default=None, gt=0, description="Steps between checkpoints; the last is always saved.")
-    validate_every: int | None = Field(default=None, gt=0, description="Steps between held-out losses; else at each save.")
+    save_every: int | None = Field(
+        default=None, gt=0, description="Steps between checkpoints; the last is always saved."
+    )
+    validate_every: int | None = Field(
+        default=None, gt=0, description="Steps between held-out losses; else at each save."
+    )
     lora_rank: int = Field(default=0, ge=0, le=512, description="0 trains all weights.")
 
 

@@ -72,4 +72,4 @@ class Plan(Value):
     # Component name -> bytes per device at the peak.
     memory_components: dict[str, int]
     step_seconds: float | None = None
-    rejected: list[PlanRejection] = []
+    rejected: list[PlanRejection] = Field(default_factory=list[PlanRejection])

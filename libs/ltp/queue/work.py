@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,7 @@ from ltp.queue.tables import work
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.listener import WORK_CHANNEL
+
 
 @dataclass(frozen=True)
 class Work:
@@ -119,7 +120,7 @@ async def finish(unit: Unit, held: Work, *, cancelled: bool = False) -> None:
 async def fail(unit: Unit, held: Work, problem: Problem, *, retry: bool) -> bool:
     """Note a failure. True when the work will be tried again; False when it is over."""
     failures = held.failures + 1
-    delay = retry_after(failures, random.random()) if retry else None
+    delay = retry_after(failures, secrets.randbelow(1000) / 1000) if retry else None
     evidence = problem.model_dump()
     if delay is None:
         await _settle(unit, held, state="failed", failures=failures, problem=evidence, ended_at=now())

@@ -128,7 +128,7 @@ class Runtime:
             try:
                 await self.broker.connect()
                 return
-            except (NatsError, OSError, asyncio.TimeoutError) as error:
+            except (TimeoutError, NatsError, OSError) as error:
                 if not told:
                     structlog.get_logger().info("waiting for NATS", reason=type(error).__name__)
                     told = True

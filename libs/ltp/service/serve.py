@@ -71,7 +71,9 @@ class HealthApp:
         good = path == "/healthz" or (path == "/readyz" and self.runtime.healthy())
         status = 200 if good else 503 if path == "/readyz" else 404
         body = json.dumps({"service": self.runtime.service, "ready": self.runtime.healthy()}).encode()
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+        await send(
+            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
+        )
         await send({"type": "http.response.body", "body": body})
 
 

@@ -6,12 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-
 from ltp.contracts.dataset import DatasetVersion, Split
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, Problem
 from ltp.core.lifecycle import JobState
+from pydantic import BaseModel, ConfigDict
 
 
 class _Answer(BaseModel):

@@ -1,11 +1,11 @@
-"""Plans without a job: what would this recipe run as, and does it fit?"""
+"""Plans without a job: what a recipe would run as, and whether it fits."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
-
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
+
 from services.gateway.access import Serving
 from services.gateway.admission import preview, resolve
 

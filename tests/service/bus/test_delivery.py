@@ -10,8 +10,6 @@ from uuid import uuid4
 
 import pytest
 from faststream.nats import NatsRouter
-from nats.js import JetStreamContext
-
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.relay import Relay
 from ltp.bus.rpc import answered_by, ask, replies
@@ -22,6 +20,8 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.service.settings import CommonSettings
 from ltp.store.database import Database
+from nats.js import JetStreamContext
+
 from tests.conftest import until
 
 Running = Callable[[str, NatsRouter], AbstractAsyncContextManager[Runtime]]
@@ -103,7 +103,9 @@ async def test_an_event_delivered_twice_takes_effect_once(
     assert effects.count(said.job_id) == 1
 
 
-async def test_a_failed_handler_undoes_its_effects_and_is_tried_again(running: Running, gateway: Database, js: JetStreamContext) -> None:
+async def test_a_failed_handler_undoes_its_effects_and_is_tried_again(
+    running: Running, gateway: Database, js: JetStreamContext
+) -> None:
     router, tries = NatsRouter(), []
 
     @router.subscriber(**heard_by("runner", JobCancellationRequested))

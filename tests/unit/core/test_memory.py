@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ltp.core.device_memory import Rollout, estimate
 from ltp.core.memory import GIB, LossHead, Precision, Step, layer_activations, states, training_peak
 from ltp.core.model_config import Architecture, parameters, read_architecture

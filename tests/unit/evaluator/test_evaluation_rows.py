@@ -11,6 +11,7 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 from ltp.core.errors import ErrorCode, LtpError
+
 from services.evaluator.rows import read_rows
 
 

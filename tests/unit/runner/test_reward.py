@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from ltp_verl.reward import compute_score
 
 
