@@ -52,7 +52,7 @@ def main(directory: Path, world_size: int, tied: bool) -> None:
     (directory / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": world_size}))
     files = directory / "huggingface"
     config(tied).save_pretrained(files)
-    (files / "generation_config.json").write_text('{"temperature": 0.5}')
+    (files / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.5}')
     (files / "chat_template.jinja").write_text("{{ messages }}")
     (files / "evil.py").write_text("raise SystemExit")
     from tokenizers import Tokenizer, models
