@@ -18,13 +18,14 @@ import asyncpg
 import nats
 import pytest
 import pytest_asyncio
+from nats.js import JetStreamContext
+
 from ltp.bus.streams import STREAMS, ensure_streams
 from ltp.store.schema import migrate
 from ltp.up.postgres import SUPERUSER, Cluster
 from ltp.up.privileges import server_account
 from ltp.up.servers import nats_binary
 from ltp.up.state import DataDir, prepare, read_or_make_secret
-from nats.js import JetStreamContext
 
 _DEADLINE_SECONDS = 30.0
 _TEMPLATE = "template_ltp"

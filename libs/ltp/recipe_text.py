@@ -1,5 +1,7 @@
 """A recipe as a person writes it: YAML in, a checked Recipe or an error with line and column out."""
 
+# PyYAML leaves `compose` half typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,7 +1,6 @@
 """`python -m services.dataset`: the dataset service as a process."""
 
 from ltp.service.serve import HealthApp, serve
-
 from services.dataset.app import runtime
 
 serve(HealthApp(runtime), port=runtime.settings.health_port)

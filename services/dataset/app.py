@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
-
 from services.dataset.handlers import SERVICE, freeze_upload, reject_upload, router
 from services.dataset.settings import DatasetSettings
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ltp.core.errors import ErrorCode, LtpError
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.policy import SCHEMA_VERSION, TEST, TRAIN, assign, canonical_order, collect, version_of
 from services.dataset.rows import Message, Row
 from services.dataset.source import read_rows

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from faststream.nats import NatsRouter
+
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.subscriptions import heard_by, said
 from ltp.contracts.dataset import DatasetFrozen, DatasetRejected, DatasetUploaded, Split
@@ -14,7 +15,6 @@ from ltp.queue.policy import Queue
 from ltp.queue.work import Work, enqueue, finish
 from ltp.queue.worker import Held
 from ltp.store.database import Database, Unit
-
 from services.dataset import store
 from services.dataset.files import freeze
 
@@ -37,7 +37,9 @@ async def freeze_upload(held: Held, database: Database, versions: Path) -> None:
     """Read the upload, write the version, say so; the upload itself is no longer needed then."""
     event = DatasetUploaded.model_validate(held.work.payload)
     source = Path(event.path)
-    frozen = await asyncio.to_thread(freeze, source, name=event.name, holdout=event.holdout, versions_dir=versions)
+    # A folder per name, since the rows carry the name while the version is a hash of their content alone.
+    folder = versions / event.name
+    frozen = await asyncio.to_thread(freeze, source, name=event.name, holdout=event.holdout, versions_dir=folder)
     splits = {
         name: Split(rows=split.rows, path=str(split.path), answered=split.answered)
         for name, split in frozen.splits.items()
@@ -51,6 +53,7 @@ async def freeze_upload(held: Held, database: Database, versions: Path) -> None:
                 version=frozen.version,
                 format=frozen.format,
                 rows=frozen.rows,
+                duplicates=frozen.duplicates,
                 splits=splits,
             )
             unit.emit(fact, about=event.dataset_id)

@@ -9,7 +9,6 @@ from typing import Any
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.recipe import canonical
-
 from services.dataset.rows import Detection, Row, content_id, detect, normalise
 
 # Part of every version's hash: a change of the normal form or of the files must not pass for the old version.

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from ltp.core.errors import ErrorCode, LtpError
 
 PARQUET_MAGIC = b"PAR1"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Column, Integer, String, Table, Uuid, func, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from sqlalchemy import Column, Integer, String, Table, Uuid, func, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
 
 SCHEMA = "dataset"
 outbox_table(SCHEMA)
@@ -41,4 +42,4 @@ async def open_dataset(unit: Unit, event: DatasetUploaded) -> None:
 async def close_dataset(unit: Unit, dataset_id: UUID, **values: Any) -> bool:
     """Note how reading it ended; False when that is noted already."""
     statement = update(datasets).where(datasets.c.dataset_id == dataset_id, datasets.c.ended_at.is_(None))
-    return (await unit.execute(statement.values(ended_at=now(), **values))).rowcount == 1
+    return await unit.change(statement.values(ended_at=now(), **values)) == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
-
 from services.evaluator.evaluation import evaluate, tell_failure
 from services.evaluator.handlers import SERVICE, router
 from services.evaluator.settings import EvaluatorSettings

@@ -16,7 +16,6 @@ from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
 from ltp.store.clock import new_id
 from ltp.store.database import Database, Unit
-
 from services.evaluator import policy, store
 from services.evaluator.inference import Completion, InferenceServer
 from services.evaluator.rows import HeldOutRow, read_rows

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from faststream import Context
 from faststream.nats import NatsRouter
+
 from ltp.bus.delivery import NotYetError
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.rpc import answered_by, replies
@@ -19,7 +20,6 @@ from ltp.contracts.questions import SamplePair, SamplePairs, SamplesRequest
 from ltp.queue.policy import Queue
 from ltp.queue.work import enqueue, request_cancel
 from ltp.store.database import Database, Unit
-
 from services.evaluator import store
 from services.evaluator.evaluation import EvaluationWork
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Literal, Self, TypedDict
 
 import httpx
+
 from ltp.core.errors import ErrorCode, LtpError
 
 _LOG_LINES = 15

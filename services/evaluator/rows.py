@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from ltp.core.errors import ErrorCode, LtpError
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.evaluator.inference import Message
 
 

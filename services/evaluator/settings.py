@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ltp.service.settings import CommonSettings
 from pydantic_settings import SettingsConfigDict
+
+from ltp.service.settings import CommonSettings
 
 
 class EvaluatorSettings(CommonSettings):

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
+from sqlalchemy import Boolean, Column, String, Table, Text, Uuid, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from ltp.contracts.evaluation import ComparisonCompleted
 from ltp.contracts.plan import PlanMade
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from sqlalchemy import Boolean, Column, String, Table, Text, Uuid, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from services.evaluator.policy import Sample, is_right
 
 SCHEMA = "evaluator"
@@ -92,7 +92,7 @@ async def close_evaluation(unit: Unit, evaluation_id: UUID, **values: Any) -> bo
     statement = update(evaluations).where(
         evaluations.c.evaluation_id == evaluation_id, evaluations.c.ended_at.is_(None)
     )
-    return (await unit.execute(statement.values(ended_at=now(), **values))).rowcount == 1
+    return await unit.change(statement.values(ended_at=now(), **values)) == 1
 
 
 async def add_samples(
@@ -134,7 +134,7 @@ async def add_comparison(unit: Unit, comparison: ComparisonCompleted) -> bool:
         "comparison_id": comparison.comparison_id,
         "result": comparison.model_dump(mode="json"),
     }
-    return (await unit.execute(insert(comparisons).values(**values).on_conflict_do_nothing())).rowcount == 1
+    return await unit.change(insert(comparisons).values(**values).on_conflict_do_nothing()) == 1
 
 
 _PAIRS = text("""

@@ -1,7 +1,6 @@
 """`python -m services.gateway`: the gateway as a process."""
 
 from ltp.service.serve import serve
-
 from services.gateway.app import app, settings
 
 serve(app, port=settings.gateway_port, host=settings.gateway_host)

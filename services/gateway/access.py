@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.tokens import matches, read_token
 from ltp.service.runtime import Runtime
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from services.gateway.news import News
 from services.gateway.settings import GatewaySettings
 

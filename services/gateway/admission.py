@@ -9,7 +9,6 @@ from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
-
 from services.gateway import store
 
 

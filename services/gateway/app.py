@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
+
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-
 from services.gateway import errors
 from services.gateway.access import authenticate
 from services.gateway.handlers import SERVICE, router

@@ -6,10 +6,11 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from ltp.core.errors import ErrorCode, LtpError
 from pydantic import BaseModel
 from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
+
+from ltp.core.errors import ErrorCode, LtpError
 
 STATUS = {
     ErrorCode.INVALID_REQUEST: 400,

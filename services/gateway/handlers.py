@@ -8,6 +8,7 @@ from uuid import UUID
 
 from faststream import Context
 from faststream.nats import NatsRouter
+
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
@@ -17,7 +18,6 @@ from ltp.contracts.job import JobCancellationRequested, JobSubmitted
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
-
 from services.gateway import store, views
 from services.gateway.news import NEWS_CHANNEL
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ltp.service.settings import CommonSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from ltp.service.settings import CommonSettings
 
 
 class GatewaySettings(CommonSettings):

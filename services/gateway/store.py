@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
+
+from sqlalchemy import BigInteger, Column, Identity, Index, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy import RowMapping as Row
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.telemetry import StepMetrics
 from ltp.core.lifecycle import JobState
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from sqlalchemy import BigInteger, Column, Identity, Index, Integer, String, Table, Uuid, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 SCHEMA = "gateway"
 outbox_table(SCHEMA)
@@ -47,6 +48,7 @@ datasets = Table(
     Column("filename", String),
     Column("size_bytes", BigInteger),
     Column("rows", Integer),
+    Column("duplicates", Integer),
     Column("format", String),
     Column("splits", JSONB),
     Column("problem", JSONB),
@@ -83,13 +85,11 @@ steps = Table(
 )
 Index("ix_steps_job", steps.c.job_id, steps.c.seq)
 
-Row = Mapping[str, Any]
-
 
 async def add_job(unit: Unit, row: dict[str, Any]) -> bool:
     """Note a submitted job. False when its idempotency key was used before."""
     statement = insert(jobs).values(state=JobState.SUBMITTED, **row).on_conflict_do_nothing()
-    return (await unit.execute(statement)).rowcount == 1
+    return await unit.change(statement) == 1
 
 
 async def add_dataset(unit: Unit, row: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ async def add_step(unit: Unit, step: StepMetrics) -> bool:
         at=step.seen_at,
         metrics=step.metrics,
     )
-    return (await unit.execute(statement.on_conflict_do_nothing())).rowcount == 1
+    return await unit.change(statement.on_conflict_do_nothing()) == 1
 
 
 async def job_by_key(engine: AsyncEngine, key: str) -> Row | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from ltp.core.errors import ErrorCode, LtpError
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.gateway.news import News
 
 L = TypeVar("L", bound=BaseModel)

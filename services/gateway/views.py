@@ -61,6 +61,7 @@ def dataset_changes(event: Event) -> dict[str, Any] | None:
             "state": "frozen",
             "version": event.version,
             "rows": event.rows,
+            "duplicates": event.duplicates,
             "format": event.format,
             "splits": {name: split.model_dump() for name, split in event.splits.items()},
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ltp.service.runtime import Runtime
-
 from services.planner.handlers import SERVICE, router
 from services.planner.settings import PlannerSettings
 

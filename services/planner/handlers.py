@@ -8,6 +8,7 @@ from typing import Annotated
 
 from faststream import Context
 from faststream.nats import NatsRouter
+
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.rpc import answered_by, replies
 from ltp.bus.subscriptions import heard_by, said
@@ -20,7 +21,6 @@ from ltp.contracts.values import Plan, Problem
 from ltp.core.errors import LtpError
 from ltp.store.clock import new_id
 from ltp.store.database import Database
-
 from services.planner import policy, store
 from services.planner.candidates import HostFacts
 from services.planner.models import read_model

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import Architecture, parameters
-
 from services.planner.candidates import USABLE, HostFacts, Pool, gib, largest, per_device, pools_of, smallest
 
 _LORA_LEVER = 16

@@ -8,7 +8,6 @@ from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, PlanRejection
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import Architecture, parameters
-
 from services.planner.candidates import (
     Candidate,
     HostFacts,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import BigInteger, Column, Integer, String, Table, Uuid, func, select
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
 from ltp.contracts.host import HostSeen
 from ltp.contracts.values import Device
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from sqlalchemy import BigInteger, Column, Integer, String, Table, Uuid, func, select
-from sqlalchemy.dialects.postgresql import JSONB, insert
-
 from services.planner.candidates import HostFacts
 
 SCHEMA = "planner"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ltp.queue.worker import Held, Worker
 from ltp.service.runtime import Runtime
-
 from services.runner.attempt import Attempt
 from services.runner.backends.local import LocalBackend
 from services.runner.handlers import SERVICE, router, tell_host

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+
 from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
 from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.contracts.event import Event
@@ -27,7 +28,6 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.store.envelope import Message
-
 from services.runner import store
 from services.runner.backends import Backend, LaunchStatus
 from services.runner.policy import Verdict, judge

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from faststream import Context
 from faststream.nats import NatsRouter
+
 from ltp.bus.rpc import answered_by, replies
 from ltp.bus.subscriptions import said
 from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
@@ -17,7 +18,6 @@ from ltp.contracts.questions import LogPart, LogRequest
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import ATTEMPT, AttemptState
 from ltp.store.database import Database
-
 from services.runner import store
 from services.runner.backends import Backend
 from services.runner.host import describe

@@ -8,7 +8,6 @@ from typing import Literal
 
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode
-
 from services.runner.backends import LaunchStatus
 
 Outcome = Literal["running", "succeeded", "failed", "stopped", "lost"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from ltp.service.settings import CommonSettings
 from pydantic_settings import SettingsConfigDict
+
+from ltp.service.settings import CommonSettings
 
 
 class RunnerSettings(CommonSettings):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
+
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy import RowMapping as Row
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.core.lifecycle import ATTEMPT, AttemptState
 from ltp.store.clock import new_id
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, String, Table, Uuid, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 SCHEMA = "runner"
 outbox_table(SCHEMA)
@@ -51,8 +52,6 @@ checkpoints = Table(
     schema=SCHEMA,
 )
 
-Row = Mapping[str, Any]
-
 
 async def open_attempt(unit: Unit, row: dict[str, Any]) -> Row:
     """Note an attempt, or read what was noted by the runner that watched it before."""
@@ -66,7 +65,7 @@ async def move(unit: Unit, attempt_id: UUID, target: AttemptState, **values: Any
     statement = update(attempts).where(
         attempts.c.attempt_id == attempt_id, attempts.c.state.in_(sorted(ATTEMPT.sources(target)))
     )
-    return (await unit.execute(statement.values(state=target, **values))).rowcount == 1
+    return await unit.change(statement.values(state=target, **values)) == 1
 
 
 async def note(unit: Unit, attempt_id: UUID, **values: Any) -> None:

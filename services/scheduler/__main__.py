@@ -1,7 +1,6 @@
 """`python -m services.scheduler`: the scheduler service as a process."""
 
 from ltp.service.serve import HealthApp, serve
-
 from services.scheduler.app import runtime
 
 serve(HealthApp(runtime), port=runtime.settings.health_port)

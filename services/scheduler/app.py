@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ltp.service.runtime import Runtime
-
 from services.scheduler.handlers import SERVICE, router
 from services.scheduler.placement import place_forever
 from services.scheduler.settings import SchedulerSettings

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from faststream import Context
 from faststream.nats import NatsRouter
+
 from ltp.bus.delivery import NotYetError
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.subscriptions import heard_by, said
@@ -30,7 +31,6 @@ from ltp.queue.policy import Queue
 from ltp.queue.work import enqueue, request_cancel
 from ltp.store.clock import new_id
 from ltp.store.database import Unit
-
 from services.scheduler import policy, store
 from services.scheduler.settings import SchedulerSettings
 

@@ -8,7 +8,6 @@ from ltp.contracts.lease import LeaseGranted, LeaseReleased
 from ltp.service.runtime import Runtime
 from ltp.store.database import Unit
 from ltp.store.listener import WORK_CHANNEL
-
 from services.scheduler import policy, store
 
 

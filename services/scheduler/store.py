@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
+from sqlalchemy import ARRAY, Boolean, Column, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
 from ltp.contracts.host import HostSeen
 from ltp.contracts.plan import PlanMade
 from ltp.contracts.values import Device, Placement
@@ -14,9 +17,6 @@ from ltp.queue.tables import work
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from sqlalchemy import ARRAY, Boolean, Column, Integer, String, Table, Uuid, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-
 from services.scheduler.policy import DeviceKind, HostState, Waiting
 
 SCHEMA = "scheduler"
@@ -93,7 +93,7 @@ async def move(unit: Unit, job_id: UUID, target: JobState, **values: Any) -> boo
     if JOB.is_over(target):
         values["ended_at"] = now()
     statement = update(jobs).where(jobs.c.job_id == job_id, jobs.c.state.in_(sorted(JOB.sources(target))))
-    return (await unit.execute(statement.values(state=target, **values))).rowcount == 1
+    return await unit.change(statement.values(state=target, **values)) == 1
 
 
 async def note(unit: Unit, job_id: UUID, **values: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
-
 from services.surgery.handlers import SERVICE, export_checkpoint, router, tell_failure
 from services.surgery.settings import SurgerySettings
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from ltp.core.errors import ErrorCode, LtpError
-from ltp.tensors.shards import gather, same_bits
 
 # This import also registers DTensor and its parts as safe globals of torch.load(weights_only=True).
 from torch.distributed.tensor import DTensor
+
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.tensors.shards import gather, same_bits
 
 # Reading a mesh without its process groups is what we are here for; torch warns about it for every file.
 logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import Architecture, read_architecture, weight_shapes
 from ltp.tensors.shards import memory_of, same_bits
 from ltp.tensors.weights_file import DTYPE_NAMES, Entry, write_weights
-from safetensors import safe_open
-
 from services.surgery.checkpoint import ShardedCheckpoint, export_failed, read_json
 
 DTYPES = {"keep": None, "bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from faststream.nats import NatsRouter
+
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.subscriptions import heard_by, said
 from ltp.contracts.checkpoint import CheckpointExported, CheckpointExportFailed, CheckpointWritten
@@ -18,7 +19,6 @@ from ltp.queue.policy import Queue
 from ltp.queue.work import Work, enqueue, finish
 from ltp.queue.worker import Held
 from ltp.store.database import Database, Unit
-
 from services.surgery import store
 from services.surgery.policy import weights_of
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Boolean, Column, Integer, String, Table, Uuid, func, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
 from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from sqlalchemy import Boolean, Column, Integer, String, Table, Uuid, func, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
 
 SCHEMA = "surgery"
 outbox_table(SCHEMA)
@@ -47,4 +48,4 @@ async def open_export(unit: Unit, event: CheckpointWritten) -> None:
 async def close_export(unit: Unit, checkpoint_id: UUID, **values: Any) -> bool:
     """Note how an export ended; False when that is noted already."""
     statement = update(exports).where(exports.c.checkpoint_id == checkpoint_id, exports.c.ended_at.is_(None))
-    return (await unit.execute(statement.values(ended_at=now(), **values))).rowcount == 1
+    return await unit.change(statement.values(ended_at=now(), **values)) == 1

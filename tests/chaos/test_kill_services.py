@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from ltp.contracts.event import SERVICES
 
+from ltp.contracts.event import SERVICES
 from tests.e2e.platform import RECIPE, Platform, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.training]

@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+
 from ltp.cli.proto import event_schema
 from ltp.contracts.compat import breaks
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from ltp.bus.subscriptions import DECLARED
 from ltp.cli.proto import event_schema, generate
 from ltp.contracts import REGISTRY, SERVICES

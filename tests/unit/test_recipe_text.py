@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.recipe_text import parse_recipe
 

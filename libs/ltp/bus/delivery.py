@@ -4,6 +4,8 @@ Trouble with our own infrastructure is retried for ever, since it is not the mes
 times with growing pauses and then moved to the dead letters; a message that cannot be parsed is moved there at once.
 """
 
+# A FastStream message of any broker reaches us as Any.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import asyncio

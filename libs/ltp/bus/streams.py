@@ -1,5 +1,7 @@
 """The streams and what they keep, in one table, and the code that makes the server agree with it."""
 
+# nats-py leaves some of its signatures half typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from nats.js import JetStreamContext

@@ -4,6 +4,8 @@ FastStream's defaults lose messages (one call, then gone) or storm (retries with
 silently ignores a changed configuration. So every subscription gets its policy here and is reconciled at start.
 """
 
+# nats-py leaves some of its signatures half typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -79,13 +79,14 @@ def wait_until_read(gateway: Gateway, dataset: Any) -> Any:
 
 def describe(dataset: Any) -> str:
     """A dataset in a few lines."""
-    splits = dataset["splits"] or {}
+    splits: dict[str, Any] = dataset["splits"] or {}
     parts = ", ".join(f"{name} {split['rows']}" for name, split in sorted(splits.items()))
     lines = [f"{dataset['name']}  {dataset['state']}  {dataset['dataset_id']}"]
+    copies = f", {dataset['duplicates']} word-for-word copies left out" if dataset["duplicates"] else ""
     if dataset["version"]:
         lines += [
             f"  version  {dataset['version']}",
-            f"  rows     {dataset['rows']} ({parts})",
+            f"  rows     {dataset['rows']} ({parts}){copies}",
             f"  format   {dataset['format']}",
         ]
     return "\n".join(lines)

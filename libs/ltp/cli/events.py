@@ -1,5 +1,7 @@
 """`ltp events`: follow the bus itself, read what was said, and refill a stream that was emptied."""
 
+# nats-py leaves some of its signatures half typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import asyncio

@@ -211,12 +211,12 @@ def describe(job: Any) -> str:
 
 def describe_plan(found: Any) -> str:
     """A plan in a few lines."""
+    checkpointing = "on" if found["gradient_checkpointing"] else "off"
+    shape = f"{found['devices']} × {found['device_kind']}, micro batch {found['micro_batch_size']}"
+    predicted, most = size(found["memory_bytes"]), size(found["memory_upper_bytes"])
     lines = [
-        f"{found['devices']} × {found['device_kind']}, micro batch {found['micro_batch_size']}, "
-        f"gradient checkpointing {'on' if found['gradient_checkpointing'] else 'off'}, "
-        f"{found['parameters']:,} parameters",
-        f"  memory per device  {size(found['memory_bytes'])} predicted, at most {size(found['memory_upper_bytes'])} "
-        f"of {size(found['device_memory_bytes'])}",
+        f"{shape}, gradient checkpointing {checkpointing}, {found['parameters']:,} parameters",
+        f"  memory per device  {predicted} predicted, at most {most} of {size(found['device_memory_bytes'])}",
     ]
     lines += [f"    {name:<18} {size(count)}" for name, count in found["memory_components"].items()]
     lines += [f"  not {r['candidate']}: {r['reason']}" for r in found["rejected"]]

@@ -67,15 +67,14 @@ def describe_score(score: Any) -> str:
 
 def describe_comparison(verdict: Any) -> str:
     """A comparison in a few lines."""
-    return "\n".join(
-        [
-            f"{verdict['verdict']}: {verdict['difference']:+.1%} "
-            f"[{verdict['difference_low']:+.1%}, {verdict['difference_high']:+.1%}], p = {verdict['p_value']:.2g}",
-            f"  before  {describe_score(verdict['base'])}",
-            f"  after   {describe_score(verdict['trained'])}",
-            f"  rows    {verdict['improved']} improved, {verdict['regressed']} regressed, {verdict['unchanged']} unchanged",
-        ]
-    )
+    interval = f"[{verdict['difference_low']:+.1%}, {verdict['difference_high']:+.1%}]"
+    lines = [
+        f"{verdict['verdict']}: {verdict['difference']:+.1%} {interval}, p = {verdict['p_value']:.2g}",
+        f"  before  {describe_score(verdict['base'])}",
+        f"  after   {describe_score(verdict['trained'])}",
+        f"  rows    {verdict['improved']} improved, {verdict['regressed']} regressed, {verdict['unchanged']} unchanged",
+    ]
+    return "\n".join(lines)
 
 
 def _pair(pair: Any) -> tuple[str, ...]:

@@ -47,6 +47,8 @@ class DatasetFrozen(Event, subject="ltp.dataset.v1.frozen", speaker="dataset"):
     version: Sha256
     format: str
     rows: int
+    # Word-for-word copies of other rows, kept once: they would leak from one split into the other.
+    duplicates: int = 0
     splits: dict[str, Split]
 
 

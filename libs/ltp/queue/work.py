@@ -134,7 +134,7 @@ async def request_cancel(unit: Unit, dedup_key: str) -> bool:
     """Ask that work end. True when it had not started and is cancelled at once; running work hears at its next heartbeat."""
     at = now()
     unstarted = update(work).where(work.c.dedup_key == dedup_key, work.c.state == "queued")
-    if (await unit.execute(unstarted.values(state="cancelled", cancel_requested=True, ended_at=at))).rowcount:
+    if await unit.change(unstarted.values(state="cancelled", cancel_requested=True, ended_at=at)):
         return True
     running = update(work).where(work.c.dedup_key == dedup_key, work.c.state == "running")
     await unit.execute(running.values(cancel_requested=True))
@@ -147,7 +147,7 @@ async def _settle(unit: Unit, held: Work, **values: Any) -> None:
         .where(work.c.id == held.id, work.c.lease_token == held.token, work.c.state == "running")
         .values(lease_token=None, lease_until=None, **values)
     )
-    if (await unit.execute(statement)).rowcount != 1:
+    if await unit.change(statement) != 1:
         raise _stale(held)
     await unit.notify(WORK_CHANNEL)
 

@@ -1,5 +1,7 @@
 """A running service: connections made patiently, consumers reconciled, relay and loops kept alive, all stopped in order."""
 
+# nats-py leaves some of its signatures half typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import asyncio

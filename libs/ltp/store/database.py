@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Executable, Result, text
+from sqlalchemy import CursorResult, Executable, Result, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -37,11 +37,16 @@ class Unit:
         """Run one statement inside the transaction."""
         return await self.connection.execute(statement, parameters)
 
+    async def change(self, statement: Executable) -> int:
+        """Run an INSERT, UPDATE or DELETE; returns how many rows it touched: none means that its guard did not hold."""
+        result = cast("CursorResult[Any]", await self.connection.execute(statement))
+        return result.rowcount
+
     async def first_time(self, event_id: UUID, subject: str) -> bool:
         """Note that this event takes effect here. False means that it already did."""
         table = inbox_table(self.service)
         statement = insert(table).values(event_id=event_id, subject=subject).on_conflict_do_nothing()
-        return (await self.execute(statement)).rowcount == 1
+        return await self.change(statement) == 1
 
     def emit(self, event: Event, about: UUID | str) -> UUID:
         """Say `event` when, and only when, this unit commits. `about` is the id of the noun it tells of."""

@@ -1,5 +1,7 @@
 """Hears Postgres notifications: they arrive at commit, never before and never for a rolled-back change."""
 
+# asyncpg has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false, reportUnknownLambdaType=false
 from __future__ import annotations
 
 import asyncio

@@ -10,11 +10,11 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, File, Form, Response, UploadFile
+
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.clock import new_id
-
 from services.gateway import store
 from services.gateway.access import Engine, Serving
 from services.gateway.routes.models import Dataset

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
+from sse_starlette import EventSourceResponse
+
 from ltp.bus.rpc import ask
 from ltp.contracts.job import JobCancellationRequested, JobSubmitted
 from ltp.contracts.questions import LogPart, LogRequest
@@ -15,8 +17,6 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import JOB, JobState
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
-from sse_starlette import EventSourceResponse
-
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
 from services.gateway.admission import admit, resolve

@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic import BaseModel, ConfigDict
+
 from ltp.contracts.dataset import DatasetVersion, Split
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, Problem
 from ltp.core.lifecycle import JobState
-from pydantic import BaseModel, ConfigDict
 
 
 class _Answer(BaseModel):
@@ -51,6 +52,7 @@ class Dataset(_Answer):
     filename: str | None
     size_bytes: int | None
     rows: int | None
+    duplicates: int | None
     format: str | None
     splits: dict[str, Split] | None
     problem: Problem | None

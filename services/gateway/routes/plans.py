@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
-
 from services.gateway.access import Serving
 from services.gateway.admission import preview, resolve
 

@@ -6,15 +6,15 @@ from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from ltp.bus.rpc import ask
 from ltp.contracts.checkpoint import CheckpointExported, CheckpointExportFailed, CheckpointWritten
 from ltp.contracts.evaluation import ComparisonCompleted, EvaluationCompleted, EvaluationFailed
 from ltp.contracts.event import Event
 from ltp.contracts.questions import SamplePairs, SamplesRequest
 from ltp.core.errors import ErrorCode, LtpError
-from pydantic import BaseModel
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from services.gateway import store
 from services.gateway.access import Engine, Serving
 from services.gateway.routes.jobs import show_job

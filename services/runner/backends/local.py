@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ltp.core.errors import ErrorCode, LtpError
-
 from services.runner import launch as launcher
 from services.runner.backends import LaunchStatus
 from services.runner.recipes import LaunchSpec

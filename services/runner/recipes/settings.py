@@ -9,7 +9,6 @@ from pathlib import Path
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-
 from services.runner.recipes.hydra import Setting
 
 

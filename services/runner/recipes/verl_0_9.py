@@ -13,7 +13,6 @@ from typing import Any, Literal
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-
 from services.runner.recipes import LaunchSpec
 from services.runner.recipes.hydra import overrides
 from services.runner.recipes.settings import Inputs, grpo_settings, sft_settings

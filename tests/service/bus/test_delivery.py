@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import pytest
 from faststream.nats import NatsRouter
+from nats.js import JetStreamContext
+
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.relay import Relay
 from ltp.bus.rpc import answered_by, ask, replies
@@ -20,8 +22,6 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.service.settings import CommonSettings
 from ltp.store.database import Database
-from nats.js import JetStreamContext
-
 from tests.conftest import until
 
 Running = Callable[[str, NatsRouter], AbstractAsyncContextManager[Runtime]]

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ltp.core.errors import ErrorCode, LtpError
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.files import SCHEMA, FrozenVersion, freeze
 
 ROWS = [{"id": str(n), "prompt": f"{n}+1?", "response": str(n + 1)} for n in range(20)]

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ltp.core.errors import ErrorCode, LtpError
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.evaluator.inference import Completion, InferenceServer, Message
 
 pytestmark = [pytest.mark.training, pytest.mark.asyncio(loop_scope="session")]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import parameters
-
 from services.planner.models import INDEX, read_model
 
 CONFIG = {

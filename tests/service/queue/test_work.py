@@ -8,13 +8,13 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.policy import Queue
 from ltp.queue.work import Work, claim, enqueue, extend, fail, finish, request_cancel
 from ltp.queue.worker import Held, Worker
 from ltp.store.database import Database, Unit
-
 from tests.conftest import until
 
 LEASE = timedelta(seconds=30)

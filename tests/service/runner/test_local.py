@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ltp.core.errors import ErrorCode, LtpError
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.runner.backends import Backend
 from services.runner.backends.local import LocalBackend
 from services.runner.recipes import LaunchSpec

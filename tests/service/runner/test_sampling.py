@@ -11,9 +11,9 @@ pytestmark = pytest.mark.training
 
 def test_padding_changes_no_probability(tmp_path: Path) -> None:
     import torch
-    from ltp_verl.sampling import Request, SamplingRule, sample_batch
     from transformers import AutoModelForCausalLM
 
+    from ltp_verl.sampling import Request, SamplingRule, sample_batch
     from tests.tiny_model import write_tiny_model
 
     write_tiny_model(tmp_path)
@@ -30,6 +30,7 @@ def test_padding_changes_no_probability(tmp_path: Path) -> None:
 
 def test_rules_narrow_the_choice() -> None:
     import torch
+
     from ltp_verl.sampling import SamplingRule, draw
 
     logits = torch.tensor([[1.0, 3.0, 2.0]])
@@ -40,9 +41,9 @@ def test_rules_narrow_the_choice() -> None:
 
 def test_an_end_token_ends_a_sample(tmp_path: Path) -> None:
     import torch
-    from ltp_verl.sampling import Request, SamplingRule, sample_batch
     from transformers import AutoModelForCausalLM
 
+    from ltp_verl.sampling import Request, SamplingRule, sample_batch
     from tests.tiny_model import write_tiny_model
 
     write_tiny_model(tmp_path)

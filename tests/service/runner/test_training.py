@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
-
 from services.runner.backends.local import LocalBackend
 from services.runner.recipes import LaunchSpec
 from services.runner.recipes.verl_0_9 import checkpoint_files, launch_spec, parse_metrics_line

@@ -17,11 +17,11 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
-from ltp.core.errors import ErrorCode, LtpError
-from ltp.tensors.shards import same_bits
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.tensors.shards import same_bits
 from services.surgery import export as surgery
 from services.surgery.export import export
 

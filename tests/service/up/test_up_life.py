@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 import nats
+
 from ltp.up import procfs
 from ltp.up.services import SERVICES
-
 from tests.service.up.driver import Platform, eventually
 
 

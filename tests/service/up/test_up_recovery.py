@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.up import logs, privileges, procfs
 from ltp.up.leftovers import clear_leftovers
@@ -21,7 +22,6 @@ from ltp.up.privileges import Account, require_runnable, server_account
 from ltp.up.process import Child, ProcessSpec
 from ltp.up.record import ProcessRecord, RunRecord, read_record, write_record
 from ltp.up.state import DataDir, prepare, read_or_make_secret
-
 from tests.service.up.driver import eventually
 
 DEAD = RunRecord(pid=2**22, start_ticks=1, started_at="2026-01-01T00:00:00Z", ports={}, urls={}, processes=[])

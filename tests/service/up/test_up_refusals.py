@@ -11,10 +11,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.up import state
 from ltp.up.state import DataDir
-
 from tests.service.up.driver import AS_NOBODY, Platform, write_fake_services
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ltp.core.ids import uuid7
 from ltp.core.lifecycle import ATTEMPT, JOB, AttemptState, JobState, render
 from ltp.core.recipe import canonical, content_hash

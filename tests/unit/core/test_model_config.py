@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import pytest
+
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import layer_parameters, parameters, read_architecture, weight_shapes
 

@@ -7,6 +7,7 @@ from math import isclose
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ltp.core.statistics import Interval, PairedCounts, mcnemar, paired_difference, verdict, wilson
 
 COUNT = st.integers(min_value=0, max_value=300)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ltp.core.errors import ErrorCode, LtpError
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.policy import TEST, TRAIN, assign, collect, split_of, version_of
 from services.dataset.rows import Row
 

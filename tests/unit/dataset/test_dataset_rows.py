@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ltp.core.errors import ErrorCode, LtpError
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.policy import collect
 from services.dataset.rows import Message, RowFormat, detect, normalise
 

@@ -11,7 +11,6 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 from ltp.core.errors import ErrorCode, LtpError
-
 from services.evaluator.rows import read_rows
 
 

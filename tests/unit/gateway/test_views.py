@@ -8,7 +8,6 @@ from uuid import UUID
 from ltp.contracts.event import Event
 from ltp.contracts.job import JobCancelled, JobPlanned, JobQueued, JobStarted, JobSucceeded
 from ltp.core.lifecycle import JobState
-
 from services.gateway.views import job_state
 
 J = UUID(int=1)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Device
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, read_architecture
-
 from services.planner.candidates import HostFacts
 from services.planner.policy import MAX_CPU_MICRO_BATCH, MAX_REJECTIONS, choose
 

@@ -8,8 +8,8 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ltp.core.errors import LtpError
 
+from ltp.core.errors import LtpError
 from services.runner.recipes.hydra import overrides, render
 
 

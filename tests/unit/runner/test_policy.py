@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from ltp.core.errors import ErrorCode
 
+from ltp.core.errors import ErrorCode
 from services.runner.backends import LaunchStatus
 from services.runner.host import parse_gpus
 from services.runner.policy import complete_lines, diagnose, judge

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from ltp_verl.reward import compute_score
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-
 from services.runner.recipes import LaunchSpec
 from services.runner.recipes.verl_0_9 import checkpoint_files, launch_spec, parse_metrics_line
 

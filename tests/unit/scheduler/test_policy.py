@@ -6,7 +6,6 @@ from uuid import UUID
 
 from ltp.contracts.values import Device
 from ltp.core.lifecycle import JobState
-
 from services.scheduler.policy import HostState, Waiting, after_loss, after_stop, place
 
 A, B, C = (UUID(int=i) for i in (1, 2, 3))

@@ -9,8 +9,9 @@ pytest.importorskip("torch")
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ltp.tensors.shards import gather, same_bits
 from torch.distributed.tensor.placement_types import Partial, Placement, Replicate, Shard
+
+from ltp.tensors.shards import gather, same_bits
 
 
 def split(tensor: torch.Tensor, placements: list[Placement], mesh: list[int]) -> list[torch.Tensor]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from alembic import context
-from ltp.store.metadata import metadata
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
+
+from ltp.store.metadata import metadata
 
 # Any constant that no other user of the database takes: concurrent migrations wait for each other on it.
 _LOCK = 0x6C7470

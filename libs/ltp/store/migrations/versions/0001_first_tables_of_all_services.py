@@ -143,6 +143,7 @@ def upgrade() -> None:
         sa.Column("filename", sa.String(), nullable=True),
         sa.Column("size_bytes", sa.BigInteger(), nullable=True),
         sa.Column("rows", sa.Integer(), nullable=True),
+        sa.Column("duplicates", sa.Integer(), nullable=True),
         sa.Column("format", sa.String(), nullable=True),
         sa.Column("splits", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("problem", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
