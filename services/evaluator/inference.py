@@ -154,7 +154,8 @@ class InferenceServer:
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         if self._device_kind == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+            # Threads that spin while they wait burn the cores that others on this machine need.
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive"}
         elif self._device_indexes:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._device_indexes))
         return environment

@@ -86,7 +86,7 @@ def demo(
 
 def run(progress: Progress, gateway: Gateway, recipe: Recipe, rows: Path) -> Story:
     """The main job: dataset in, plan, train, watch, evaluate, compare."""
-    with _Stage(progress, f"dataset {rows.name}") as done:
+    with _Stage(progress, "dataset") as done:
         dataset = datasets.wait_until_read(gateway, datasets.upload(gateway, rows, recipe.dataset.name, 0.2))
         done(f"{dataset['rows']} rows, version {dataset['version'][:12]}")
     with _Stage(progress, "plan") as done:
@@ -98,7 +98,7 @@ def run(progress: Progress, gateway: Gateway, recipe: Recipe, rows: Path) -> Sto
     if job["state"] != "succeeded":
         problem = job["problem"] or {"message": f"the job is {job['state']}", "hint": ""}
         raise LtpError(ErrorCode.TRAINING_FAILED, problem["message"], problem["hint"])
-    with _Stage(progress, "evaluate before and after") as done:
+    with _Stage(progress, "evaluate") as done:
         comparison = _await_comparison(gateway, job["job_id"])
         done(comparison["verdict"])
     job_id = job["job_id"]
@@ -149,7 +149,7 @@ def closing_table(story: Story) -> Table:
 
 def _prepare(progress: Progress, folder: Path, recipe: Path | None) -> tuple[Path, Path, str]:
     """The model and the rows, made once; in a process of its own, which alone loads torch."""
-    with _Stage(progress, "model and rows from their wheels") as done:
+    with _Stage(progress, "input") as done:
         command = [sys.executable, "-m", "ltp_verl.demo_input", "--out", str(folder)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode != 0:

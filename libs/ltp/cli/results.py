@@ -62,7 +62,10 @@ def compare(
 
 def describe_score(score: Any) -> str:
     """An accuracy with its interval."""
-    return f"{score['accuracy']:.1%} [{score['low']:.1%}, {score['high']:.1%}] ({score['correct']} of {score['total']})"
+    counts = f"{score['correct']} of {score['total']}"
+    if score["truncated"]:
+        counts += f", {score['truncated']} cut off"
+    return f"{score['accuracy']:.1%} [{score['low']:.1%}, {score['high']:.1%}] ({counts})"
 
 
 def describe_comparison(verdict: Any) -> str:
