@@ -11,7 +11,7 @@ export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit check proto format bench chaos gpu constraints clean
+.PHONY: help setup demo test unit check proto format bench slow chaos gpu constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ proto: $(STAMP) ## Write proto/ and docs/states.md anew
 format: $(STAMP) ## Format and mend what ruff can mend
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
+
+slow: $(STAMP) ## The tests that train or kill for minutes
+	$(BIN)/python -m pytest -m "slow and not gpu"
 
 chaos: $(STAMP) ## Kill every service in turn while a job runs (minutes)
 	$(BIN)/python -m pytest -m slow tests/chaos

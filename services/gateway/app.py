@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
@@ -29,7 +30,8 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-app = FastAPI(
+# The documentation page must not need the internet to draw itself.
+app = FastAPIOffline(
     title="ltp",
     version="1",
     summary="Plan, run, watch and evaluate LLM training with verl.",

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import subprocess
+import threading
 from collections import Counter
 from pathlib import Path
 
 import httpx
+import nats
+import nats.aio.msg
 import pytest
 
-from tests.e2e.platform import RECIPE, Platform, eventually
+from tests.conftest import until
+from tests.e2e.platform import LTP, RECIPE, Platform, eventually, write_rows
 
 pytestmark = [pytest.mark.e2e, pytest.mark.training]
 
@@ -143,3 +150,65 @@ def test_nobody_enters_without_the_token(platform: Platform) -> None:
         assert response.status_code == 401
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["code"] == "unauthenticated"
+
+
+async def test_another_system_hears_events_with_a_plain_subscription(platform: Platform, tmp_path: Path) -> None:
+    heard: list[nats.aio.msg.Msg] = []
+
+    async def keep(message: nats.aio.msg.Msg) -> None:
+        heard.append(message)
+
+    client = await nats.connect(platform.json("status")["urls"]["nats"])
+    await client.subscribe("ltp.>", cb=keep)
+    await client.flush()
+    write_rows(tmp_path / "more.jsonl", count=12)
+    await asyncio.to_thread(platform.ltp, "dataset", "add", str(tmp_path / "more.jsonl"))
+    await until(lambda: "ltp.dataset.v1.frozen" in {m.subject for m in heard})
+    await client.close()
+    frozen = next(m for m in heard if m.subject == "ltp.dataset.v1.frozen")
+    assert (frozen.headers or {})["ce-type"] == frozen.subject
+    assert json.loads(frozen.data)["rows"] == 12
+
+
+def test_events_can_be_followed_from_the_terminal(platform: Platform, tmp_path: Path) -> None:
+    environment = {**os.environ, "LTP_DATA_DIR": str(platform.data)}
+    command = [LTP, "events", "tail", "--subject", "ltp.dataset.>", "--json"]
+    tail = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert tail.stdout is not None
+        # The subscription stands once something is heard: say something until it is.
+        reader = threading.Thread(target=lambda: lines.append(tail.stdout.readline()), daemon=True)
+        lines: list[str] = []
+        reader.start()
+
+        def heard() -> bool:
+            write_rows(tmp_path / "again.jsonl", count=12)
+            platform.ltp("dataset", "add", str(tmp_path / "again.jsonl"), "--no-wait")
+            reader.join(0.5)
+            return bool(lines)
+
+        eventually(heard, seconds=60)
+    finally:
+        tail.terminate()
+        tail.wait(10)
+    assert json.loads(lines[0])["subject"].startswith("ltp.dataset.v1.")
+
+
+def test_the_stream_of_metrics_resumes_where_a_client_left_off(platform: Platform, job: str) -> None:
+    url = platform.json("status")["urls"]["gateway"]
+    token = (platform.data / "secrets" / "token").read_text().strip()
+    headers = {"Authorization": f"Bearer {token}"}
+    whole = httpx.get(f"{url}/api/v1/jobs/{job}/metrics/stream", headers=headers, timeout=60).text
+    ids = [line.removeprefix("id: ") for line in whole.splitlines() if line.startswith("id: ")]
+    rest = httpx.get(
+        f"{url}/api/v1/jobs/{job}/metrics/stream", headers={**headers, "Last-Event-ID": ids[2]}, timeout=60
+    ).text
+    assert [line.removeprefix("id: ") for line in rest.splitlines() if line.startswith("id: ")] == ids[3:]
+    assert "event: end" in rest
+
+
+def test_the_documentation_draws_itself_without_the_internet(platform: Platform) -> None:
+    url = platform.json("status")["urls"]["gateway"]
+    page = httpx.get(f"{url}/docs").text
+    assert "https://" not in page.replace("https://fastapi.tiangolo.com", "")
+    assert httpx.get(f"{url}/openapi.json").json()["openapi"].startswith("3.1")

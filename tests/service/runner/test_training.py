@@ -150,6 +150,7 @@ async def test_the_stop_file_leaves_a_checkpoint_to_resume_from(material: Path, 
     assert all((run_dir / "checkpoints" / name).is_file() for name in checkpoint_files(step, 1, "sft"))
 
 
+@pytest.mark.slow
 async def test_grpo_on_a_cpu_scores_generates_and_stops(material: Path, attempt: Attempt) -> None:
     backend, run_dir = LocalBackend(), attempt.directory
     await backend.launch(run_dir, _spec(material, run_dir, algorithm="grpo", steps=100))
