@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable
 from contextlib import suppress
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+from ltp.core.scoring import score
 
 
 def compute_score(
@@ -27,34 +24,10 @@ def compute_score(
     A scorer that raises gives 0.0 and one line of JSON in the file named by LTP_REWARD_ERRORS.
     """
     try:
-        return float(SCORERS[scorer](solution_str, _required(ground_truth)))
+        return float(score(scorer, solution_str, _required(ground_truth)))
     except Exception as error:
         _record(error, data_source, extra_info)
         return 0.0
-
-
-def exact(answer: str, truth: str) -> bool:
-    """Whether the texts are equal but for surrounding space."""
-    return answer.strip() == truth.strip()
-
-
-def numeric(answer: str, truth: str) -> bool:
-    """Whether the last number of the answer equals the last number of the truth, as decimals."""
-    expected = _last_number(truth)
-    if expected is None:
-        raise ValueError(f"the right answer {truth!r} holds no number")
-    return _last_number(answer) == expected
-
-
-SCORERS: dict[str, Callable[[str, str], bool]] = {"exact": exact, "numeric": numeric}
-
-
-def _last_number(text: str) -> Decimal | None:
-    found = _NUMBER.findall(text)
-    try:
-        return Decimal(found[-1].replace(",", "")) if found else None
-    except InvalidOperation:
-        return None
 
 
 def _required(ground_truth: str | None) -> str:
