@@ -178,7 +178,9 @@ def _watch(progress: Progress, gateway: Gateway, job_id: str, steps: int) -> lis
         lines.append(line)
         loss = line["metrics"].get("train/loss")
         note = "" if loss is None else f"step {line['step']} of {steps}, loss {loss:.3f}"
-        progress.update(task, completed=line["step"], note=note or f"step {line['step']} of {steps}")
+        note = note or f"step {line['step']} of {steps}"
+        progress.update(task, completed=line["step"], note=note)
+        _note_in_a_log(f"train: {note}")
     progress.stop_task(task)
     return lines
 
@@ -198,24 +200,33 @@ def _await_comparison(gateway: Gateway, job_id: str) -> Any:
 
 
 def _progress() -> Progress:
-    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=24))
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=out)
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description:<9}"), BarColumn(bar_width=24))
+    note = TextColumn("{task.fields[note]}")
+    return Progress(*columns, TimeElapsedColumn(), note, console=out, disable=not out.is_terminal)
 
 
 class _Stage:
     """A line of progress for a step of unknown length."""
 
     def __init__(self, progress: Progress, name: str) -> None:
-        self._progress, self._task = progress, progress.add_task(name, total=None, note="")
+        self._progress, self._name = progress, name
+        self._task = progress.add_task(name, total=None, note="")
 
     def __enter__(self) -> Callable[[str], None]:
         return self._done
 
     def _done(self, note: str) -> None:
         self._progress.update(self._task, total=1, completed=1, note=note)
+        _note_in_a_log(f"{self._name}: {note}")
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop_task(self._task)
+
+
+def _note_in_a_log(line: str) -> None:
+    """Say it in a line of its own where no bar can be drawn, so that a log shows how far it is."""
+    if not out.is_terminal:
+        out.print(line, markup=False)
 
 
 def _where_next(data: DataDir, runs: bool) -> None:
