@@ -189,6 +189,19 @@ async def list_steps(engine: AsyncEngine, job_id: UUID, *, after: int = 0, limit
     return await _all(engine, query)
 
 
+_ATTEMPT_ENDS = [f"ltp.attempt.v1.{end}" for end in ("succeeded", "failed", "stopped", "lost")]
+
+
+async def has_all_steps(engine: AsyncEngine, job_id: UUID) -> bool:
+    """Whether every line of metrics that ended attempts said of themselves has been heard."""
+    said = select(func.coalesce(func.sum(events.c.data["metrics_lines"].as_integer()), 0)).where(
+        events.c.job_id == job_id, events.c.subject.in_(_ATTEMPT_ENDS)
+    )
+    heard = select(func.count()).where(steps.c.job_id == job_id)
+    async with engine.connect() as connection:
+        return bool((await connection.scalar(heard) or 0) >= (await connection.scalar(said) or 0))
+
+
 async def _one(engine: AsyncEngine, query: Any) -> Row | None:
     async with engine.connect() as connection:
         return (await connection.execute(query)).mappings().one_or_none()

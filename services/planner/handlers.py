@@ -29,6 +29,8 @@ from services.planner.rows import check_rows
 SERVICE = "planner"
 router = NatsRouter()
 
+_LOOKS, _LOOK_SECONDS = 25, 0.2
+
 for event in (PlanMade, PlanRefused):
     router.publisher(**said(event))
 
@@ -39,10 +41,10 @@ async def see_host(event: HostSeen, unit: InboxUnit) -> None:
 
 
 @router.subscriber(**heard_by(SERVICE, JobSubmitted))
-async def plan_job(event: JobSubmitted, unit: InboxUnit) -> None:
+async def plan_job(event: JobSubmitted, unit: InboxUnit, database: Annotated[Database, Context("database")]) -> None:
     plan_id = new_id()
     try:
-        plan = await _plan(event.recipe, event.dataset, await store.known_hosts(unit))
+        plan = await _plan(event.recipe, event.dataset, await _hosts(database))
     except LtpError as error:
         problem = Problem.of(error)
         await store.save(unit, plan_id, event.job_id, event.recipe_hash, problem=problem.model_dump())
@@ -56,9 +58,18 @@ async def plan_job(event: JobSubmitted, unit: InboxUnit) -> None:
 @router.subscriber(**answered_by(SERVICE, "plan"))
 @replies
 async def preview(request: PlanRequest, database: Annotated[Database, Context("database")]) -> Plan:
-    async with database.unit() as unit:
-        hosts = await store.known_hosts(unit)
-    return await _plan(request.recipe, request.dataset, hosts)
+    return await _plan(request.recipe, request.dataset, await _hosts(database))
+
+
+async def _hosts(database: Database) -> list[HostFacts]:
+    """All known hosts; on a platform that has just started, the first may be about to say what it has."""
+    for _ in range(_LOOKS):
+        async with database.unit() as unit:
+            hosts = await store.known_hosts(unit)
+        if hosts:
+            return hosts
+        await asyncio.sleep(_LOOK_SECONDS)
+    return []
 
 
 async def _plan(recipe: Recipe, dataset: DatasetVersion, hosts: list[HostFacts]) -> Plan:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ltp.contracts.values import Problem
+from ltp.queue.work import Work
 from ltp.queue.worker import Held, Worker
 from ltp.service.runtime import Runtime
+from ltp.store.database import Unit
 from services.runner.attempt import Attempt
 from services.runner.backends.local import LocalBackend
 from services.runner.handlers import SERVICE, router, tell_host
@@ -19,9 +22,20 @@ runtime.provide(backend=backend)
 runtime.loops.append(("host", lambda: tell_host(runtime.database, settings)))
 
 
-async def _live(held: Held) -> None:
-    await Attempt(held, runtime.database, backend, settings, worker.lease).live()
+def _attempt(held: Held) -> Attempt:
+    return Attempt(held, runtime.database, backend, settings, worker.lease)
 
 
-worker = Worker(runtime.database, kind="train", name=SERVICE, handler=_live, concurrency=_CONCURRENCY)
+async def _give_up(unit: Unit, work: Work, problem: Problem) -> None:
+    await _attempt(Held(work)).give_up(unit, problem)
+
+
+worker = Worker(
+    runtime.database,
+    kind="train",
+    name=SERVICE,
+    handler=lambda held: _attempt(held).live(),
+    on_failed=_give_up,
+    concurrency=_CONCURRENCY,
+)
 runtime.workers.append(worker)

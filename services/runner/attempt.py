@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
-from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
 from ltp.contracts.checkpoint import CheckpointWritten
-from ltp.contracts.event import Event
 from ltp.contracts.plan import PlanMade
-from ltp.contracts.telemetry import StepMetrics, step_subject
 from ltp.contracts.values import Placement, Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import ATTEMPT, AttemptState
@@ -27,9 +25,9 @@ from ltp.queue.work import extend, finish
 from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
-from ltp.store.envelope import Message
 from services.runner import store
 from services.runner.backends import Backend, LaunchStatus
+from services.runner.facts import AttemptFacts
 from services.runner.policy import Verdict, judge
 from services.runner.recipes.verl_0_9 import launch_spec
 from services.runner.settings import RunnerSettings
@@ -58,6 +56,8 @@ class Attempt:
         if self.held.work.placement is None:
             raise LtpError(ErrorCode.INTERNAL, "Training work came without a placement.", "See the scheduler's log.")
         self.placement: Placement = self.held.work.placement
+        steps = self.made.recipe.training.steps
+        self._facts = AttemptFacts(self.attempt_id, self.run_id, self.made.job_id, self.number, self.placement, steps)
 
     async def live(self) -> None:
         """Launch unless it was launched before, then watch until it is over."""
@@ -71,8 +71,16 @@ class Attempt:
         except LtpError as error:
             await self._end(Verdict("failed", Problem.of(error)))
             return
-        while not await self._look():
+        while not await self._look_or_wait():
             await asyncio.sleep(self.settings.runner_poll_seconds)
+
+    async def _look_or_wait(self) -> bool:
+        """Look; an outage of the disk or the database is waited out, since it says nothing about the run."""
+        try:
+            return await self._look()
+        except (OSError, DBAPIError) as error:
+            structlog.get_logger().warning("lost sight of an attempt", error=repr(error)[:200])
+            return False
 
     async def _ensure_launched(self) -> None:
         if await self.backend.status(self.run_dir) is not None:
@@ -143,10 +151,10 @@ class Attempt:
             if starting:
                 await store.move(unit, self.attempt_id, AttemptState.STARTING)
                 if await store.move(unit, self.attempt_id, AttemptState.RUNNING, started_at=status.started_at):
-                    unit.emit(self._started(status), about=self.attempt_id)
+                    unit.emit(self._facts.started(status.started_at), about=self.attempt_id)
             for index, line in enumerate(lines):
                 if line.step >= 0:
-                    unit.send(self._telemetry(row["metrics_lines"] + index, line))
+                    unit.send(self._facts.step(row["metrics_lines"] + index, line, now()))
             if lines:
                 steps = [line.step for line in lines if line.step >= 0]
                 await store.note(
@@ -197,14 +205,24 @@ class Attempt:
         problem = None if verdict.problem is None else verdict.problem.model_dump()
         ended_at = now()
         async with self.database.unit() as unit:
+            row = await store.open_attempt(unit, self._row())
             if await store.move(unit, self.attempt_id, target, ended_at=ended_at, problem=problem):
-                unit.emit(self._ended(verdict, ended_at), about=self.attempt_id)
+                unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"]), about=self.attempt_id)
             await finish(unit, self.held.work, cancelled=verdict.outcome == "stopped")
 
     async def _settle(self) -> None:
         """The attempt's end was recorded before, but not that the work is over."""
         async with self.database.unit() as unit:
             await finish(unit, self.held.work)
+
+    async def give_up(self, unit: Unit, problem: Problem) -> None:
+        """End an attempt that cannot be watched, in the transaction that settles its work: no devices freed under a run."""
+        await self.backend.kill(self.run_dir)
+        verdict, ended_at = Verdict("failed", problem), now()
+        row = await store.open_attempt(unit, self._row())
+        evidence = problem.model_dump()
+        if await store.move(unit, self.attempt_id, AttemptState.FAILED, ended_at=ended_at, problem=evidence):
+            unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"]), about=self.attempt_id)
 
     def _row(self) -> dict[str, Any]:
         return {
@@ -215,38 +233,3 @@ class Attempt:
             "run_dir": str(self.run_dir),
             "placement": self.placement.model_dump(),
         }
-
-    def _started(self, status: LaunchStatus) -> AttemptStarted:
-        return AttemptStarted(
-            attempt_id=self.attempt_id,
-            run_id=self.run_id,
-            job_id=self.made.job_id,
-            number=self.number,
-            placement=self.placement,
-            started_at=status.started_at,
-        )
-
-    def _ended(self, verdict: Verdict, ended_at: datetime) -> Event:
-        known = {"attempt_id": self.attempt_id, "run_id": self.run_id, "job_id": self.made.job_id, "ended_at": ended_at}
-        if verdict.outcome == "succeeded":
-            return AttemptSucceeded(**known, steps=self.made.recipe.training.steps)
-        if verdict.outcome == "stopped" or verdict.problem is None:
-            return AttemptStopped(**known)
-        if verdict.outcome == "lost":
-            return AttemptLost(**known, problem=verdict.problem)
-        return AttemptFailed(**known, problem=verdict.problem, exit_code=verdict.exit_code)
-
-    def _telemetry(self, number: int, line: MetricsLine) -> Message:
-        body = StepMetrics(
-            job_id=self.made.job_id,
-            run_id=self.run_id,
-            attempt_id=self.attempt_id,
-            attempt=self.number,
-            line=number,
-            step=line.step,
-            seen_at=now(),
-            metrics=line.values,
-        )
-        message_id = f"step-{self.attempt_id}-{number}"
-        headers = {"Nats-Msg-Id": message_id, "content-type": "application/json"}
-        return Message(message_id, step_subject(self.run_id), headers, body.model_dump_json().encode(), keep=False)

@@ -28,6 +28,8 @@ class AttemptSucceeded(Event, subject="ltp.attempt.v1.succeeded", speaker="runne
     job_id: UUID
     steps: int
     ended_at: datetime
+    # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
+    metrics_lines: int = 0
 
 
 class AttemptFailed(Event, subject="ltp.attempt.v1.failed", speaker="runner"):
@@ -39,6 +41,8 @@ class AttemptFailed(Event, subject="ltp.attempt.v1.failed", speaker="runner"):
     problem: Problem
     exit_code: int | None
     ended_at: datetime
+    # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
+    metrics_lines: int = 0
 
 
 class AttemptStopped(Event, subject="ltp.attempt.v1.stopped", speaker="runner"):
@@ -48,6 +52,8 @@ class AttemptStopped(Event, subject="ltp.attempt.v1.stopped", speaker="runner"):
     run_id: UUID
     job_id: UUID
     ended_at: datetime
+    # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
+    metrics_lines: int = 0
 
 
 class AttemptLost(Event, subject="ltp.attempt.v1.lost", speaker="runner"):
@@ -58,3 +64,5 @@ class AttemptLost(Event, subject="ltp.attempt.v1.lost", speaker="runner"):
     job_id: UUID
     problem: Problem
     ended_at: datetime
+    # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
+    metrics_lines: int = 0

@@ -14,6 +14,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,9
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
+# Events stay far below the megabyte that NATS carries, whatever a log or a row put into a message.
+_LONGEST = 4000
+
+
 class Problem(Value):
     """An error as it travels: a stable code, what is wrong, what to do."""
 
@@ -25,7 +29,7 @@ class Problem(Value):
     @classmethod
     def of(cls, error: LtpError) -> Problem:
         """The wire form of an error."""
-        return cls(code=error.code, message=error.message, hint=error.hint)
+        return cls(code=error.code, message=error.message[:_LONGEST], hint=error.hint[:_LONGEST])
 
     def error(self) -> LtpError:
         """The error again, on the other side of the wire."""

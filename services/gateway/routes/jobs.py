@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -24,6 +25,9 @@ from services.gateway.routes.models import Job, JobPage, StepLine
 from services.gateway.streams import resume_point, stream
 
 router = APIRouter(tags=["jobs"])
+
+# How long a stream waits for metrics that were said and not heard, after the job is over.
+_PATIENCE = timedelta(seconds=15)
 
 
 @router.post("/jobs", status_code=202)
@@ -103,7 +107,11 @@ async def follow_metrics(
         return _lines(await store.list_steps(engine, job_id, after=position))
 
     async def is_over() -> bool:
-        return JOB.is_over((await show_job(job_id, engine)).state)
+        job = await show_job(job_id, engine)
+        if not JOB.is_over(job.state) or job.ended_at is None:
+            return False
+        # Metrics travel on a stream of their own and may come after the news of the end.
+        return await store.has_all_steps(engine, job_id) or now() - job.ended_at > _PATIENCE
 
     return stream("step", read, lambda line: line.seq, resume_point(last_event_id, after), news, is_over)
 
