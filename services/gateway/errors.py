@@ -38,9 +38,9 @@ class ProblemDocument(BaseModel):
     hint: str
 
 
-def problem_response(error: LtpError) -> JSONResponse:
-    """An error as `application/problem+json`."""
-    status = STATUS.get(error.code, _OTHERWISE)
+def problem_response(error: LtpError, status: int | None = None) -> JSONResponse:
+    """An error as `application/problem+json`; `status` where the code alone does not tell it."""
+    status = status or STATUS.get(error.code, _OTHERWISE)
     document = ProblemDocument(
         type=f"urn:ltp:error:{error.code}",
         title=error.code.replace("_", " "),
@@ -73,9 +73,7 @@ def install(app: FastAPI) -> None:
         known = LtpError(
             ErrorCode.INVALID_REQUEST, f"{request.method} {request.url.path}: {error.detail}.", "See /docs."
         )
-        response = problem_response(known)
-        response.status_code = error.status_code
-        return response
+        return problem_response(known, error.status_code)
 
     async def _unreachable(_: Request, error: Exception) -> JSONResponse:
         structlog.get_logger().warning("database unreachable", error=type(error).__name__)

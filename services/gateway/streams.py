@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+from fastapi import Query
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -13,6 +14,10 @@ from services.gateway.news import News
 
 L = TypeVar("L", bound=BaseModel)
 
+# Postgres counts rows in 63 bits; a larger number is a client's mistake, not a place to read from.
+_LAST = 2**63 - 1
+Position = Annotated[int, Query(ge=0, le=_LAST, description="Read on after this sequence number.")]
+
 _PING_SECONDS = 15
 
 
@@ -20,7 +25,7 @@ def resume_point(last_event_id: str | None, after: int) -> int:
     """Where to read on: the client's last seen sequence number, or the one asked for."""
     if last_event_id is None:
         return after
-    if not last_event_id.isdigit():
+    if not (last_event_id.isascii() and last_event_id.isdigit()) or int(last_event_id) > _LAST:
         raise LtpError(
             ErrorCode.INVALID_REQUEST, "Last-Event-ID is not a sequence number.", "Send back the id you got."
         )

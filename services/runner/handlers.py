@@ -47,7 +47,8 @@ async def read_log(
 ) -> LogPart:
     row = await store.latest_attempt(database.engine, request.job_id, request.attempt)
     if row is None:
-        raise LtpError(ErrorCode.NOT_FOUND, "The job has not started yet, so it has no log.", "Try again later.")
+        what = "no attempt" if request.attempt is None else f"no attempt {request.attempt}"
+        raise LtpError(ErrorCode.NOT_FOUND, f"The job has {what} yet, so there is no log.", "Try again later.")
     run_dir = Path(row["run_dir"])
     path = run_dir / "log.txt"
     size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,7 +16,9 @@ from rich.table import Table
 
 from ltp.core.errors import ErrorCode, LtpError
 
-out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width to fit into: what it reads must not be cut.
+_WIDTH = None if sys.stdout.isatty() else 200
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # The user called it wrongly; everything else failed.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, File, Form, Response, UploadFile
+from fastapi import APIRouter, File, Form, Query, Response, UploadFile
 
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.values import Name
@@ -59,9 +59,9 @@ async def upload_dataset(
 
 
 @router.get("/datasets")
-async def list_datasets(engine: Engine, limit: int = 100) -> list[Dataset]:
+async def list_datasets(engine: Engine, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[Dataset]:
     """Datasets, newest first."""
-    return [Dataset.model_validate(dict(row)) for row in await store.list_datasets(engine, limit=min(limit, 1000))]
+    return [Dataset.model_validate(dict(row)) for row in await store.list_datasets(engine, limit=limit)]
 
 
 @router.get("/datasets/{dataset_id}")

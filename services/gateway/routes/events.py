@@ -12,7 +12,7 @@ from sse_starlette import EventSourceResponse
 from services.gateway import store
 from services.gateway.access import Engine, Headlines
 from services.gateway.routes.models import EventLine
-from services.gateway.streams import resume_point, stream
+from services.gateway.streams import Position, resume_point, stream
 
 router = APIRouter(tags=["events"])
 
@@ -22,7 +22,7 @@ async def list_events(
     engine: Engine,
     job_id: UUID | None = None,
     subject: str | None = None,
-    after: int = 0,
+    after: Position = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 200,
 ) -> list[EventLine]:
     """Events after a sequence number, in the order they were heard."""
@@ -36,7 +36,7 @@ async def follow_events(
     news: Headlines,
     job_id: UUID | None = None,
     subject: str | None = None,
-    after: int = 0,
+    after: Position = 0,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> EventSourceResponse:
     """Events as they come (server-sent events `event`)."""

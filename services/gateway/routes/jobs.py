@@ -22,7 +22,7 @@ from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
 from services.gateway.admission import admit, resolve
 from services.gateway.routes.models import Job, JobPage, StepLine
-from services.gateway.streams import resume_point, stream
+from services.gateway.streams import Position, resume_point, stream
 
 router = APIRouter(tags=["jobs"])
 
@@ -89,7 +89,7 @@ async def cancel_job(job_id: UUID, runtime: Serving) -> Job:
 
 @router.get("/jobs/{job_id}/metrics")
 async def read_metrics(
-    job_id: UUID, engine: Engine, after: int = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+    job_id: UUID, engine: Engine, after: Position = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
 ) -> list[StepLine]:
     """Lines of metrics after a sequence number."""
     await show_job(job_id, engine)
@@ -98,7 +98,11 @@ async def read_metrics(
 
 @router.get("/jobs/{job_id}/metrics/stream", response_class=EventSourceResponse)
 async def follow_metrics(
-    job_id: UUID, engine: Engine, news: Headlines, after: int = 0, last_event_id: Annotated[str | None, Header()] = None
+    job_id: UUID,
+    engine: Engine,
+    news: Headlines,
+    after: Position = 0,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> EventSourceResponse:
     """Lines of metrics as they come (server-sent events `step`), until the job is over (`end`)."""
     await show_job(job_id, engine)
@@ -120,8 +124,8 @@ async def follow_metrics(
 async def read_log(
     job_id: UUID,
     runtime: Serving,
-    attempt: int | None = None,
-    offset: int = -65_536,
+    attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
+    offset: Annotated[int, Query(ge=-(2**40), le=2**40)] = -65_536,
     limit: Annotated[int, Query(ge=1, le=262_144)] = 65_536,
 ) -> LogPart:
     """A part of the training process's output; a negative offset counts from the end."""
