@@ -16,7 +16,7 @@ import nats.aio.msg
 import pytest
 
 from tests.conftest import until
-from tests.e2e.platform import LTP, RECIPE, Platform, eventually, write_rows
+from tests.e2e.platform import LTP, RECIPE, Platform, eventually, write_huge_model, write_rows
 
 pytestmark = [pytest.mark.e2e, pytest.mark.training]
 
@@ -212,3 +212,15 @@ def test_the_documentation_draws_itself_without_the_internet(platform: Platform)
     page = httpx.get(f"{url}/docs").text
     assert "https://" not in page.replace("https://fastapi.tiangolo.com", "")
     assert httpx.get(f"{url}/openapi.json").json()["openapi"].startswith("3.1")
+
+
+def test_a_model_that_fits_no_device_is_refused_with_what_would_fit(
+    platform: Platform, recipe: Path, model: Path, tmp_path: Path
+) -> None:
+    huge = tmp_path / "huge.yaml"
+    huge.write_text(recipe.read_text().replace(str(model), str(write_huge_model(tmp_path / "huge"))))
+    refused = platform.ltp("job", "submit", str(huge), check=False)
+    assert refused.returncode == 1
+    assert "plan_does_not_fit" in refused.stderr
+    assert "GiB" in refused.stderr
+    assert "lora_rank" in refused.stderr or "smaller model" in refused.stderr
