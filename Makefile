@@ -11,7 +11,7 @@ export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit check proto format bench slow chaos gpu compose-check constraints clean
+.PHONY: help setup demo test unit check check-types check-rest proto format bench slow chaos gpu compose-check constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,14 +37,19 @@ test: $(STAMP) ## Set up, then run every test that needs no GPU and no minutes o
 	$(BIN)/python -m pytest -m "not gpu and not slow"
 
 unit: $(STAMP) ## The pure tests: seconds
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -m "not training" tests/unit
 
 check: $(STAMP) ## Lint, types, import walls, contracts
+	@$(MAKE) --no-print-directory --output-sync -j2 check-types check-rest
+
+check-types: $(STAMP)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check-rest: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/ltp proto check
-	$(BIN)/pyright --pythonpath $(BIN)/python
 
 proto: $(STAMP) ## Write proto/ and docs/states.md anew
 	$(BIN)/ltp proto write
