@@ -98,6 +98,9 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
         "engine_seed": training.seed,
         "data_seed": training.seed,
         "device": "cpu" if plan.device_kind == "cpu" else "cuda",
+        # verl's default is FSDP 1: it refuses parameters on the CPU, and on one GPU it shards nothing, so that the
+        # plan's memory (FSDP 2's) would be that of another engine.
+        "strategy": "fsdp2",
         "devices": plan.devices,
         "hosts": 1,
         "steps": training.steps,
@@ -114,9 +117,8 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
     }
 
 
-# FSDP 1 refuses parameters on the CPU, and verl computes in bf16 unless told otherwise.
+# verl computes in bf16 unless told otherwise.
 _CPU_ENGINE: dict[str, Setting] = {
-    "strategy": "fsdp2",
     "mixed_precision": {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
     "compile": False,
 }

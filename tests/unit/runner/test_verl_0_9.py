@@ -91,6 +91,12 @@ def test_sft_on_gpus_is_torchrun_on_the_leased_devices() -> None:
     assert not any(argument.startswith("+engine.mixed_precision") for argument in spec.argv)
 
 
+@pytest.mark.parametrize("device_kind", ["cpu", "gpu"])
+def test_the_engine_is_the_one_the_planner_reckons_with(device_kind: str) -> None:
+    assert "engine.strategy='fsdp2'" in _spec(_recipe(), _plan(device_kind)).argv
+    assert "actor_rollout_ref.actor.strategy='fsdp2'" in _spec(_recipe("grpo"), _plan(device_kind)).argv
+
+
 def test_grpo_generates_with_transformers_on_a_cpu_and_with_vllm_on_a_gpu() -> None:
     cpu = _spec(_recipe("grpo"), _plan())
     gpu = _spec(_recipe("grpo"), _plan("gpu"))
