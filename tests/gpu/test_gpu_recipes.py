@@ -178,14 +178,14 @@ def _accuracy(model: Path, material: Material, log: Path) -> float:
     return sum(score("numeric", text, row.answer) for text, row in zip(said, rows, strict=True)) / len(rows)
 
 
-def _note_memory(run: Run, record_property: Record) -> tuple[float, float]:
+def _note_memory(run: Run, record_property: Record, prefix: str = "") -> tuple[float, float]:
     """Peak that the allocator handed out and the plan's prediction for it, in bytes, both also reported."""
-    allocated = max(run.series("perf/max_memory_allocated_gb").values()) * GIB
+    allocated = max(run.series(f"{prefix}perf/max_memory_allocated_gb").values()) * GIB
     predicted = run.plan.memory_bytes - run.plan.memory_components["context"]
     used = run.used_by_others_and_us()
     facts = {
         "allocated": allocated,
-        "reserved": max(run.series("perf/max_memory_reserved_gb").values()) * GIB,
+        "reserved": max(run.series(f"{prefix}perf/max_memory_reserved_gb").values()) * GIB,
         "predicted without context": predicted,
         "predicted": run.plan.memory_bytes,
         "upper bound": run.plan.memory_upper_bytes,
@@ -232,7 +232,7 @@ def test_rows_as_long_as_the_recipe_allows_need_what_the_plan_says(
     assert verdict.outcome == "succeeded", (verdict, run.log())
     allocated, predicted = _note_memory(run, record_property)
     assert allocated < run.plan.memory_upper_bytes - run.plan.memory_components["context"]
-    assert allocated > 0.8 * predicted
+    assert allocated > 0.95 * predicted
 
 
 def test_what_the_gpu_wrote_becomes_a_model_that_answers_better(
@@ -243,6 +243,7 @@ def test_what_the_gpu_wrote_becomes_a_model_that_answers_better(
     base = _accuracy(material.model, material, tmp_path / "base.log")
     after = _accuracy(Path(exported.path), material, tmp_path / "after.log")
     record_property("accuracy", f"{base:.2f} -> {after:.2f}")
+    record_property("answered by", "vLLM" if importlib.util.find_spec("vllm") else "our own server")
     assert after > base
 
 
@@ -275,6 +276,7 @@ def test_grpo_generates_with_vllm(material: Material, tmp_path: Path, record_pro
     # What vLLM sampled with is what is trained: bf16 rounding apart.
     assert max(run.series("training/rollout_probs_diff_mean").values()) < 0.02
     assert not (run.directory / "reward_errors.jsonl").exists()
-    _note_memory(run, record_property)
+    _note_memory(run, record_property, "actor/")
+    assert max(run.used_by_others_and_us()) < run.plan.memory_upper_bytes
     exported = export(run.checkpoints()[-1].path / "actor", tmp_path / "model")
     record_property("exported", f"{exported.tensors} tensors, {exported.size_bytes} bytes")

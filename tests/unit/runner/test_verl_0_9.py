@@ -108,6 +108,15 @@ def test_grpo_generates_with_transformers_on_a_cpu_and_with_vllm_on_a_gpu() -> N
     assert gpu.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
 
 
+def test_vllm_takes_no_more_of_a_gpu_than_the_plan_says() -> None:
+    sizes = {"memory_upper_bytes": 20, "device_memory_bytes": 80}
+    components = {"parameters": 1, "optimizer": 2, "activations": 9, "context": 1}
+    plan = _plan("gpu").model_copy(update={**sizes, "memory_components": components})
+    assert "actor_rollout_ref.rollout.gpu_memory_utilization=0.1875" in _spec(_recipe("grpo"), plan).argv
+    full = plan.model_copy(update={"memory_upper_bytes": 78})
+    assert "actor_rollout_ref.rollout.gpu_memory_utilization=0.5" in _spec(_recipe("grpo"), full).argv
+
+
 def test_a_resumed_run_names_its_checkpoint() -> None:
     spec = _spec(_recipe(), _plan(), resume_from=Path("/runs/0/checkpoints/global_step_4"))
     assert "trainer.resume_mode='resume_path'" in spec.argv
