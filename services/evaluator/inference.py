@@ -151,6 +151,8 @@ class InferenceServer:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LTP_")}
         # The model is a directory: nothing may be fetched in its place.
         environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        # vLLM takes FlashInfer's sampler where it could run, installed or not, and ends without it.
+        environment |= {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"}
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         if self._device_kind == "cpu":

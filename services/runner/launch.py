@@ -29,7 +29,7 @@ TERM_SECONDS = 5.0
 LOG_BYTES = 64 * 1024 * 1024
 # The rest of this process's environment may hold secrets of the platform and stays out of the training process.
 PASSED_ON = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
-PASSED_ON_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_")
+PASSED_ON_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "NVSHMEM_", "TORCH_", "GLOO_")
 _PR_SET_CHILD_SUBREAPER = 36
 
 

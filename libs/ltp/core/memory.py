@@ -35,6 +35,8 @@ class LossHead(StrEnum):
 
     CROSS_ENTROPY = "cross_entropy"
     CHUNKED = "chunked"
+    # The log-probabilities of the labels, sequence by sequence in bf16, as verl's SFT computes them.
+    LABELS = "labels"
     # Log-probabilities and entropy of the policy, as RL needs.
     POLICY = "policy"
 
@@ -152,6 +154,7 @@ def _loss_head(arch: Architecture, step: Step) -> tuple[int, int, int]:
     In units of tokens * vocabulary. Cross-entropy: 2 for bf16 logits; fp32 copy 4 and log-softmax 4; its gradient 4.
     Policy: 6 and 12 in bf16; under autocast the softmaxes are fp32, 16 and 26 (both fitted to §7).
     fp32: 4 for the logits, log-softmax 4 and gradients 8 more; entropy 4 more in either pass (derived).
+    Labels: everything in bf16, 2 for the log-softmax and 6 more in backward (verl 0.9.1's SFT on an H200, three plans).
     Chunked: one chunk of 1024 tokens at a time and the fp32 gradient of the hidden states.
     """
     each = step.tokens * arch.vocab
@@ -163,6 +166,8 @@ def _loss_head(arch: Architecture, step: Step) -> tuple[int, int, int]:
         return 4 * each, forward * each, backward * each
     if step.loss_head is LossHead.CROSS_ENTROPY:
         return 2 * each, 8 * each, 12 * each
+    if step.loss_head is LossHead.LABELS:
+        return 2 * each, 2 * each, 6 * each
     forward, backward = (6, 12) if step.precision is Precision.BF16 else (16, 26)
     return 2 * each, forward * each, backward * each
 

@@ -97,6 +97,9 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
         "engine_seed": training.seed,
         "data_seed": training.seed,
         "device": "cpu" if plan.device_kind == "cpu" else "cuda",
+        # verl's default is FSDP 1: it refuses parameters on the CPU, and on one GPU it shards nothing, so that the
+        # plan's memory (FSDP 2's) would be that of another engine.
+        "strategy": "fsdp2",
         "devices": plan.devices,
         "hosts": 1,
         "steps": training.steps,
@@ -113,9 +116,8 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
     }
 
 
-# FSDP 1 refuses parameters on the CPU, and verl computes in bf16 unless told otherwise.
+# verl computes in bf16 unless told otherwise.
 _CPU_ENGINE: dict[str, Setting] = {
-    "strategy": "fsdp2",
     "mixed_precision": {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
     "compile": False,
 }
@@ -141,9 +143,20 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
         }  # fmt: skip
     return {
         **shared, "rollout": "vllm", "rollout_eager": True, "rollout_workers": 2, "reward_workers": 2,
+        "rollout_memory_share": _rollout_memory_share(inputs.plan),
         # vLLM needs the base weights on its own when only adapters are synchronised.
         "rollout_load_format": "safetensors" if inputs.recipe.training.lora_rank else "dummy",
     }  # fmt: skip
+
+
+def _rollout_memory_share(plan: Plan) -> float:
+    """The share of a device that vLLM may take: what the plan has beside the trainer's states, never above half.
+
+    verl's own default is half of the device, whatever is needed: on an H200 73 GiB where the plan said 19. vLLM's
+    process has a context of its own, which its share does not count.
+    """
+    held = sum(plan.memory_components.get(name, 0) for name in ("parameters", "optimizer", "context", "context"))
+    return min(0.5, round((plan.memory_upper_bytes - held) / plan.device_memory_bytes, 4))
 
 
 def _epochs(inputs: Inputs) -> int:

@@ -92,6 +92,7 @@ GRPO_KEYS = {
     "rollout_load_format": f"{_ROLLOUT}.load_format",
     "rollout_frees_cache": f"{_ROLLOUT}.free_cache_engine",
     "rollout_eager": f"{_ROLLOUT}.enforce_eager",
+    "rollout_memory_share": f"{_ROLLOUT}.gpu_memory_utilization",
     "rollout_workers": f"{_ROLLOUT}.agent.num_workers",
     # The older top-level custom_reward_function.* is accepted and ignored by this version.
     "reward_file": "reward.custom_reward_function.path",

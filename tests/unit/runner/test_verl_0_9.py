@@ -91,6 +91,12 @@ def test_sft_on_gpus_is_torchrun_on_the_leased_devices() -> None:
     assert not any(argument.startswith("+engine.mixed_precision") for argument in spec.argv)
 
 
+@pytest.mark.parametrize("device_kind", ["cpu", "gpu"])
+def test_the_engine_is_the_one_the_planner_reckons_with(device_kind: str) -> None:
+    assert "engine.strategy='fsdp2'" in _spec(_recipe(), _plan(device_kind)).argv
+    assert "actor_rollout_ref.actor.strategy='fsdp2'" in _spec(_recipe("grpo"), _plan(device_kind)).argv
+
+
 def test_grpo_generates_with_transformers_on_a_cpu_and_with_vllm_on_a_gpu() -> None:
     cpu = _spec(_recipe("grpo"), _plan())
     gpu = _spec(_recipe("grpo"), _plan("gpu"))
@@ -100,6 +106,15 @@ def test_grpo_generates_with_transformers_on_a_cpu_and_with_vllm_on_a_gpu() -> N
     assert {"trainer.save_freq=10", "data.val_files='/data/train.parquet'"} <= set(gpu.argv)
     assert "trainer.val_before_train=false" in gpu.argv
     assert gpu.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+
+
+def test_vllm_takes_no_more_of_a_gpu_than_the_plan_says() -> None:
+    sizes = {"memory_upper_bytes": 20, "device_memory_bytes": 80}
+    components = {"parameters": 1, "optimizer": 2, "activations": 9, "context": 1}
+    plan = _plan("gpu").model_copy(update={**sizes, "memory_components": components})
+    assert "actor_rollout_ref.rollout.gpu_memory_utilization=0.1875" in _spec(_recipe("grpo"), plan).argv
+    full = plan.model_copy(update={"memory_upper_bytes": 78})
+    assert "actor_rollout_ref.rollout.gpu_memory_utilization=0.5" in _spec(_recipe("grpo"), full).argv
 
 
 def test_a_resumed_run_names_its_checkpoint() -> None:
