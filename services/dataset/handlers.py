@@ -11,6 +11,7 @@ from ltp.bus.inbox import InboxUnit
 from ltp.bus.subscriptions import heard_by, said
 from ltp.contracts.dataset import DatasetFrozen, DatasetRejected, DatasetUploaded, Split
 from ltp.contracts.values import Problem
+from ltp.core.errors import LtpError
 from ltp.queue.policy import Queue
 from ltp.queue.work import Work, enqueue, finish
 from ltp.queue.worker import Held
@@ -34,12 +35,16 @@ async def queue_freeze(event: DatasetUploaded, unit: InboxUnit) -> None:
 
 
 async def freeze_upload(held: Held, database: Database, versions: Path) -> None:
-    """Read the upload, write the version, say so; the upload itself is no longer needed then."""
+    """Read the upload, write the version, say so. The upload is a copy: it goes as soon as it was read or refused."""
     event = DatasetUploaded.model_validate(held.work.payload)
     source = Path(event.path)
     # A folder per name, since the rows carry the name while the version is a hash of their content alone.
     folder = versions / event.name
-    frozen = await asyncio.to_thread(freeze, source, name=event.name, holdout=event.holdout, versions_dir=folder)
+    try:
+        frozen = await asyncio.to_thread(freeze, source, name=event.name, holdout=event.holdout, versions_dir=folder)
+    except LtpError:
+        await asyncio.to_thread(source.unlink, missing_ok=True)
+        raise
     splits = {
         name: Split(rows=split.rows, path=str(split.path), answered=split.answered)
         for name, split in frozen.splits.items()
@@ -62,7 +67,7 @@ async def freeze_upload(held: Held, database: Database, versions: Path) -> None:
 
 
 async def reject_upload(unit: Unit, work: Work, problem: Problem) -> None:
-    """Say why an upload could not become a dataset. The upload stays, as evidence."""
+    """Say why an upload could not become a dataset."""
     event = DatasetUploaded.model_validate(work.payload)
     if await store.close_dataset(unit, event.dataset_id, problem=problem.model_dump()):
         unit.emit(

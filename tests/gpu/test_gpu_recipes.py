@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ltp.cli import __path__ as cli_path
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
@@ -27,7 +28,6 @@ from ltp.core.model_config import read_architecture
 from ltp.core.scoring import score
 from ltp.recipe_text import parse_recipe
 from ltp_verl import demo_input
-
 from services.dataset.files import FrozenVersion, freeze
 from services.evaluator.inference import InferenceServer
 from services.evaluator.rows import read_rows
