@@ -23,7 +23,7 @@ from services.dataset.source import read_rows
 
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 # `messages` is what verl 0.9.1's MultiTurnSFTDataset reads; `prompt`, `data_source`, `reward_model` and `extra_info`
-# are what its RLHFDataset and reward manager read (reference/verl.md §1.3). One file serves both.
+# are what its RLHFDataset and reward manager read (docs/training.md). One file serves both.
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),

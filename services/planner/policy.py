@@ -70,7 +70,7 @@ def _pool(recipe: Recipe, hosts: Sequence[HostFacts]) -> Pool:
 
 
 def _check(recipe: Recipe, arch: Architecture, pool: Pool) -> None:
-    """What verl would refuse late or round off in silence (reference/verl.md §2.2, rules 1, 4-6, 16 and 24)."""
+    """What verl would refuse late or round off in silence (docs/training.md)."""
     training, section = recipe.training, recipe.reinforcement
     if training.max_length > arch.max_positions:
         what = f"training.max_length is {training.max_length}, and the model has {arch.max_positions} positions"

@@ -1,7 +1,7 @@
 """Turns the peak of a training step into what a device must have: the allocator's bytes, what lies outside, a margin.
 
 GRPO adds the generator that shares the device. That part is a first model, put together from known terms
-(reference/planner.md §3, reference/verl.md §3.4, reference/verl-on-cpu.md §3b) and not yet measured.
+(docs/memory.md), and on an H200 it held as a bound, not as a point.
 """
 
 from __future__ import annotations

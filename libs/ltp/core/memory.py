@@ -1,7 +1,7 @@
 """Predicts the peak memory of one training step per device in closed form, cheap enough to search thousands of plans.
 
-Source: the closed form of the planner study (reference/planner.md §3), whose coefficients are finite differences of a
-trace of transformers' eager modules with fused attention, checked on an H200 (§7, shared/data/gpu_memory_h200.jsonl).
+Source: docs/memory.md. The coefficients are finite differences of a trace of transformers' eager modules with fused
+attention, checked on an H200 (tests/data/gpu_memory_h200.jsonl).
 All results are bytes per device. Measured there: dense models, full and LoRA, one and two GPUs. Derived:
 more than two shards, and `FP32` (processors), whose activations alone are checked against autograd.
 """
