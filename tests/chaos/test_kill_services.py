@@ -48,3 +48,30 @@ def is_ready_again(platform: Platform, name: str, old: int) -> bool:
     """Whether a killed service runs as a new process."""
     found = next(p for p in platform.json("status")["processes"] if p["name"] == name)
     return bool(found["state"] == "ready" and found["pid"] != old)
+
+
+def test_a_run_killed_on_its_host_is_tried_again_from_its_last_checkpoint(
+    platform: Platform, model: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "lost.yaml"
+    recipe.write_text(RECIPE.format(model=model, steps=60, save_every=20))
+    job = platform.json("job", "submit", str(recipe))["job_id"]
+    eventually(lambda: platform.json("checkpoints", job), seconds=180)
+    first = next(s for s in platform.launchers() if s["state"] == "running")
+    # Everything of it at once, as when a host goes down: nobody is left to write how it ended.
+    os.kill(first["launcher_pid"], signal.SIGKILL)
+    os.killpg(first["pgid"], signal.SIGKILL)
+    done = eventually(lambda: over(platform, job), seconds=300)
+    assert done["state"] == "succeeded", platform.logs()
+    lines = platform.json_lines("job", "metrics", job)
+    second = [line["step"] for line in lines if line["attempt"] == 2 and "train/loss" in line["metrics"]]
+    assert second[0] > 1, "the second attempt began anew"
+    assert second[-1] == 60
+    counts = Counter(e["subject"] for e in platform.json("events", "list", "--job", job, "--limit", "5000"))
+    assert (counts["ltp.attempt.v1.lost"], counts["ltp.job.v1.queued"], counts["ltp.job.v1.succeeded"]) == (1, 2, 1)
+
+
+def over(platform: Platform, job: str) -> dict[str, object] | None:
+    """The job once it has ended."""
+    found: dict[str, object] = platform.json("job", "get", job)
+    return found if found["state"] in {"succeeded", "failed", "cancelled"} else None
