@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +27,6 @@ from ltp.recipe_text import parse_recipe
 from ltp.up.detach import start_detached
 from ltp.up.state import DataDir
 from ltp.up.stop import stop_platform
-
-_POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 600.0
 
 # What must have been said, and how often, when the job has gone its way.
 EXPECTED_EVENTS = (
@@ -99,7 +95,7 @@ def run(progress: Progress, gateway: Gateway, recipe: Recipe, rows: Path) -> Sto
         problem = job["problem"] or {"message": f"the job is {job['state']}", "hint": ""}
         raise LtpError(ErrorCode.TRAINING_FAILED, problem["message"], problem["hint"])
     with _Stage(progress, "evaluate") as done:
-        comparison = _await_comparison(gateway, job["job_id"])
+        comparison = results.await_comparison(gateway, job["job_id"])
         done(comparison["verdict"])
     job_id = job["job_id"]
     return Story(
@@ -183,20 +179,6 @@ def _watch(progress: Progress, gateway: Gateway, job_id: str, steps: int) -> lis
         _note_in_a_log(f"train: {note}")
     progress.stop_task(task)
     return lines
-
-
-def _await_comparison(gateway: Gateway, job_id: str) -> Any:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        found = gateway.get("/events", job_id=job_id, subject="ltp.comparison.v1.completed")
-        if found:
-            return found[0]["data"]
-        failed = gateway.get(f"/jobs/{job_id}/evaluations")["failed"]
-        if failed:
-            problem = failed[0]["problem"]
-            raise LtpError(ErrorCode.EVALUATION_FAILED, problem["message"], problem["hint"])
-        time.sleep(_POLL_SECONDS)
-    raise LtpError(ErrorCode.EVALUATION_FAILED, "No comparison came in ten minutes.", "See the evaluator's log.")
 
 
 def _progress() -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,11 @@ import typer
 from ltp.cli.client import Gateway
 from ltp.cli.jobs import JobId, resolve
 from ltp.cli.output import DataDirOption, JsonOption, out, reported, rows_table, show, size
+from ltp.contracts.values import Problem
+from ltp.core.errors import ErrorCode, LtpError
+
+_POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 3600.0
 
 
 def checkpoints(job: JobId, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
@@ -43,6 +49,7 @@ def compare(
     job: JobId,
     samples: Annotated[int, typer.Option(min=0, max=200, help="How many rows to show side by side.")] = 5,
     change: Annotated[str | None, typer.Option(help="Only rows that are improved, regressed or unchanged.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until both models are scored.")] = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -50,7 +57,7 @@ def compare(
     with reported():
         gateway = Gateway.find(data_dir)
         job_id = resolve(gateway, job)
-        verdict = gateway.get(f"/jobs/{job_id}/comparison")
+        verdict = await_comparison(gateway, job_id) if wait else gateway.get(f"/jobs/{job_id}/comparison")
         page: dict[str, Any] = {"samples": []}
         if samples:
             page = gateway.get(f"/jobs/{job_id}/comparison/samples", limit=samples, change=change)
@@ -58,6 +65,23 @@ def compare(
         if not json and page["samples"]:
             columns = ("CHANGE", "PROMPT", "REFERENCE", "BASE", "TRAINED")
             out.print(rows_table(columns, [_pair(pair) for pair in page["samples"]]))
+
+
+def await_comparison(gateway: Gateway, job_id: str) -> Any:
+    """Return the comparison once there is one. Raises what prevents it: a job without its result, a failed evaluation."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        found = gateway.get("/events", job_id=job_id, subject="ltp.comparison.v1.completed")
+        if found:
+            return found[0]["data"]
+        job = gateway.get(f"/jobs/{job_id}")
+        if job["recipe"]["evaluation"] is None or job["state"] in {"failed", "cancelled"}:
+            why = f"is {job['state']}" if job["recipe"]["evaluation"] else "has no `evaluation:` in its recipe"
+            raise LtpError(ErrorCode.NOT_FOUND, f"Job {job_id} {why}, so there will be no comparison.", "")
+        for failed in gateway.get(f"/jobs/{job_id}/evaluations")["failed"]:
+            raise Problem.model_validate(failed["problem"]).error()
+        time.sleep(_POLL_SECONDS)
+    raise LtpError(ErrorCode.EVALUATION_FAILED, "No comparison came within the hour.", "See the evaluator's log.")
 
 
 def describe_score(score: Any) -> str:

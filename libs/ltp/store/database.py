@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID
 
-import structlog
 from sqlalchemy import CursorResult, Executable, Result, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -102,4 +101,3 @@ class Database:
     async def close(self) -> None:
         """Close all pooled connections."""
         await self.engine.dispose()
-        structlog.get_logger().debug("database closed", service=self.service)
