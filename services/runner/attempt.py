@@ -89,10 +89,8 @@ class Attempt:
         async with self.database.unit() as unit:
             await store.move(unit, self.attempt_id, AttemptState.STARTING)
         splits, recipe = self.made.dataset.splits, self.made.recipe
-        train, held_out = (
-            splits[recipe.dataset.train_split],
-            splits.get(recipe.evaluation.split) if recipe.evaluation else None,
-        )
+        train = splits[recipe.dataset.train_split]
+        held_out = splits.get(recipe.evaluation.split) if recipe.evaluation else None
         # verl drops the last partial batch, and the loss over no batch is NaN.
         validates = held_out is not None and held_out.rows >= recipe.training.batch_size
         spec = launch_spec(
