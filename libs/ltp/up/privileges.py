@@ -48,6 +48,8 @@ def server_account(death_signal: signal.Signals) -> Account:
         f"--reuid={user.pw_uid}",
         f"--regid={user.pw_gid}",
         "--clear-groups",
+        # access(2), by which initdb looks for its siblings, else ignores the capabilities of everybody but root.
+        "--securebits=+no_setuid_fixup",
         f"--inh-caps={CAPABILITY}",
         f"--ambient-caps={CAPABILITY}",
         f"--pdeathsig={death_signal.name.removeprefix('SIG')}",

@@ -29,7 +29,7 @@ app()
 """
 # An ordinary user who may read an interpreter that lies under /root, and nothing more.
 AS_NOBODY = (
-    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--securebits=+no_setuid_fixup"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--"),
 )
 
