@@ -91,9 +91,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
 @pytest.fixture
 def database_url(postgres: tuple[str, str]) -> str:
     """A fresh database with all tables, cloned from the template."""
+    return asyncio.run(new_database(postgres, _TEMPLATE))
+
+
+async def new_database(postgres: tuple[str, str], template: str | None) -> str:
+    """The URL of a new database: a clone of a template, or empty."""
     place, password = postgres
     name = f"test_{uuid.uuid4().hex}"
-    asyncio.run(_create(place, password, name, _TEMPLATE))
+    await _create(place, password, name, template)
     return f"postgresql+asyncpg://{SUPERUSER}:{password}@{place}/{name}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import sys
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
@@ -14,7 +16,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import ltp.queue.tables  # noqa: F401 — its table belongs to the comparison
 from ltp.contracts import SERVICES
 from ltp.store.metadata import metadata
-from ltp.store.schema import migrate, wait_for_schema
+from ltp.store.schema import wait_for_schema
+from tests.conftest import new_database
 
 
 def differences(connection: Connection) -> list[Any]:
@@ -31,9 +34,15 @@ async def test_the_migrations_make_the_tables_of_the_code(database_url: str) -> 
     await engine.dispose()
 
 
-async def test_migrating_twice_at_once_changes_nothing(database_url: str) -> None:
-    await asyncio.gather(*(asyncio.to_thread(migrate, database_url) for _ in range(2)))
-    engine = create_async_engine(database_url)
+async def test_two_migrations_at_once_bring_an_empty_database_to_the_head(postgres: tuple[str, str]) -> None:
+    url = await new_database(postgres, template=None)
+    environment = {**os.environ, "LTP_DATABASE_URL": url}
+    both = [
+        await asyncio.create_subprocess_exec(sys.executable, "-m", "ltp.store.migrate", env=environment)
+        for _ in range(2)
+    ]
+    assert [await process.wait() for process in both] == [0, 0]
+    engine = create_async_engine(url)
     await asyncio.wait_for(wait_for_schema(engine), 5)
     await engine.dispose()
 
