@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from ltp.store.patience import wait_at_most
+
 NEWS_CHANNEL = "ltp_gateway_news"
 # A stream looks again after this long even when no news was heard.
 _PATIENCE_SECONDS = 2.0
@@ -27,7 +29,4 @@ class News:
     @staticmethod
     async def wait(ticket: asyncio.Event) -> None:
         """Return at the news or after a while."""
-        try:
-            await asyncio.wait_for(ticket.wait(), _PATIENCE_SECONDS)
-        except TimeoutError:
-            pass  # A lost notification costs this while, nothing else.
+        await wait_at_most(ticket, _PATIENCE_SECONDS)

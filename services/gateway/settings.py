@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
 from ltp.service.settings import CommonSettings
 
 
 class GatewaySettings(CommonSettings):
     """LTP_* for what all share, LTP_GATEWAY_* for its own."""
-
-    model_config = SettingsConfigDict(env_prefix="LTP_", extra="ignore", protected_namespaces=())
 
     gateway_host: str = "127.0.0.1"
     gateway_port: int = Field(default=8700, ge=1, le=65535)

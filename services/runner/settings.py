@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from pydantic_settings import SettingsConfigDict
-
 from ltp.service.settings import CommonSettings
 
 
 class RunnerSettings(CommonSettings):
     """LTP_* for what all share, LTP_RUNNER_* for its own."""
-
-    model_config = SettingsConfigDict(env_prefix="LTP_", extra="ignore", protected_namespaces=())
 
     # The interpreter of the training environment; the runner itself needs no torch.
     runner_python: str = sys.executable

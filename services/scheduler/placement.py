@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from ltp.contracts.lease import LeaseGranted, LeaseReleased
 from ltp.service.runtime import Runtime
 from ltp.store.database import Unit
 from ltp.store.listener import WORK_CHANNEL
+from ltp.store.patience import wait_at_most
 from services.scheduler import policy, store
 
 
@@ -17,10 +16,7 @@ async def place_forever(runtime: Runtime, poll_seconds: float) -> None:
         runtime.work_changed.clear()
         async with runtime.database.unit() as unit:
             await place_once(unit)
-        try:
-            await asyncio.wait_for(runtime.work_changed.wait(), poll_seconds)
-        except TimeoutError:
-            pass  # The poll is the safety net.
+        await wait_at_most(runtime.work_changed, poll_seconds)
 
 
 async def place_once(unit: Unit) -> None:

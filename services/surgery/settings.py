@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from pydantic_settings import SettingsConfigDict
-
 from ltp.service.settings import CommonSettings
 
 
 class SurgerySettings(CommonSettings):
     """LTP_* for what all share, LTP_SURGERY_* for its own."""
-
-    model_config = SettingsConfigDict(env_prefix="LTP_", extra="ignore", protected_namespaces=())
 
     # The interpreter that has torch; the service itself never imports it.
     surgery_python: str = sys.executable

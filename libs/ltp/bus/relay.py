@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from ltp.store.clock import now
 from ltp.store.database import Database
 from ltp.store.metadata import outbox_table
+from ltp.store.patience import wait_at_most
 
 _BATCH = 256
 _POLL_SECONDS = 1.0
@@ -44,10 +45,7 @@ class Relay:
                 pass
         except (TimeoutError, OSError, DBAPIError, NatsError) as error:
             structlog.get_logger().warning("outbox waits", error=repr(error)[:200])
-        try:
-            await asyncio.wait_for(self.wake.wait(), _POLL_SECONDS)
-        except TimeoutError:
-            pass  # The poll is the safety net for a notification that was lost.
+        await wait_at_most(self.wake, _POLL_SECONDS)
 
     async def publish_batch(self) -> int:
         """Publish the oldest unpublished messages; returns how many. No transaction is open while NATS is asked."""

@@ -19,6 +19,7 @@ from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import Work, claim, extend, fail
 from ltp.store.database import Database, Unit
+from ltp.store.patience import wait_at_most
 
 Handler = Callable[["Held"], Awaitable[None]]
 
@@ -65,10 +66,7 @@ class Worker:
 
     async def _rest(self) -> None:
         self.wake.clear()
-        try:
-            await asyncio.wait_for(self.wake.wait(), self.poll_seconds)
-        except TimeoutError:
-            pass  # The poll is the safety net for a wake-up that was lost.
+        await wait_at_most(self.wake, self.poll_seconds)
 
     async def _take(self) -> bool:
         if len(self._tasks) >= self.concurrency:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-SERVICES = ("planner", "scheduler", "runner", "surgery", "dataset", "evaluator", "gateway")
+from ltp.contracts.event import SERVICES
 
 
 @dataclass(frozen=True)
