@@ -29,8 +29,10 @@ attempts = Table(
     Column("state", String, nullable=False),
     Column("run_dir", String, nullable=False),
     Column("placement", JSONB, nullable=False),
-    # Whether the end was asked for, so that a restarted runner still knows why the process ended.
-    Column("stop_asked", Boolean, nullable=False, server_default=text("false")),
+    # What the scheduler wants (leave), and what was passed on to the process (leave, kill): a restarted runner still
+    # knows why the process ended.
+    Column("stop_wanted", Boolean, nullable=False, server_default=text("false")),
+    Column("stop_passed", String),
     Column("metrics_offset", BigInteger, nullable=False, server_default=text("0")),
     Column("metrics_lines", Integer, nullable=False, server_default=text("0")),
     Column("last_step", Integer, nullable=False, server_default=text("0")),
@@ -71,6 +73,18 @@ async def move(unit: Unit, attempt_id: UUID, target: AttemptState, **values: Any
 async def note(unit: Unit, attempt_id: UUID, **values: Any) -> None:
     """Record facts about an attempt that do not change its state."""
     await unit.execute(update(attempts).where(attempts.c.attempt_id == attempt_id).values(**values))
+
+
+async def want_stop(unit: Unit, run_id: UUID, number: int) -> bool:
+    """Note that an attempt is to save and leave; False when it is not known yet."""
+    statement = update(attempts).where(attempts.c.run_id == run_id, attempts.c.number == number)
+    return await unit.change(statement.values(stop_wanted=True)) == 1
+
+
+async def earlier_run_dirs(unit: Unit, run_id: UUID, number: int) -> list[str]:
+    """Run directories of the attempts of a run before this one."""
+    query = select(attempts.c.run_dir).where(attempts.c.run_id == run_id, attempts.c.number < number)
+    return list((await unit.execute(query)).scalars().all())
 
 
 async def add_checkpoint(unit: Unit, attempt_id: UUID, step: int, path: str, size_bytes: int) -> UUID | None:
