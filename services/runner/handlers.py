@@ -83,7 +83,7 @@ async def read_log(
 async def tell_host(database: Database, settings: RunnerSettings) -> None:
     """Say what this host has, at once and then now and again."""
     while True:
-        seen = await describe(settings.runner_host_name)
+        seen = await describe(settings.host_id())
         async with database.unit() as unit:
             unit.emit(seen, about=seen.host_id)
         await asyncio.sleep(settings.runner_host_seen_seconds)

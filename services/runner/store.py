@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.core.lifecycle import ATTEMPT, AttemptState
+from ltp.queue.tables import work
 from ltp.store.clock import new_id
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
@@ -85,6 +86,21 @@ async def earlier_run_dirs(unit: Unit, run_id: UUID, number: int) -> list[str]:
     """Run directories of the attempts of a run before this one."""
     query = select(attempts.c.run_dir).where(attempts.c.run_id == run_id, attempts.c.number < number)
     return list((await unit.execute(query)).scalars().all())
+
+
+async def given_up(unit: Unit, host_id: str) -> list[Row]:
+    """Attempts placed on a host that are not over although their work is: somebody gave them up."""
+    key = func.concat("train:", attempts.c.job_id, ":", attempts.c.number)
+    query = (
+        select(attempts)
+        .join(work, work.c.dedup_key == key)
+        .where(
+            attempts.c.state.in_(sorted(state for state in AttemptState if not ATTEMPT.is_over(state))),
+            attempts.c.placement["host_id"].astext == host_id,
+            work.c.state.in_(["failed", "cancelled", "done"]),
+        )
+    )
+    return list((await unit.execute(query)).mappings().all())
 
 
 async def add_checkpoint(unit: Unit, attempt_id: UUID, step: int, path: str, size_bytes: int) -> UUID | None:
