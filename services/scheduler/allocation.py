@@ -27,7 +27,7 @@ class Wants:
     # Bytes that each device must have.
     memory_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
-    # Hosts on which this work failed in a way that another host may cure.
+    # Hosts on which this work failed in a way that another host may cure: taken only where there are no others.
     avoid: frozenset[str] = frozenset()
     priority: int = 0
     preemptible: bool = False
@@ -85,8 +85,6 @@ class HostState:
         if missing:
             asked = ", ".join(f"{k}={v}" for k, v in sorted(missing.items()))
             return "labels", f"{name} lacks the label {asked}", f"`ltp host label {name} {asked}`"
-        if name in wants.avoid:
-            return "avoided", f"an attempt was lost on {name}, so another host is tried", "add a host"
         there = sum(d.kind == wants.kind for d in self.devices)
         if there < wants.per_host:
             return "too_few_devices", f"{name} has {there} {wants.kind}, {wants.per_host} are wanted", "ask for fewer"
@@ -115,7 +113,7 @@ def place(waiting: Sequence[Waiting], hosts: Sequence[HostState], now: datetime)
     free = {(h.host_id, kind): _free(h, kind) for h in hosts for kind in ("cpu", "gpu")}
     decision = Decision([], {}, {})
     for work in waiting:
-        able = [h for h in hosts if h.refusal(work.wants) is None and h.host_id not in decision.reserved]
+        able = [h for h in _able(work.wants, hosts) if h.host_id not in decision.reserved]
         open_now = [h for h in able if len(_usable(h, work.wants, free)) >= work.wants.per_host]
         if len(open_now) >= work.wants.hosts:
             # The fullest hosts that fit, so that large work later finds whole hosts.
@@ -127,6 +125,13 @@ def place(waiting: Sequence[Waiting], hosts: Sequence[HostState], now: datetime)
             for host in sorted(able, key=lambda h: -len(_usable(h, work.wants, free)))[: work.wants.hosts]:
                 decision.reserved[host.host_id] = work.work_id
     return decision
+
+
+def _able(wants: Wants, hosts: Sequence[HostState]) -> list[HostState]:
+    """Hosts that could carry the work, whoever holds their devices: those it failed on only where there are no others."""
+    able = [h for h in hosts if h.refusal(wants) is None]
+    preferred = [h for h in able if h.host_id not in wants.avoid]
+    return preferred if len(preferred) >= wants.hosts else able
 
 
 def _free(host: HostState, kind: str) -> list[int]:
@@ -191,12 +196,24 @@ def explain(work: Waiting, waiting: Sequence[Waiting], hosts: Sequence[HostState
         remedy = "start a runner: `ltp up` starts the one of this machine"
         return [Reason(cause="no_host", message="no host is known", remedy=remedy)]
     decision = place(waiting, hosts, now)
-    reasons = [_about_host(work.wants, host, decision.reserved.get(host.host_id), work.work_id) for host in hosts]
+    able = _able(work.wants, hosts)
+    reasons = [
+        _avoided(host)
+        if host.refusal(work.wants) is None and host not in able
+        else _about_host(work.wants, host, decision.reserved.get(host.host_id), work.work_id)
+        for host in hosts
+    ]
     turn = next(i for i, other in enumerate(waiting) if other.work_id == work.work_id)
     if turn:
         message = f"{turn} piece{'s' if turn > 1 else ''} of work wait{'' if turn > 1 else 's'} for devices before it"
         reasons.append(Reason(cause="turn", message=message))
     return reasons
+
+
+def _avoided(host: HostState) -> Reason:
+    name = host.host_id
+    message = f"{name}: an attempt failed on it, so another host is tried first"
+    return Reason(cause="avoided", message=message, host_id=name)
 
 
 def _about_host(wants: Wants, host: HostState, reserved_for: UUID | None, work_id: UUID) -> Reason:

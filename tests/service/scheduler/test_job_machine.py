@@ -350,7 +350,7 @@ class JobMachine(RuleBasedStateMachine):
     def _all_is_settled(self) -> None:
         assert self.bag == []
         states = self.do(self._states())
-        assert all(JOB.is_over(state) or state is JobState.PAUSED for state in states.values()), states
+        assert all(JOB.is_over(state) or state is JobState.PAUSED for state in states.values()), self.do(self._rows())
         assert all(JOB.is_over(states[job_id]) for job_id in self.cancelled), "a cancelled job is not over"
         assert self.do(self._leases()) == 0
 
@@ -358,6 +358,14 @@ class JobMachine(RuleBasedStateMachine):
         async with self.database.unit() as unit:
             rows = (await unit.execute(select(store.jobs.c.job_id, store.jobs.c.state))).all()
         return {row.job_id: JobState(row.state) for row in rows}
+
+    async def _rows(self) -> list[str]:
+        """What there is to see of jobs and of their work, for the message of a failed assertion."""
+        async with self.database.unit() as unit:
+            rows = (await unit.execute(select(store.jobs))).mappings().all()
+            works = (await unit.execute(select(work))).mappings().all()
+        told = [f"{r['job_id']} {r['state']} attempt {r['attempt']} awaiting {r['awaiting_plan']}" for r in rows]
+        return told + [f"{w['dedup_key']} {w['state']} {w['run_at']} {w['placement']} {w['wants']}" for w in works]
 
     async def _leases(self) -> int:
         async with self.database.unit() as unit:

@@ -73,18 +73,25 @@ def replace_memory(device: Device, size: int) -> Device:
     return device.model_copy(update={"memory_bytes": size})
 
 
-def test_a_host_that_is_silent_cordoned_unlabelled_or_avoided_gets_nothing_and_says_why() -> None:
+def test_a_host_that_is_silent_cordoned_or_unlabelled_gets_nothing_and_says_why() -> None:
     hosts = [
         host("s", 1, state="silent"),
         host("c", 1, state="cordoned"),
         host("l", 1),
-        host("a", 1, labels={"zone": "x"}),
         host("few", 0, labels={"zone": "x"}),
     ]
-    work = waits(A, 1, labels={"zone": "x"}, avoid=frozenset({"a"}))
+    work = waits(A, 1, labels={"zone": "x"})
     assert placed(place([work], hosts, NOW)) == []
     reasons = {r.host_id: r.cause for r in explain(work, [work], hosts, NOW)}
-    assert reasons == {"s": "silent", "c": "cordoned", "l": "labels", "a": "avoided", "few": "too_few_devices"}
+    assert reasons == {"s": "silent", "c": "cordoned", "l": "labels", "few": "too_few_devices"}
+
+
+def test_a_host_on_which_work_failed_is_taken_again_only_where_there_is_no_other() -> None:
+    work = waits(A, 1, avoid=frozenset({"a"}))
+    busy = host("b", 1, holding(D, 0))
+    assert placed(place([work], [host("a", 1), busy], NOW)) == []
+    assert [r.cause for r in explain(work, [work], [host("a", 1), busy], NOW)] == ["avoided", "busy"]
+    assert placed(place([work], [host("a", 1)], NOW)) == [(A, "a", [0])]
 
 
 def test_small_work_overtakes_large_work_only_until_that_has_waited_long() -> None:
