@@ -229,10 +229,10 @@ async def ask_to_leave(unit: Unit, work_id: UUID) -> bool:
     return await unit.change(update(leases).where(*held).values(leaving=True)) == 1
 
 
-async def silent_since(unit: Unit, before: datetime) -> list[tuple[str, datetime]]:
-    """Hosts last heard of before an instant whose work was not given to others yet."""
-    query = select(hosts.c.host_id, hosts.c.seen_at).where(hosts.c.seen_at < before, hosts.c.lost_at.is_(None))
-    return [(row.host_id, row.seen_at) for row in (await unit.execute(query.with_for_update())).all()]
+async def last_words(unit: Unit) -> list[tuple[str, datetime]]:
+    """When each host that is not given up yet was last heard of."""
+    query = select(hosts.c.host_id, hosts.c.seen_at).where(hosts.c.lost_at.is_(None)).with_for_update()
+    return [(row.host_id, row.seen_at) for row in (await unit.execute(query)).all()]
 
 
 async def give_up_work(unit: Unit, host_id: str, problem: dict[str, Any]) -> list[UUID]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+import time
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -63,14 +65,20 @@ async def _grant(unit: Unit, work_id: UUID, placement: allocation.Placement) -> 
 
 
 async def look_after_hosts(runtime: Runtime, settings: SchedulerSettings) -> None:
-    """Give the work of hosts that stay silent to others. Silence alone harms nothing: the patience is long on purpose."""
-    patience = timedelta(seconds=settings.scheduler_host_lost_seconds)
+    """Give the work of hosts that stay silent to others. Silence alone harms nothing: the patience is long on purpose.
+
+    It is measured by this process's own steady clock, so that neither a clock that jumps nor an outage of ours counts.
+    """
+    patience, heard = settings.scheduler_host_lost_seconds, dict[str, tuple[datetime, float]]()
     while True:
         async with runtime.database.unit() as unit:
-            for host_id, seen_at in await hosts.silent_since(unit, now() - patience):
-                await lose_host(unit, host_id)
-                unit.emit(HostLost(host_id=host_id, seen_at=seen_at), about=host_id)
-        await wait_at_most(runtime.work_changed, settings.scheduler_host_silent_seconds / 4)
+            for host_id, seen_at in await hosts.last_words(unit):
+                if heard.get(host_id, (None,))[0] != seen_at:
+                    heard[host_id] = (seen_at, time.monotonic())
+                elif time.monotonic() - heard[host_id][1] > patience:
+                    await lose_host(unit, host_id)
+                    unit.emit(HostLost(host_id=host_id, seen_at=seen_at), about=host_id)
+        await asyncio.sleep(settings.scheduler_host_silent_seconds / 4)
 
 
 async def lose_host(unit: Unit, host_id: str) -> None:
