@@ -55,6 +55,7 @@ class ErrorCode(StrEnum):
     NOT_RUNNING = "not_running"
     START_FAILED = "start_failed"
     STALE_LEASE = "stale_lease"
+    WORKER_KILLED = "worker_killed"
     INTERNAL = "internal"
 
 
