@@ -24,22 +24,28 @@ _FREED = f"""
 CASE WHEN w.placement IS NOT NULL OR EXISTS (SELECT 1 FROM queue.limits) THEN pg_notify('{WORK_CHANNEL}', '') END
 """
 
-# The turn is ltp.queue.policy.turn; `least` and `greatest` pass over nulls.
+# The turn is ltp.queue.policy.turn, for one piece of work or many at once: `least` and `greatest` pass over nulls, and
+# what comes in together for one owner follows at its spacing. One notification a kind, sent at commit.
 ENQUEUE = f"""
 INSERT INTO queue.work (id, queue, kind, payload, dedup_key, state, run_at, sort_at,
                         priority, project, owner, wants, trace)
-SELECT CAST(:id AS uuid), CAST(:queue AS text), CAST(:kind AS text), CAST(:payload AS jsonb), CAST(:dedup_key AS text), 'queued', p.run_at,
-       greatest(greatest(least(p.plain, first.sort_at), p.plain - CAST(:window AS interval)),
-                own.sort_at + CAST(:spacing AS interval)),
-       CAST(:priority AS int), CAST(:project AS text), CAST(:owner AS text), CAST(:wants AS jsonb), CAST(:trace AS jsonb)
-FROM (SELECT at AS run_at, at + CAST(:head_start AS interval) AS plain
-      FROM (SELECT coalesce(CAST(:run_at AS timestamptz), now()) AS at) AS a) AS p
-LEFT JOIN LATERAL (SELECT sort_at FROM queue.work
-    WHERE state = 'queued' AND queue = CAST(:queue AS text) AND priority = CAST(:priority AS int)
-    ORDER BY sort_at LIMIT 1) AS first ON true
-LEFT JOIN LATERAL (SELECT sort_at FROM queue.work
-    WHERE state IN ('queued', 'running') AND queue = CAST(:queue AS text) AND owner = CAST(:owner AS text) AND priority = CAST(:priority AS int)
-    ORDER BY sort_at DESC LIMIT 1) AS own ON true
+SELECT n.id, n.queue, n.kind, n.payload, n.dedup_key, 'queued', n.at,
+       greatest(greatest(least(n.at + n.head_start, first.sort_at), n.at + n.head_start - CAST(:window AS interval)),
+                own.sort_at + n.spacing)
+           + n.spacing * (row_number() OVER (PARTITION BY n.queue, n.owner, n.priority ORDER BY n.id) - 1),
+       n.priority, n.project, n.owner, n.wants, n.trace
+FROM (SELECT *, coalesce(run_at, now()) AS at FROM unnest(
+    CAST(:id AS uuid[]), CAST(:queue AS text[]), CAST(:kind AS text[]), CAST(:payload AS jsonb[]),
+    CAST(:dedup_key AS text[]), CAST(:run_at AS timestamptz[]), CAST(:head_start AS interval[]),
+    CAST(:spacing AS interval[]), CAST(:priority AS int[]), CAST(:project AS text[]), CAST(:owner AS text[]),
+    CAST(:wants AS jsonb[]), CAST(:trace AS jsonb[]))
+    AS u(id, queue, kind, payload, dedup_key, run_at, head_start, spacing, priority, project, owner, wants, trace)) AS n
+LEFT JOIN LATERAL (SELECT sort_at FROM queue.work AS w
+    WHERE w.state = 'queued' AND w.queue = n.queue AND w.priority = n.priority
+    ORDER BY w.sort_at LIMIT 1) AS first ON true
+LEFT JOIN LATERAL (SELECT sort_at FROM queue.work AS w
+    WHERE w.state IN ('queued', 'running') AND w.queue = n.queue AND w.owner = n.owner AND w.priority = n.priority
+    ORDER BY w.sort_at DESC LIMIT 1) AS own ON true
 ON CONFLICT (dedup_key) DO NOTHING
 RETURNING id, CASE WHEN wants IS NULL THEN pg_notify('{WORK_CHANNEL}_' || kind, '')
                    ELSE pg_notify('{WORK_CHANNEL}', '') END
@@ -59,16 +65,22 @@ WITH chosen AS ({_CHOSEN})
 UPDATE queue.work AS w {_CLAIMED} FROM chosen WHERE w.id = chosen.id RETURNING {_HELD}
 """
 
+# A claim alone need not wait for the disk: lost in a crash, the work is queued again and the token settles nothing.
+# Whatever is settled later under that token syncs the claim before it.
+_EASED = """
+SELECT CASE WHEN cardinality(CAST(:ids AS uuid[])) = 0 THEN set_config('synchronous_commit', 'off', true) END AS eased
+"""
+
 # Done work is settled and new work taken in one round trip and one commit. One row at least: how many were settled.
 TURNOVER = f"""
 WITH settled AS (
     UPDATE queue.work AS w SET state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL
     FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS d(id, token)
     WHERE w.id = d.id AND w.lease_token = d.token AND w.state = 'running' RETURNING {_FREED}),
-chosen AS ({_CHOSEN}),
+chosen AS ({_CHOSEN}), eased AS ({_EASED}),
 taken AS (UPDATE queue.work AS w {_CLAIMED} FROM chosen WHERE w.id = chosen.id RETURNING {_HELD})
 SELECT s.settled, s.limited, w.* FROM (SELECT (SELECT count(*) FROM settled) AS settled,
-    EXISTS (SELECT 1 FROM queue.limits) AS limited) AS s LEFT JOIN taken AS w ON true
+    EXISTS (SELECT 1 FROM queue.limits) AS limited, (SELECT eased FROM eased)) AS s LEFT JOIN taken AS w ON true
 """
 
 _DEATHS = "w.deaths + CASE WHEN w.worker IS NULL THEN 0 ELSE 1 END"

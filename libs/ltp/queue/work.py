@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -35,6 +35,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}")
 _ANY_DEATHS = 1_000_000
 
 
+def _trace() -> dict[str, str]:
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier
+
+
 @dataclass(frozen=True)
 class Work:
     """A piece of work held under a lease. `deaths` counts the workers that fell silent with it in hand."""
@@ -59,6 +65,58 @@ class Candidate:
     devices: int
 
 
+@dataclass(frozen=True)
+class NewWork:
+    """Work to be put in. Raises INVALID_REQUEST for an unknown queue, a priority outside -100..100, or names that are none."""
+
+    queue: Queue | str
+    kind: str
+    payload: dict[str, Any]
+    dedup_key: str
+    wants: dict[str, Any] | None = None
+    priority: int = 0
+    project: str = "default"
+    owner: str = "default"
+    run_at: datetime | None = None
+    id: UUID = field(default_factory=new_id)
+    trace: dict[str, str] = field(default_factory=_trace)
+
+    def __post_init__(self) -> None:
+        known_queue(self.queue)
+        if isinstance(self.priority, bool) or self.priority not in PRIORITIES:
+            raise LtpError(
+                ErrorCode.INVALID_REQUEST,
+                f"Priority {self.priority} is not between {PRIORITIES[0]} and {PRIORITIES[-1]}.",
+                "Higher goes first; a point is worth an hour of waiting.",
+            )
+        for what, value in (("project", self.project), ("owner", self.owner)):
+            if _NAME.fullmatch(value) is None:
+                hint = "Letters, digits and . _ @ : - are allowed, 100 at most, a letter or digit first."
+                raise LtpError(ErrorCode.INVALID_REQUEST, f"The {what} {value[:100]!r} is no name.", hint)
+        if self.run_at is not None and self.run_at.tzinfo is None:
+            hint = "Give an instant, in UTC for example."
+            raise LtpError(ErrorCode.INVALID_REQUEST, f"{self.run_at} has no time zone.", hint)
+
+    def columns(self) -> dict[str, Any]:
+        """The values that the enqueueing statement takes, each of which it takes as an array."""
+        queue = Queue(self.queue)
+        return {
+            "id": self.id,
+            "queue": queue.value,
+            "kind": self.kind,
+            "payload": json.dumps(self.payload),
+            "dedup_key": self.dedup_key,
+            "run_at": self.run_at,
+            "head_start": timedelta(seconds=offset_seconds(queue, self.priority)),
+            "spacing": timedelta(seconds=SPACING_SECONDS[queue]),
+            "priority": self.priority,
+            "project": self.project,
+            "owner": self.owner,
+            "wants": None if self.wants is None else json.dumps(self.wants),
+            "trace": json.dumps(self.trace),
+        }
+
+
 async def enqueue(
     unit: Unit,
     queue: Queue | str,
@@ -74,54 +132,28 @@ async def enqueue(
 ) -> UUID | None:
     """Add work in the caller's transaction, not to be done before `run_at`.
 
-    None when work with this key was enqueued before. Raises INVALID_REQUEST for an unknown queue, a priority outside
-    -100..100, or a project or owner that is no name.
+    None when work with this key was enqueued before. Raises INVALID_REQUEST as `NewWork` does.
     """
-    values = enqueue_values(queue, kind, payload, dedup_key, wants, priority, project, owner, run_at)
-    row = (await unit.execute(text(statements.ENQUEUE), values)).one_or_none()
-    return None if row is None else row.id
+    new = NewWork(queue, kind, payload, dedup_key, wants, priority, project, owner, run_at)
+    return (await enqueue_many(unit, [new]))[0]
 
 
-def enqueue_values(
-    queue: Queue | str,
-    kind: str,
-    payload: dict[str, Any],
-    dedup_key: str,
-    wants: dict[str, Any] | None = None,
-    priority: int = 0,
-    project: str = "default",
-    owner: str = "default",
-    run_at: datetime | None = None,
-) -> dict[str, Any]:
-    """The checked parameters of the statement that enqueues."""
-    known = known_queue(queue)
-    if isinstance(priority, bool) or priority not in PRIORITIES:
-        lowest, highest = PRIORITIES[0], PRIORITIES[-1]
-        raise LtpError(
-            ErrorCode.INVALID_REQUEST,
-            f"Priority {priority} is not between {lowest} and {highest}.",
-            "Higher goes first; a point is worth an hour of waiting.",
-        )
-    if run_at is not None and run_at.tzinfo is None:
-        raise LtpError(ErrorCode.INVALID_REQUEST, f"{run_at} has no time zone.", "Give an instant, in UTC for example.")
-    trace: dict[str, str] = {}
-    propagate.inject(trace)
-    return {
-        "id": new_id(),
-        "queue": known.value,
-        "kind": kind,
-        "payload": json.dumps(payload),
-        "dedup_key": dedup_key,
-        "run_at": run_at,
-        "head_start": timedelta(seconds=offset_seconds(known, priority)),
-        "spacing": timedelta(seconds=SPACING_SECONDS[known]),
-        "window": JOIN_WINDOW,
-        "priority": priority,
-        "project": _name("project", project),
-        "owner": _name("owner", owner),
-        "wants": None if wants is None else json.dumps(wants),
-        "trace": json.dumps(trace),
-    }
+async def enqueue_many(unit: Unit, news: Sequence[NewWork]) -> list[UUID | None]:
+    """Add much work in one statement of the caller's transaction; None in the place of what was enqueued before."""
+    rows = (await unit.execute(text(statements.ENQUEUE), enqueue_values(news))).all()
+    return added(news, {row.id for row in rows})
+
+
+def enqueue_values(news: Sequence[NewWork]) -> dict[str, Any]:
+    """The parameters of the enqueueing statement."""
+    columns = [new.columns() for new in news]
+    values: dict[str, Any] = {name: [each[name] for each in columns] for name in columns[0]}
+    return values | {"window": JOIN_WINDOW}
+
+
+def added(news: Sequence[NewWork], ids: Set[UUID]) -> list[UUID | None]:
+    """Which of the work got in."""
+    return [new.id if new.id in ids else None for new in news]
 
 
 async def claim(unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta) -> Work | None:
@@ -225,13 +257,6 @@ async def _settle(
     }
     if (await unit.execute(text(statements.SETTLE), values)).one_or_none() is None:
         raise _stale(held)
-
-
-def _name(what: str, value: str) -> str:
-    if _NAME.fullmatch(value) is None:
-        hint = "Letters, digits and . _ @ : - are allowed, 100 at most, a letter or digit first."
-        raise LtpError(ErrorCode.INVALID_REQUEST, f"The {what} {value[:100]!r} is no name.", hint)
-    return value
 
 
 def _stale(held: Work) -> LtpError:
