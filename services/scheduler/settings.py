@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from ltp.service.settings import CommonSettings
 
 
@@ -10,3 +12,5 @@ class SchedulerSettings(CommonSettings):
 
     scheduler_max_attempts: int = 3
     scheduler_poll_seconds: float = 1.0
+    # Done and cancelled work is deleted after this; dead work is kept.
+    scheduler_work_retention_days: float = Field(default=30.0, gt=0)

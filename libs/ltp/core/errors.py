@@ -56,6 +56,7 @@ class ErrorCode(StrEnum):
     START_FAILED = "start_failed"
     STALE_LEASE = "stale_lease"
     WORKER_KILLED = "worker_killed"
+    CANCELLED = "cancelled"
     INTERNAL = "internal"
 
 

@@ -30,8 +30,10 @@ class Intake:
         self._line = Line(self.engine)
 
     async def put(self, new: NewWork) -> UUID | None:
-        """Add work; None when work with this key was enqueued before. Raises one of `ltp.queue.line.BROKEN` when it
-        cannot be said whether it got in: putting it again with the same key is safe.
+        """Add work; None when work with this key was enqueued before.
+
+        Raises one of `ltp.queue.line.BROKEN` when nobody can say whether it got in: putting it again with the same key
+        is safe.
         """
         answer: asyncio.Future[UUID | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((new, answer))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ltp.core.errors import ErrorCode, LtpError
@@ -21,11 +22,8 @@ Scope = Literal["queue", "project"]
 _MOST = 100_000
 
 
-async def set_limit(unit: Unit, scope: Scope, name: str, limit: Limit) -> None:
-    """Set what a queue or project may have running; a limit that limits nothing is removed.
-
-    What runs already goes on. Raises INVALID_REQUEST for a number outside 1..100000: to stop a queue, pause it.
-    """
+def check_limit(limit: Limit) -> None:
+    """Raise INVALID_REQUEST for a number outside 1..100000: to stop a queue, pause it."""
     for value in (limit.max_running, limit.max_devices):
         if value is not None and not 1 <= value <= _MOST:
             raise LtpError(
@@ -33,17 +31,25 @@ async def set_limit(unit: Unit, scope: Scope, name: str, limit: Limit) -> None:
                 f"A limit of {value} is not between 1 and {_MOST}.",
                 "Give `none` to lift the limit, or pause the queue to let nothing start.",
             )
-    if limit == Limit():
-        await unit.execute(delete(limits).where(limits.c.scope == scope, limits.c.name == name))
-    else:
-        values: dict[str, Any] = {
-            "max_running": limit.max_running,
-            "max_devices": limit.max_devices,
-            "paused": limit.paused,
-            "changed_at": now(),
-        }
-        statement = insert(limits).values(scope=scope, name=name, **values)
-        await unit.execute(statement.on_conflict_do_update(index_elements=["scope", "name"], set_=values))
+
+
+async def set_limit(unit: Unit, scope: Scope, name: str, limit: Limit, at: datetime | None = None) -> None:
+    """Set what a queue or project may have running. What runs already goes on.
+
+    Nothing changes when a limit was set later than `at` (now, when not given): of two orders the later one holds, in
+    whatever order they are heard. Raises as `check_limit` does.
+    """
+    check_limit(limit)
+    values: dict[str, Any] = {
+        "max_running": limit.max_running,
+        "max_devices": limit.max_devices,
+        "paused": limit.paused,
+        "restricts": limit != Limit(),
+        "changed_at": at or now(),
+    }
+    statement = insert(limits).values(scope=scope, name=name, **values)
+    newer = limits.c.changed_at < statement.excluded.changed_at
+    await unit.execute(statement.on_conflict_do_update(index_elements=["scope", "name"], set_=values, where=newer))
     await unit.notify(WORK_CHANNEL)
 
 

@@ -17,11 +17,13 @@ _CLAIMED = """
 SET state = 'running', claims = w.claims + 1, worker = CAST(:worker AS text), lease_token = gen_random_uuid(),
     lease_until = now() + CAST(:lease AS interval), started_at = coalesce(w.started_at, now()), claimed_at = now()
 """
-_HELD = "w.id, w.kind, w.payload, w.lease_token, w.placement, w.failures, w.deaths, w.trace, w.sort_at"
+_HELD = (
+    "w.id, w.kind, w.payload, w.lease_token, w.placement, w.failures, w.deaths, w.trace, w.cancel_requested, w.sort_at"
+)
 
 # Placement waits for freed devices; workers held back by a limit wait for a freed place.
 _FREED = f"""
-CASE WHEN w.placement IS NOT NULL OR EXISTS (SELECT 1 FROM queue.limits) THEN pg_notify('{WORK_CHANNEL}', '') END
+CASE WHEN w.placement IS NOT NULL OR EXISTS (SELECT 1 FROM queue.limits WHERE restricts) THEN pg_notify('{WORK_CHANNEL}', '') END
 """
 
 # The turn is ltp.queue.policy.turn, for one piece of work or many at once: `least` and `greatest` pass over nulls, and
@@ -54,7 +56,7 @@ RETURNING id, CASE WHEN wants IS NULL THEN pg_notify('{WORK_CHANNEL}_' || kind, 
 _CHOSEN = f"""
 SELECT c.id FROM unnest(CAST(:kinds AS text[])) AS k(kind) CROSS JOIN LATERAL (
     SELECT id, sort_at FROM queue.work
-    WHERE kind = k.kind AND {READY} AND run_at <= now() AND NOT EXISTS (SELECT 1 FROM queue.limits)
+    WHERE kind = k.kind AND {READY} AND run_at <= now() AND NOT EXISTS (SELECT 1 FROM queue.limits WHERE restricts)
     ORDER BY sort_at, id LIMIT CAST(:count AS int) FOR UPDATE SKIP LOCKED) AS c
 ORDER BY c.sort_at, c.id LIMIT CAST(:count AS int)
 """
@@ -80,7 +82,7 @@ WITH settled AS (
 chosen AS ({_CHOSEN}), eased AS ({_EASED}),
 taken AS (UPDATE queue.work AS w {_CLAIMED} FROM chosen WHERE w.id = chosen.id RETURNING {_HELD})
 SELECT s.settled, s.limited, w.* FROM (SELECT (SELECT count(*) FROM settled) AS settled,
-    EXISTS (SELECT 1 FROM queue.limits) AS limited, (SELECT eased FROM eased)) AS s LEFT JOIN taken AS w ON true
+    EXISTS (SELECT 1 FROM queue.limits WHERE restricts) AS limited, (SELECT eased FROM eased)) AS s LEFT JOIN taken AS w ON true
 """
 
 _DEATHS = "w.deaths + CASE WHEN w.worker IS NULL THEN 0 ELSE 1 END"
@@ -126,7 +128,7 @@ RETURNING w.id, {_FREED}
 """
 
 # Whoever would take work under limits waits here for those who do, and then counts what runs with a fresh snapshot.
-LOCK_LIMITS = "SELECT * FROM queue.limits ORDER BY scope, name FOR UPDATE"
+LOCK_LIMITS = "SELECT * FROM queue.limits WHERE restricts ORDER BY scope, name FOR UPDATE"
 
 USAGE = """
 SELECT queue, project, count(*) AS running, coalesce(sum(CAST(wants ->> 'count' AS int)), 0) AS devices FROM queue.work
@@ -146,7 +148,7 @@ WITH RECURSIVE lane AS (
           AND (w.kind, w.queue, w.project) > (lane.kind, lane.queue, lane.project)
         ORDER BY w.kind, w.queue, w.project LIMIT 1) AS n)
 SELECT c.* FROM lane CROSS JOIN LATERAL (
-    SELECT w.id, w.queue, w.project, w.sort_at, w.placement IS NOT NULL AS placed FROM queue.work AS w
+    SELECT w.id, w.queue, w.project, w.sort_at, w.placement IS NOT NULL OR w.cancel_requested AS placed FROM queue.work AS w
     WHERE {READY} AND w.kind = lane.kind AND w.queue = lane.queue AND w.project = lane.project AND w.run_at <= now()
     ORDER BY w.sort_at LIMIT CAST(:count AS int)) AS c
 ORDER BY c.sort_at, c.id
@@ -167,12 +169,14 @@ WITH RECURSIVE lane AS (
         WHERE {UNPLACED} AND (w.queue, w.project) > (lane.queue, lane.project)
         ORDER BY w.queue, w.project LIMIT 1) AS n)
 SELECT c.* FROM lane CROSS JOIN LATERAL (
-    SELECT w.id, w.queue, w.project, w.owner, w.priority, w.kind, w.wants, w.payload, w.dedup_key, w.enqueued_at, w.sort_at
+    SELECT w.id, w.queue, w.project, w.owner, w.priority, w.kind, w.wants, w.payload, w.dedup_key, w.enqueued_at,
+           w.sort_at
     FROM queue.work AS w
     WHERE {UNPLACED} AND w.queue = lane.queue AND w.project = lane.project AND w.run_at <= now()
     ORDER BY w.sort_at LIMIT CAST(:count AS int)) AS c
 ORDER BY c.sort_at, c.id
 """
+
 
 def positional(statement: str) -> tuple[str, tuple[str, ...]]:
     """A statement with `$1` for `:name`, as Postgres prepares it, and the names in that order."""

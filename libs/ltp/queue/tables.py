@@ -37,6 +37,8 @@ work = Table(
     Column("lease_until", TIME),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("problem", JSONB),
+    # Whether the world was told of its death.
+    Column("told", Boolean, nullable=False, server_default=text("false")),
     Column("enqueued_at", TIME, nullable=False, server_default=func.now()),
     Column("started_at", TIME),
     Column("claimed_at", TIME),
@@ -47,8 +49,9 @@ work = Table(
 )
 
 # Each statement of ltp.queue.statements reads the head of one of these, however much waits behind it.
-READY = "state = 'queued' AND (wants IS NULL OR placement IS NOT NULL)"
-UNPLACED = "state = 'queued' AND wants IS NOT NULL AND placement IS NULL"
+# Work whose cancellation was asked for needs no devices to end.
+READY = "state = 'queued' AND (wants IS NULL OR placement IS NOT NULL OR cancel_requested)"
+UNPLACED = "state = 'queued' AND wants IS NOT NULL AND placement IS NULL AND NOT cancel_requested"
 Index("ix_work_ready", work.c.kind, work.c.sort_at, work.c.id, postgresql_where=text(READY))
 Index("ix_work_lane", work.c.kind, work.c.queue, work.c.project, work.c.sort_at, postgresql_where=text(READY))
 Index("ix_work_unplaced", work.c.queue, work.c.project, work.c.sort_at, postgresql_where=text(UNPLACED))
@@ -62,15 +65,19 @@ Index(
 Index("ix_work_running", work.c.kind, postgresql_where=text("state = 'running'"))
 Index("ix_work_ended", work.c.ended_at, postgresql_where=text("state IN ('done', 'failed', 'cancelled')"))
 
+Index("ix_work_dead", work.c.queue, postgresql_where=text("state = 'failed'"))
+Index("ix_work_untold", work.c.id, postgresql_where=text("state = 'failed' AND NOT told"))
+
 limits = Table(
     "limits",
     metadata,
-    # 'queue' or 'project', and which; no row means no limit.
+    # 'queue' or 'project', and which; `restricts` is false where everything was lifted again.
     Column("scope", String, primary_key=True),
     Column("name", String, primary_key=True),
     Column("max_running", Integer),
     Column("max_devices", Integer),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("restricts", Boolean, nullable=False),
     Column("changed_at", TIME, nullable=False, server_default=func.now()),
     CheckConstraint("scope IN ('queue', 'project')", name="scope"),
     schema="queue",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,6 +53,8 @@ class Work:
     failures: int
     trace: dict[str, str]
     deaths: int = 0
+    # Cancellation was asked for before this worker took it.
+    cancelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def enqueue_values(news: Sequence[NewWork]) -> dict[str, Any]:
     return values | {"window": JOIN_WINDOW}
 
 
-def added(news: Sequence[NewWork], ids: Set[UUID]) -> list[UUID | None]:
+def added(news: Sequence[NewWork], ids: Collection[UUID]) -> list[UUID | None]:
     """Which of the work got in."""
     return [new.id if new.id in ids else None for new in news]
 
@@ -199,6 +201,11 @@ async def finish(unit: Unit, held: Work, *, cancelled: bool = False) -> None:
     await _settle(unit, held, "cancelled" if cancelled else "done")
 
 
+async def end_cancelled(unit: Unit, held: Work, problem: Problem) -> None:
+    """Mark work as cancelled before it began, with who asked for it."""
+    await _settle(unit, held, "cancelled", problem)
+
+
 async def fail(unit: Unit, held: Work, problem: Problem, *, retry: bool) -> bool:
     """Note a failure. True when the work will be tried again, in its old turn; False when it is over."""
     delay = retry_after(held.failures + 1, secrets.randbelow(1000) / 1000) if retry else None
@@ -231,7 +238,8 @@ def work_of(row: Mapping[str, Any]) -> Work:
     """Work from a row that a claim returned."""
     payload, trace, place = (decoded(row[column]) for column in ("payload", "trace", "placement"))
     placement = None if place is None else Placement.model_validate(place)
-    return Work(row["id"], row["kind"], payload, row["lease_token"], placement, row["failures"], trace, row["deaths"])
+    end = row["deaths"], row["cancel_requested"]
+    return Work(row["id"], row["kind"], payload, row["lease_token"], placement, row["failures"], trace, *end)
 
 
 def decoded(value: Any) -> Any:

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -25,7 +25,7 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue import statements
 from ltp.queue.line import BROKEN, Line
 from ltp.queue.policy import MAX_DEATHS, SUSPECT_DEATHS
-from ltp.queue.work import Work, claim_limited, fail, in_order
+from ltp.queue.work import Work, claim_limited, end_cancelled, fail, in_order
 from ltp.store.database import Database, Unit
 from ltp.store.patience import wait_at_most
 
@@ -118,7 +118,7 @@ class Worker:
             values = {"deaths_from": deaths_from, "deaths_below": deaths_below}
             rows = await self._line.fetch(statements.EXPIRED, self._taking(count) | values)
             if rows:
-                return self._start(rows)
+                return self._begin(in_order(rows), taken_over=True)
         return []
 
     async def _turn_over(self, finished: Sequence[Work], room: int) -> list[Work]:
@@ -127,7 +127,7 @@ class Worker:
         if (lost := len(finished) - rows[0]["settled"]) > 0:
             structlog.get_logger().warning("results discarded", kind=self.kind, count=lost)
         if rows[0]["id"] is not None:
-            return self._start(rows)
+            return self._begin(in_order(rows))
         if not rows[0]["limited"] or values["count"] == 0:
             return []
         async with self.database.unit() as unit:
@@ -137,12 +137,12 @@ class Worker:
     def _taking(self, count: int) -> dict[str, Any]:
         return {"kinds": [self.kind], "worker": self.identity, "lease": self.lease, "count": count}
 
-    def _start(self, rows: Sequence[Mapping[str, Any]]) -> list[Work]:
-        return self._begin(in_order(rows))
-
-    def _begin(self, found: list[Work]) -> list[Work]:
+    def _begin(self, found: list[Work], *, taken_over: bool = False) -> list[Work]:
         for work in found:
             held = Held(work)
+            if work.cancelled and taken_over:
+                # It had begun in other hands: its handler must end what that one left.
+                held.cancelled.set()
             task = asyncio.create_task(self._do(held), name=f"{self.kind} {work.id}")
             self._tasks[task] = held
             task.add_done_callback(self._done)
@@ -160,7 +160,7 @@ class Worker:
         token = context.attach(propagate.extract(work.trace))
         structlog.contextvars.bind_contextvars(work_id=str(work.id), kind=work.kind)
         try:
-            self._refuse_killer(work)
+            self._refuse(held)
             with trace.get_tracer(__name__).start_as_current_span(f"work {work.kind}"):
                 await self.handler(held)
             if self.settles:
@@ -172,7 +172,10 @@ class Worker:
         finally:
             context.detach(token)
 
-    def _refuse_killer(self, work: Work) -> None:
+    def _refuse(self, held: Held) -> None:
+        work = held.work
+        if work.cancelled and not held.cancelled.is_set():
+            raise LtpError(ErrorCode.CANCELLED, "The work was cancelled before it began.", "Nothing is left to do.")
         if self.max_deaths is not None and work.deaths >= self.max_deaths:
             raise LtpError(
                 ErrorCode.WORKER_KILLED,
@@ -231,7 +234,11 @@ class Worker:
         problem = Problem.of(known)
         try:
             async with self.database.unit() as unit:
-                again = await fail(unit, work, problem, retry=known.code not in _FINAL)
+                if known.code is ErrorCode.CANCELLED:
+                    await end_cancelled(unit, work, problem)
+                    again = False
+                else:
+                    again = await fail(unit, work, problem, retry=known.code not in _FINAL)
                 if not again and self.on_failed is not None:
                     await self.on_failed(unit, work, problem)
         except (*BROKEN, LtpError) as trouble:

@@ -173,5 +173,3 @@ def _compare(ours: Side, *peers: Side) -> list[Result]:
         lower_is_better("dispatch latency p99 at 50/s", ours.p99, steady.p99, steady.name, unit="ms", bar=1.0),
         lower_is_better("CPU per job", ours.cpu, frugal.cpu, frugal.name, unit="ms", bar=2.0),
     ]
-
-

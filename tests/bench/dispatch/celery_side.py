@@ -21,7 +21,9 @@ PACE_SECONDS = 0.02
 
 app = Celery("bench", broker=URL, backend=URL)
 # Work survives the death of its worker, as ours does; results are kept, as ours are.
-app.conf.update(task_acks_late=True, worker_prefetch_multiplier=4, task_track_started=False, worker_redirect_stdouts=False)
+app.conf.update(
+    task_acks_late=True, worker_prefetch_multiplier=4, task_track_started=False, worker_redirect_stdouts=False
+)
 
 
 @app.task(name="bench")

@@ -13,8 +13,8 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-READY = "state = 'queued' AND (wants IS NULL OR placement IS NOT NULL)"
-UNPLACED = "state = 'queued' AND wants IS NOT NULL AND placement IS NULL"
+READY = "state = 'queued' AND (wants IS NULL OR placement IS NOT NULL OR cancel_requested)"
+UNPLACED = "state = 'queued' AND wants IS NOT NULL AND placement IS NULL AND NOT cancel_requested"
 OPEN = "state IN ('queued', 'running')"
 OVER = "state IN ('done', 'failed', 'cancelled')"
 INDEXES = {
@@ -25,6 +25,8 @@ INDEXES = {
     "ix_work_owner": (["queue", "owner", "priority", "sort_at"], OPEN),
     "ix_work_running": (["kind"], "state = 'running'"),
     "ix_work_ended": (["ended_at"], OVER),
+    "ix_work_dead": (["queue"], "state = 'failed'"),
+    "ix_work_untold": (["id"], "state = 'failed' AND NOT told"),
 }
 
 
@@ -34,6 +36,7 @@ def upgrade() -> None:
         sa.Column("project", sa.String(), server_default=sa.text("'default'"), nullable=False),
         sa.Column("owner", sa.String(), server_default=sa.text("'default'"), nullable=False),
         sa.Column("deaths", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("told", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True),
     ):
         op.add_column("work", column, schema="queue")
@@ -44,6 +47,7 @@ def upgrade() -> None:
         sa.Column("max_running", sa.Integer(), nullable=True),
         sa.Column("max_devices", sa.Integer(), nullable=True),
         sa.Column("paused", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("restricts", sa.Boolean(), nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("scope IN ('queue', 'project')", name=op.f("ck_limits_scope")),
         sa.PrimaryKeyConstraint("scope", "name", name=op.f("pk_limits")),
