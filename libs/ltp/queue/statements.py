@@ -34,14 +34,15 @@ INSERT INTO queue.work (id, queue, kind, payload, dedup_key, state, run_at, sort
 SELECT n.id, n.queue, n.kind, n.payload, n.dedup_key, 'queued', n.at,
        greatest(greatest(least(n.at + n.head_start, first.sort_at), n.at + n.head_start - CAST(:window AS interval)),
                 own.sort_at + n.spacing)
-           + n.spacing * (row_number() OVER (PARTITION BY n.queue, n.owner, n.priority ORDER BY n.id) - 1),
+           + n.spacing * (row_number() OVER (PARTITION BY n.queue, n.owner, n.priority ORDER BY n.place) - 1),
        n.priority, n.project, n.owner, n.wants, n.trace
 FROM (SELECT *, coalesce(run_at, now()) AS at FROM unnest(
     CAST(:id AS uuid[]), CAST(:queue AS text[]), CAST(:kind AS text[]), CAST(:payload AS jsonb[]),
     CAST(:dedup_key AS text[]), CAST(:run_at AS timestamptz[]), CAST(:head_start AS interval[]),
     CAST(:spacing AS interval[]), CAST(:priority AS int[]), CAST(:project AS text[]), CAST(:owner AS text[]),
-    CAST(:wants AS jsonb[]), CAST(:trace AS jsonb[]))
-    AS u(id, queue, kind, payload, dedup_key, run_at, head_start, spacing, priority, project, owner, wants, trace)) AS n
+    CAST(:wants AS jsonb[]), CAST(:trace AS jsonb[])) WITH ORDINALITY
+    AS u(id, queue, kind, payload, dedup_key, run_at, head_start, spacing, priority, project, owner, wants, trace,
+         place)) AS n
 LEFT JOIN LATERAL (SELECT sort_at FROM queue.work AS w
     WHERE w.state = 'queued' AND w.queue = n.queue AND w.priority = n.priority
     ORDER BY w.sort_at LIMIT 1) AS first ON true
