@@ -10,14 +10,15 @@ from typing import Any
 
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from ltp.bus.streams import DEAD, DEAD_SUBJECTS
 from ltp.contracts.work import LettersView, LetterView
 from ltp.core.errors import ErrorCode, LtpError
 
-# What the dead-letter middleware wrote about the failure; a message that is delivered again goes without it.
-_EVIDENCE = ("ltp-error", "ltp-deliveries", "ltp-subject", "Nats-Msg-Id")
+# What was written about the failure, and orders to the server about the letter; the message itself goes without them.
+_EVIDENCE = ("ltp-", "Nats-")
+_NO_SUCH_MESSAGE = 10057
 
 
 async def read(js: JetStreamContext, after: int, limit: int) -> LettersView:
@@ -54,7 +55,7 @@ async def replay(js: JetStreamContext, seq: int) -> None:
     except LtpError:
         return
     known = dict(message.headers or {})
-    headers = {key: value for key, value in known.items() if key not in _EVIDENCE}
+    headers = {key: value for key, value in known.items() if not key.startswith(_EVIDENCE)}
     # The first saying's id would be dropped as a duplicate; this one drops a second replay.
     headers["Nats-Msg-Id"] = f"replay-{DEAD}-{seq}"
     await js.publish(known["ltp-subject"], message.data or b"", headers=headers)
@@ -65,8 +66,10 @@ async def drop(js: JetStreamContext, seq: int) -> None:
     """Forget a letter; one that is gone already is no error."""
     try:
         await js.delete_msg(DEAD, seq)
-    except NotFoundError:
-        pass  # Somebody was faster.
+    except APIError as error:
+        # Somebody was faster.
+        if error.err_code != _NO_SUCH_MESSAGE:
+            raise
 
 
 def _letter(message: RawStreamMsg) -> LetterView:
