@@ -213,11 +213,16 @@ async def fail(unit: Unit, held: Work, problem: Problem, *, retry: bool) -> bool
     return delay is not None
 
 
-async def request_cancel(unit: Unit, dedup_key: str) -> bool:
-    """Ask that work end. True when it had not started and is cancelled at once; running work hears at its next heartbeat."""
+async def request_cancel(unit: Unit, dedup_key: str, *, only_unstarted: bool = False) -> bool:
+    """Ask that work end. True when it had not started and is cancelled at once; running work hears at its next heartbeat.
+
+    With `only_unstarted`, work that runs is left alone.
+    """
     unstarted = update(work).where(work.c.dedup_key == dedup_key, work.c.state == "queued")
     if await unit.change(unstarted.values(state="cancelled", cancel_requested=True, ended_at=now())):
         return True
+    if only_unstarted:
+        return False
     running = update(work).where(work.c.dedup_key == dedup_key, work.c.state == "running")
     await unit.execute(running.values(cancel_requested=True))
     return False
