@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from faststream import Context
 from faststream.nats import NatsRouter
+from sqlalchemy import RowMapping
 
 from ltp.bus import letters
 from ltp.bus.inbox import InboxUnit
@@ -191,25 +192,25 @@ async def prune(held: Held, database: Database, age: timedelta) -> None:
         await finish(unit, held.work)
 
 
-def _queue(name: Queue, counts: Mapping[str, Any], row: Mapping[str, Any] | None) -> QueueView:
+def _queue(name: Queue, counts: Mapping[str, Any], row: RowMapping | None) -> QueueView:
     known = {key: counts[key] for key in QueueView.model_fields if key in counts}
     limits = _limit(row)
     del limits["max_devices"]
     return QueueView(name=name.value, limit=limits.pop("max_running"), **known, **limits)
 
 
-def _limit(row: Mapping[str, Any] | None) -> dict[str, Any]:
+def _limit(row: RowMapping | None) -> dict[str, Any]:
     if row is None:
         return {"max_running": None, "max_devices": None, "paused": False, "changed_at": None}
     return {key: row[key] for key in ("max_running", "max_devices", "paused", "changed_at")}
 
 
-def _work(row: Mapping[str, Any]) -> WorkView:
+def _work(row: RowMapping) -> WorkView:
     values = {key: row[key] for key in WorkView.model_fields if key in row}
     values["placement"] = None if row["placement"] is None else Placement.model_validate(row["placement"])
     return WorkView.model_validate(values | {"work_id": row["id"]})
 
 
-def _worker(row: Mapping[str, Any]) -> WorkerView:
+def _worker(row: RowMapping) -> WorkerView:
     values = {key: row[key] for key in WorkerView.model_fields if key != "holds"}
     return WorkerView(**values, holds=[HeldView.model_validate(each) for each in row["holds"]])
