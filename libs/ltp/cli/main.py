@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ltp.cli import datasets, events, hosts, job_control, jobs, results, up
+from ltp.cli import datasets, events, hosts, job_control, jobs, results, up, work
 from ltp.cli.demo import demo
 from ltp.cli.proto import app as proto_app
 
@@ -27,4 +27,6 @@ for name, group in (
     ("events", events.app),
     ("proto", proto_app),
 ):
+    app.add_typer(group, name=name)
+for name, group in (("queue", work.queue_app), ("work", work.work_app)):
     app.add_typer(group, name=name)
