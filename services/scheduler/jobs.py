@@ -70,7 +70,19 @@ async def queue_attempt(
     # A job that was paused, preempted or lost keeps the place its submission gave it.
     run_at, key = not_before or job.created_at, work_key(job.job_id, number)
     wants = _wants(job, avoid)
-    await enqueue(unit, Queue.TRAINING, "train", payload, dedup_key=key, wants=wants, run_at=run_at)
+    options = job.options
+    await enqueue(
+        unit,
+        Queue.TRAINING,
+        "train",
+        payload,
+        dedup_key=key,
+        wants=wants,
+        run_at=run_at,
+        priority=options.priority,
+        project=options.project,
+        owner=options.owner,
+    )
     event = JobQueued(
         job_id=job.job_id, attempt=number, problem=problem, resume_step=job.checkpoint_step, not_before=not_before
     )

@@ -44,7 +44,9 @@ def submit(
     ] = False,
     project: Annotated[str, typer.Option(help="Whose quota it counts against.")] = "default",
     owner: Annotated[str, typer.Option(help="Who shares the devices fairly with the others.")] = "default",
-    priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Higher goes first.")] = 0,
+    priority: Annotated[
+        int, typer.Option(min=-100, max=100, help="Higher goes first; a point is worth an hour of waiting.")
+    ] = 0,
     preemptible: Annotated[bool, typer.Option("--preemptible", help="Jobs of higher priority may pause it.")] = False,
     max_attempts: Annotated[int, typer.Option(min=1, max=100, help="Failed attempts before it fails.")] = 3,
     hold: Annotated[bool, typer.Option("--hold", help="Plan it, but do not start it until `ltp job resume`.")] = False,
