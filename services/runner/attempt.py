@@ -25,11 +25,11 @@ from ltp.queue.work import extend, finish
 from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
+from ltp.verl_recipe.verl_0_9 import launch_spec
 from services.runner import store
 from services.runner.backends import Backend, LaunchStatus
 from services.runner.facts import AttemptFacts
 from services.runner.policy import Verdict, judge
-from services.runner.recipes.verl_0_9 import launch_spec
 from services.runner.settings import RunnerSettings
 from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoints, read_metrics
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ltp.verl_recipe.verl_0_9 import checkpoint_files, parse_metrics_line
 from services.runner.backends import Backend
 from services.runner.policy import complete_lines
-from services.runner.recipes.verl_0_9 import checkpoint_files, parse_metrics_line
 
 _CHUNK = 1 << 20
 _TRACKER = "checkpoints/latest_checkpointed_iteration.txt"

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-from services.runner.recipes import LaunchSpec
-from services.runner.recipes.hydra import overrides
-from services.runner.recipes.settings import Inputs, grpo_settings, sft_settings
+from ltp.verl_recipe import LaunchSpec
+from ltp.verl_recipe.hydra import overrides
+from ltp.verl_recipe.settings import Inputs, grpo_settings, sft_settings
 
 # Setting -> key of `sft_trainer_engine.yaml`; a leading + adds a key its schema lacks.
 SFT_KEYS = {

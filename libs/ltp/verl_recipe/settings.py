@@ -9,7 +9,7 @@ from pathlib import Path
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-from services.runner.recipes.hydra import Setting
+from ltp.verl_recipe.hydra import Setting
 
 
 @dataclass(frozen=True)
