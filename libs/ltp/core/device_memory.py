@@ -6,7 +6,7 @@ GRPO adds the generator that shares the device. That part is a first model, put 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log2
 
 from ltp.core.memory import GIB, LossHead, Precision, Step, states, training_peak
@@ -36,6 +36,13 @@ class Rollout:
 
     sequences: int
     tokens: int
+    # vLLM: share of the device it may fill (`gpu_memory_utilization`); None predicts what the sequences need.
+    memory_share: float | None = None
+    device_bytes: int | None = None
+    tensor_parallel: int = 1
+    # Tokens of one prefill (`max_num_batched_tokens`), and whether decode steps are captured as CUDA graphs.
+    batched_tokens: int = 8192
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,17 @@ class Estimate:
     stage: str
     components: dict[str, int]
     upper_bytes: int
+    # Every phase (init, rollout, log_prob, update, optimizer, checkpoint, resume) -> component -> bytes.
+    phases: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    # What the allocator holds at its peak beyond what it has handed out; not part of `components`.
+    fragmentation: int = 0
+    # Share of the upper bound over the point, from the residuals of measured steps.
+    margin: float = 0.0
+
+    @property
+    def device_bytes(self) -> int:
+        """What the driver would show: allocated, held back by the allocator, and outside it."""
+        return self.bytes + self.fragmentation
 
     @property
     def bytes(self) -> int:

@@ -41,9 +41,29 @@ class LossHead(StrEnum):
     POLICY = "policy"
 
 
+class Sharding(StrEnum):
+    """What is spread over `shards` devices, in ZeRO's words; `FULL` is ZeRO-3, which is FSDP's."""
+
+    OPTIMIZER = "zero1"
+    GRADIENTS = "zero2"
+    FULL = "zero3"
+
+
+class Offload(StrEnum):
+    """What waits in host memory; FSDP's CPU offload keeps everything there and brings layers in as they are gathered."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    ALL = "all"
+
+
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step on one device. Sequences are taken as full: `micro_batch` * `sequence` tokens at a time."""
+    """One optimizer step on one device. Sequences are taken as full: `micro_batch` * `sequence` tokens at a time.
+
+    `tokens_packed` replaces that product where rows are packed into a token budget; `sequence` is then the longest
+    row. `micro_batch` counts sequences as the model sees them: a DPO pair is two.
+    """
 
     precision: Precision
     micro_batch: int
@@ -54,11 +74,34 @@ class Step:
     # More than one micro batch per step: gradients live through forward and backward.
     accumulates: bool = False
     shards: int = 1
+    sharding: Sharding = Sharding.FULL
+    # HSDP: groups of `shards` devices that each hold the whole model and average their gradients.
+    replicas: int = 1
+    # False keeps every layer gathered from its forward to its backward (ZeRO-2 as FSDP does it).
+    reshards: bool = True
+    offload: Offload = Offload.NONE
+    # Devices that share each layer's matrices, and each sequence's tokens (Ulysses).
+    tensor_parallel: int = 1
+    sequence_parallel: int = 1
+    tokens_packed: int | None = None
+    # Tokens of one piece of a chunked loss head.
+    chunk: int = 1024
+    # One kernel for AdamW, without the copy of the moments' root.
+    fused_optimizer: bool = False
+    # LoRA: bytes of a frozen weight, where that differs from the trained precision's (verl's default: fp32).
+    frozen_bytes: int | None = None
+    # A frozen copy of the model for log-probabilities (DPO, PPO, GRPO with a KL term); with LoRA the base serves.
+    reference: bool = False
+    # A value model of the same architecture that is trained in turn with the policy (PPO).
+    critic: bool = False
+    # torch's allocator grows its segments in place: reserved memory follows the allocated closely.
+    expandable_segments: bool = False
 
     @property
     def tokens(self) -> int:
-        """Tokens of one micro batch."""
-        return self.micro_batch * self.sequence
+        """Tokens of one micro batch on this device."""
+        whole = self.micro_batch * self.sequence if self.tokens_packed is None else self.tokens_packed
+        return -(-whole // self.sequence_parallel)
 
     @property
     def gathers(self) -> bool:
