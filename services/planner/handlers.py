@@ -19,10 +19,10 @@ from ltp.contracts.plan import PlanMade, PlanRefused, PlanRequest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, Problem
 from ltp.core.errors import LtpError
+from ltp.planning.pools import HostFacts
 from ltp.store.clock import new_id
 from ltp.store.database import Database
 from services.planner import policy, store
-from services.planner.candidates import HostFacts
 from services.planner.models import read_model
 from services.planner.rows import check_rows
 

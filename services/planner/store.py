@@ -10,10 +10,10 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from ltp.contracts.host import HostSeen
 from ltp.contracts.values import Device
+from ltp.planning.pools import HostFacts
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
-from services.planner.candidates import HostFacts
 
 SCHEMA = "planner"
 outbox_table(SCHEMA)

@@ -17,3 +17,5 @@ class HostSeen(Event, subject="ltp.host.v1.seen", speaker="runner"):
     devices: list[Device]
     memory_bytes: int
     cpus: int
+    # The package flash-attn is installed for training: sequences can be packed, and spread over devices.
+    flash_attention: bool = False

@@ -66,6 +66,20 @@ class Resources(_Section):
     devices: int = Field(default=1, gt=0)
     micro_batch_size: int | None = Field(default=None, gt=0, description="Left out, the planner chooses.")
     time_limit_seconds: float | None = Field(default=None, gt=0)
+    max_devices: int | None = Field(
+        default=None,
+        gt=0,
+        le=1024,
+        description="The planner may take from `devices` up to so many; left out, exactly `devices`.",
+    )
+    objective: Literal["throughput", "cost", "fewest-gpus", "headroom"] | None = Field(
+        default=None,
+        description="What the best plan is best at. Left out: the smallest device that is enough, used fast.",
+    )
+    budget_dollars: float | None = Field(default=None, gt=0, description="Plans predicted to cost more are refused.")
+    deadline_seconds: float | None = Field(
+        default=None, gt=0, description="Plans predicted to train longer are refused."
+    )
 
 
 class EvaluationSpec(_Section):

@@ -14,8 +14,10 @@ from ltp.contracts.values import Device
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, read_architecture
-from services.planner.candidates import HostFacts
-from services.planner.policy import MAX_CPU_MICRO_BATCH, MAX_REJECTIONS, choose
+from ltp.planning.choice import choose
+from ltp.planning.pools import HostFacts
+from ltp.planning.report import MAX_REJECTIONS
+from ltp.planning.search import MAX_CPU_MICRO_BATCH
 
 SMOLLM = read_architecture(
     {
@@ -49,7 +51,7 @@ def recipe(algorithm: str = "sft", resources: dict[str, Any] | None = None, **tr
 def host(cpu_gib: float = 24, gpus: int = 0, gpu_gib: float = 139.8) -> HostFacts:
     cpu = Device(index=0, kind="cpu", model="cpu", memory_bytes=int(cpu_gib * GIB))
     gpu = [Device(index=n, kind="gpu", model="gpu", memory_bytes=int(gpu_gib * GIB)) for n in range(gpus)]
-    return HostFacts("here", [cpu, *gpu], int(cpu_gib * GIB), 16)
+    return HostFacts("here", [cpu, *gpu], int(max(cpu_gib, 256 * gpus) * GIB), 16)
 
 
 def refusal(asked: Recipe, arch: Architecture, *hosts: HostFacts) -> LtpError:
