@@ -23,7 +23,7 @@ from ltp.planning.pools import HostFacts
 from ltp.store.clock import new_id
 from ltp.store.database import Database
 from services.planner import policy, store
-from services.planner.models import read_model
+from ltp.model_files import read_model
 from services.planner.rows import check_rows
 
 SERVICE = "planner"

@@ -12,7 +12,7 @@ from ltp.core.recipe import content_hash
 
 class _Section(BaseModel):
     # A misspelt key must be an error at the door, not a silent default.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 class ModelSource(_Section):

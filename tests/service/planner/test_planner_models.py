@@ -10,7 +10,7 @@ import pytest
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import parameters
-from services.planner.models import INDEX, read_model
+from ltp.model_files import INDEX, read_model
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
