@@ -47,7 +47,9 @@ def read_config(path: Path) -> Architecture:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         what = f"has no {file.name}" if path.is_dir() else "does not exist"
-        raise LtpError(ErrorCode.MODEL_NOT_FOUND, f"The model path {path} {what}.", "Give a directory, or a config.json.")
+        raise LtpError(
+            ErrorCode.MODEL_NOT_FOUND, f"The model path {path} {what}.", "Give a directory, or a config.json."
+        )
     return read_architecture(_json_object(file))
 
 
@@ -80,7 +82,9 @@ def _check_vocabulary(path: Path, arch: Architecture) -> None:
     model: Any = tokenizer.get("model") or {}
     words: Any = model.get("vocab") if isinstance(model, dict) else None
     # A unigram model lists its words, a BPE one names their numbers.
-    ids = list(words.values()) if isinstance(words, dict) else list(range(len(words))) if isinstance(words, list) else []
+    ids = (
+        list(words.values()) if isinstance(words, dict) else list(range(len(words))) if isinstance(words, list) else []
+    )
     ids += [token.get("id") for token in tokenizer.get("added_tokens") or [] if isinstance(token, dict)]
     largest = max((number for number in ids if isinstance(number, int)), default=-1)
     if largest >= arch.vocab:

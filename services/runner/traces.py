@@ -44,6 +44,17 @@ async def read_metrics(backend: Backend, run_dir: Path, offset: int) -> list[Met
     return lines
 
 
+async def read_all_metrics(backend: Backend, run_dir: Path) -> list[MetricsLine]:
+    """Every line of an attempt that is over; none where it never wrote any."""
+    lines: list[MetricsLine] = []
+    try:
+        while more := await read_metrics(backend, run_dir, lines[-1].end if lines else 0):
+            lines += more
+    except OSError:
+        return lines
+    return lines
+
+
 async def find_checkpoints(
     run_dir: Path, known: set[int], world_size: int, algorithm: Literal["sft", "grpo"]
 ) -> list[FoundCheckpoint]:

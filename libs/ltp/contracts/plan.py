@@ -65,6 +65,15 @@ class PlanReport(Value):
     problem: Problem | None = None
 
 
+class ReportRequest(Value):
+    """The question `report` to the planner: every plan worth having, on the platform's hosts or on described `hardware`."""
+
+    recipe: Recipe
+    dataset: DatasetVersion
+    # As `ltp plan --hardware` takes it: `h100:8`.
+    hardware: list[str] = Field(default_factory=list)
+
+
 class ReplanRequest(Value):
     """The question `replan` to the planner: another plan for a job whose plan did not hold, with the same effective batch.
 

@@ -20,7 +20,7 @@ class Pair:
 
     @property
     def excess(self) -> float:
-        """measured / predicted - 1: above 0 where the prediction was too small."""
+        """Measured / predicted - 1: above 0 where the prediction was too small."""
         return self.measured / self.predicted - 1
 
 

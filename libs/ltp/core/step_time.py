@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltp.core.memory import LossHead, Offload, Precision, Step, trainable_parameters
+from ltp.core.memory import Offload, Step, trainable_parameters
 from ltp.core.model_config import Architecture, layer_parameters, parameters
 
 

@@ -15,26 +15,41 @@ from ltp.planning.ranking import pareto, ranked
 from ltp.planning.remedies import refusal, remedies_for
 from ltp.planning.report import plan_of, rejections
 from ltp.planning.search import Found, kinds_of, pools_for, search
+from ltp.planning.space import Margins
 
 MAX_PLANS = 10
 MAX_REPORTED = 200
 
 
-def choose(recipe: Recipe, arch: Architecture, hosts: Sequence[HostFacts], *, rows: int | None = None) -> Plan:
+def choose(
+    recipe: Recipe,
+    arch: Architecture,
+    hosts: Sequence[HostFacts],
+    *,
+    rows: int | None = None,
+    margins: Margins | None = None,
+) -> Plan:
     """The best plan for a recipe on suitable devices of one host; `rows` are the dataset's, if known.
 
     Raises LtpError: NO_HOST, INVALID_RECIPE (the recipe contradicts itself or the model), PLAN_DOES_NOT_FIT.
     """
-    found = explore(recipe, arch, hosts, rows=rows)
+    found = explore(recipe, arch, hosts, rows=rows, margins=margins)
     if not found.fitting:
         raise refusal(recipe, arch, hosts, found)
     order = ranked(recipe, found.fitting)
     return plan_of(recipe, arch, order[0], rejections(recipe, order, found))
 
 
-def report(recipe: Recipe, arch: Architecture, hosts: Sequence[HostFacts], *, rows: int | None = None) -> PlanReport:
+def report(
+    recipe: Recipe,
+    arch: Architecture,
+    hosts: Sequence[HostFacts],
+    *,
+    rows: int | None = None,
+    margins: Margins | None = None,
+) -> PlanReport:
     """As `choose`, with the plans behind the first, the Pareto front, and every near miss; a refusal is in `problem`."""
-    found = explore(recipe, arch, hosts, rows=rows)
+    found = explore(recipe, arch, hosts, rows=rows, margins=margins)
     order = ranked(recipe, found.fitting)
     front = pareto(recipe, order)
     shown = order[:MAX_PLANS]
@@ -54,10 +69,16 @@ def report(recipe: Recipe, arch: Architecture, hosts: Sequence[HostFacts], *, ro
     )
 
 
-def explore(recipe: Recipe, arch: Architecture, hosts: Sequence[HostFacts], *, rows: int | None = None) -> Found:
+def explore(
+    recipe: Recipe,
+    arch: Architecture,
+    hosts: Sequence[HostFacts],
+    *,
+    rows: int | None = None,
+    margins: Margins | None = None,
+) -> Found:
     """All candidates on the first kind of device on which any fits; of `auto`, the processors come last.
 
-    The plain choices are tried first and the costly means only where none of them fits or an objective asks for more.
     Raises LtpError: NO_HOST, INVALID_RECIPE.
     """
     first: Found | None = None
@@ -66,7 +87,7 @@ def explore(recipe: Recipe, arch: Architecture, hosts: Sequence[HostFacts], *, r
         if not pools:
             continue
         _check(recipe, arch, pools)
-        found = search(recipe, arch, pools, rows=rows)
+        found = search(recipe, arch, pools, rows=rows, margins=margins)
         if found.fitting:
             return found
         first = first or found

@@ -16,19 +16,22 @@ from ltp.planning.pools import HostFacts
 from ltp.planning.remedies import refusal
 from ltp.planning.report import plan_of, rejections
 from ltp.planning.search import Found
+from ltp.planning.space import Margins
 
 # After an out-of-memory error without a measured peak: how much less than the failed plan the next must need.
 _STEP_DOWN = 0.85
 
 
-def replan(request: ReplanRequest, arch: Architecture, hosts: Sequence[HostFacts]) -> Plan:
+def replan(
+    request: ReplanRequest, arch: Architecture, hosts: Sequence[HostFacts], *, margins: Margins | None = None
+) -> Plan:
     """The next plan: a smaller micro batch, then checkpointing, then a loss in pieces, then offload, then more devices.
 
     The batch of an optimizer step never changes: smaller micro batches are accumulated. Predictions are scaled by what the
     failed plan was measured to need over what it was predicted to need. Raises PLAN_DOES_NOT_FIT when nothing is left.
     """
     recipe, failed = _widened(request.recipe, hosts), request.failed
-    found = explore(recipe, arch, hosts, rows=None)
+    found = explore(recipe, arch, hosts, margins=margins)
     scale = _scale(request)
     limit = _limit(request)
     left = [candidate for candidate in found.fitting if _milder(candidate, failed, scale, limit)]

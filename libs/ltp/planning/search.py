@@ -12,7 +12,7 @@ from ltp.planning.candidates import Candidate, Layout, describe, gib, largest, r
 from ltp.planning.constraints import violations
 from ltp.planning.facts import facts_of
 from ltp.planning.pools import HostFacts, Kind, Pool, pools_of
-from ltp.planning.space import Space
+from ltp.planning.space import Margins, Space
 from ltp.planning.timing import host_bytes
 
 # A processor's cores are busy with a few sequences; more of them only take memory.
@@ -89,16 +89,21 @@ def pools_for(recipe: Recipe, hosts: Sequence[HostFacts], kind: Kind) -> list[Po
 
 
 def search(
-    recipe: Recipe, arch: Architecture, pools: Sequence[Pool], *, rows: int | None = None, levers: bool = True
+    recipe: Recipe,
+    arch: Architecture,
+    pools: Sequence[Pool],
+    *,
+    rows: int | None = None,
+    margins: Margins | None = None,
 ) -> Found:
-    """All candidates of a recipe on the pools. `levers` allows what changes more than batches and checkpointing."""
+    """All candidates of a recipe on the pools."""
     found = Found(pools=list(pools))
     for pool in pools:
         if pool.hardware is not None and not pool.hardware.has_bf16:
             message = f"{pool.model} computes no bfloat16, in which verl trains"
             found.rejected.append(Rejected(f"{pool.devices} {pool.model}", message))
             continue
-        _search_pool(Space(recipe, arch, pool, levers), found, rows)
+        _search_pool(Space(recipe, arch, pool, margins or {}), found, rows)
     return found
 
 

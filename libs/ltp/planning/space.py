@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ltp.contracts.recipe import Recipe
+from ltp.core.calibration import Interval
 from ltp.core.device_memory import Estimate, Rollout, estimate
 from ltp.core.memory import Offload, states
 from ltp.core.model_config import Architecture
@@ -14,16 +15,20 @@ from ltp.planning.candidates import Layout, per_device, responses_of, step_of
 from ltp.planning.pools import Pool
 from ltp.planning.timing import rollout_seconds, training_seconds
 
+# Interval of the measured over the predicted memory, by device model and algorithm, from runs that ended.
+Margins = Mapping[str, Interval]
+# From so many runs on, the interval may also be narrower than the model's own margin.
+_ENOUGH_PAIRS = 20
+
 
 @dataclass
 class Space:
-    """All layouts of a recipe on one pool. `micro_batch` fixes what the user asked for."""
+    """All layouts of a recipe on one pool."""
 
     recipe: Recipe
     arch: Architecture
     pool: Pool
-    # Whether the means that change what verl runs (fused head, offload, HSDP, packing) may be used.
-    levers: bool = True
+    margins: Margins = field(default_factory=dict[str, Interval])
     _known: dict[Layout, Estimate] = field(default_factory=dict[Layout, Estimate])
     _held: dict[tuple[int, Offload], int] = field(default_factory=dict[tuple[int, Offload], int])
     _trained: dict[Layout, float | None] = field(default_factory=dict[Layout, "float | None"])
@@ -32,7 +37,7 @@ class Space:
     def shapes(self) -> Iterator[Layout]:
         """Every way to spread the job over the devices, those that break a rule of verl's among them."""
         devices = self.pool.devices
-        spread = _divisors(devices) if self.levers and self.pool.kind == "gpu" else [devices]
+        spread = _divisors(devices) if self.pool.kind == "gpu" else [devices]
         parallel = _divisors(devices) if self.pool.flash_attention else [1]
         rollouts = _divisors(devices) if self.recipe.reinforcement and self.pool.kind == "gpu" else [0]
         for shards in reversed(spread):
@@ -48,7 +53,7 @@ class Space:
 
     def means(self) -> list[dict[str, Any]]:
         """Every choice against a shortage of memory: checkpointing, and where allowed loss head and offload."""
-        if self.pool.kind == "cpu" or not self.levers:
+        if self.pool.kind == "cpu":
             return [{"checkpointing": checkpointing} for checkpointing in (False, True)]
         # Between phases only the optimizer waits on the host; for SFT, which has one phase, that buys nothing.
         offloads = [Offload.NONE, Offload.ALL]
@@ -99,7 +104,14 @@ class Space:
                 sequences, self.recipe.training.max_length,
                 memory_share=rollout_share, device_bytes=self.pool.memory_bytes, tensor_parallel=wide,
             )  # fmt: skip
-        return estimate(self.arch, step_of(self.recipe, self.pool, layout), rollout)
+        found = estimate(self.arch, step_of(self.recipe, self.pool, layout), rollout)
+        known = self.margins.get(f"{self.pool.model}:{self.recipe.algorithm}")
+        if known is None or not known.pairs:
+            return found
+        outside = found.components.get("context", 0) + found.fragmentation
+        upper = int((found.bytes - outside + found.fragmentation) * known.upper) + outside
+        enough = known.pairs >= _ENOUGH_PAIRS
+        return replace(found, upper_bytes=upper if enough else max(upper, found.upper_bytes))
 
     def seconds(self, layout: Layout, concurrent: int) -> float | None:
         """Of one optimizer step with everything that belongs to it; None where the device's speed is unknown."""
