@@ -38,6 +38,31 @@ class Architecture:
     mlp_bias: bool
     # RMS norm on each head's queries and keys.
     qk_norm: bool
+    # Mixture of experts: how many, how many a token uses, their width; a dense block beside them; leading dense layers.
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_intermediate: int = 0
+    shared_intermediate: int = 0
+    dense_layers: int = 0
+    # rms, gemma (RMS norm whose weight is applied in fp32) or layer; norms a layer, of the residual's width.
+    norm_kind: str = "rms"
+    norms: int = 2
+    gated: bool = True
+    fused_qkv: bool = False
+    fused_gate: bool = False
+    # Attention and feed-forward block read the same norm (Phi).
+    parallel: bool = False
+    # Multi-head latent attention (DeepSeek): ranks of the compressed queries (0: none) and keys and values.
+    latent: bool = False
+    query_rank: int = 0
+    kv_rank: int = 0
+    rope_dim: int = 0
+    value_dim: int = 0
+    final_softcap: bool = False
+
+    def sparse(self, index: int) -> bool:
+        """Whether layer `index` routes tokens to experts."""
+        return self.experts > 0 and index >= self.dense_layers
 
     @property
     def query_width(self) -> int:
