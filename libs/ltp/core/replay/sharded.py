@@ -114,6 +114,10 @@ class Group:
                 self.gradient = shard
         links.last_reduced = whole
 
+    def settle(self) -> None:
+        """Drop a gathering that was begun for a group which backward did not need."""
+        self.pending, self.gathering = False, None
+
     def hook(self, x: Value, *, after: bool) -> Value:
         """A point in the graph at which backward leaves (`after`) or enters the group."""
         act = self.after_backward if after else self.before_backward

@@ -117,6 +117,7 @@ class _Run(Decoder):
         if self.groups:
             for group in self.groups:
                 group.after_backward()
+                group.settle()
             self.links.last_reduced = self.links.last_gathered = None
             self.links.order.clear()
         self.memory.mark("backward")

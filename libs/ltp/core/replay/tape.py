@@ -143,13 +143,12 @@ class Tape:
             node.saved = None
             for position, parent in enumerate(node.parents):
                 gradient, gradients[position] = gradients[position], None
-                if gradient is None or parent is None:
-                    continue
-                if isinstance(parent, Weight):
+                if gradient is not None and isinstance(parent, Weight):
                     parent.take(gradient)
-                elif parent not in waiting:
+                elif gradient is not None and parent is not None and parent not in waiting:
                     waiting[parent] = gradient
                     heappush(queue, (-parent.number, parent))
+                del gradient
 
     def _saved(self, node: Node) -> Any:
         frame = node.frame
