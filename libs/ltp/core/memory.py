@@ -94,6 +94,8 @@ class Step:
     reference: bool = False
     # A value model of the same architecture that is trained in turn with the policy (PPO).
     critic: bool = False
+    # FSDP1's flat parameters instead of FSDP2's one by one.
+    flat: bool = False
     # torch's allocator grows its segments in place: reserved memory follows the allocated closely.
     expandable_segments: bool = False
 
@@ -112,6 +114,11 @@ class Step:
     def stored(self) -> int:
         """Bytes of a stored frozen or trained weight."""
         return 2 if self.precision is Precision.BF16 else 4
+
+    @property
+    def frozen(self) -> int:
+        """Bytes of a stored weight that LoRA leaves alone."""
+        return self.stored if self.frozen_bytes is None else self.frozen_bytes
 
     @property
     def trained(self) -> int:
