@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.core.model_config import Architecture, read_architecture
+from ltp.core.model_config import Architecture, check_against_index, read_architecture
 
 INDEX = "model.safetensors.index.json"
 # Any of these lets transformers build a tokenizer; a BPE vocabulary also needs its merges.
@@ -33,7 +33,7 @@ def read_model(path: Path) -> Architecture:
         raise LtpError(ErrorCode.MODEL_NOT_FOUND, f"The model path {path} has no config.json.", _HINT)
     arch = read_architecture(_json_object(path / "config.json"))
     _check_tokenizer(path)
-    _check_vocabulary(path, arch)
+    check_against_index(arch, _vocabulary(path), None)
     for file in _weight_files(path):
         _check_whole(file)
     return arch
@@ -74,10 +74,13 @@ def _check_tokenizer(path: Path) -> None:
         raise _unreadable(f"{path} has no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt).")
 
 
-def _check_vocabulary(path: Path, arch: Architecture) -> None:
-    """Every token must have a row in the embedding: one beyond it ends training with an index error, hours in or at once."""
+def _vocabulary(path: Path) -> int | None:
+    """Tokens of the tokenizer, counted to its largest number; None where it does not list them.
+
+    One beyond the embedding's rows ends training with an index error, at once or hours in.
+    """
     if not (path / "tokenizer.json").is_file():
-        return
+        return None
     tokenizer = _json_object(path / "tokenizer.json")
     model: Any = tokenizer.get("model") or {}
     words: Any = model.get("vocab") if isinstance(model, dict) else None
@@ -86,12 +89,7 @@ def _check_vocabulary(path: Path, arch: Architecture) -> None:
         list(words.values()) if isinstance(words, dict) else list(range(len(words))) if isinstance(words, list) else []
     )
     ids += [token.get("id") for token in tokenizer.get("added_tokens") or [] if isinstance(token, dict)]
-    largest = max((number for number in ids if isinstance(number, int)), default=-1)
-    if largest >= arch.vocab:
-        raise _unreadable(
-            f"{path / 'tokenizer.json'} has a token {largest}, and config.json's vocab_size is {arch.vocab}.",
-            "Use the tokenizer the model was saved with, or resize the model's embedding.",
-        )
+    return max((number for number in ids if isinstance(number, int)), default=-1) + 1 or None
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -90,6 +92,7 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@lru_cache(maxsize=256)
 def parameters(arch: Architecture) -> int:
     """Exact number of weights; tied ones count once."""
     embeddings = arch.vocab * arch.hidden * (1 if arch.tied else 2) + (arch.vocab if arch.head_bias else 0)
@@ -100,6 +103,7 @@ def parameters(arch: Architecture) -> int:
     return layers + embeddings + arch.hidden * (2 if arch.norm_bias else 1)
 
 
+@lru_cache(maxsize=256)
 def layer_parameters(arch: Architecture, *, sparse: bool | None = None) -> int:
     """Number of weights of one transformer layer; of a routed one where the model has those, unless told."""
     routed = arch.experts > 0 if sparse is None else sparse
@@ -115,6 +119,7 @@ def active_parameters(arch: Architecture) -> int:
     return parameters(arch) - table - sparse * idle
 
 
+@lru_cache(maxsize=256)
 def linear_shapes(arch: Architecture, *, sparse: bool | None = None) -> tuple[tuple[int, int], ...]:
     """(out, in) of the linear projections of one layer, which are what LoRA's target `all-linear` adapts.
 

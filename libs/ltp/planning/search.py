@@ -13,7 +13,7 @@ from ltp.planning.constraints import violations
 from ltp.planning.facts import facts_of
 from ltp.planning.pools import HostFacts, Kind, Pool, pools_of
 from ltp.planning.space import Margins, Space
-from ltp.planning.timing import host_bytes
+from ltp.planning.timing import cache_bytes, host_bytes
 
 # A processor's cores are busy with a few sequences; more of them only take memory.
 MAX_CPU_MICRO_BATCH = 8
@@ -197,7 +197,7 @@ def _rollout_share(space: Space, layout: Layout) -> float | Rejected | None:
     held = states_held + 2 * _CONTEXT_BYTES
     room = pool.usable_bytes - held
     fixed = 2 * parameters(arch) // wide + _ENGINE_BYTES
-    each = 4 * arch.layers * arch.kv_width * space.recipe.training.max_length // wide
+    each = cache_bytes(arch) * space.recipe.training.max_length // wide
     least, wanted = fixed + each, fixed + each * sequences
     if least > room:
         short = least - room
@@ -228,7 +228,7 @@ def _concurrent(space: Space, candidate: Candidate) -> int:
         return 0
     arch, wide = space.arch, max(1, candidate.layout.rollout_tensor_parallel)
     cache = candidate.rollout_share * candidate.pool.memory_bytes - _ENGINE_BYTES - 2 * parameters(arch) / wide
-    each = 4 * arch.layers * arch.kv_width * space.recipe.training.max_length / wide
+    each = cache_bytes(arch) * space.recipe.training.max_length / wide
     return max(1, int(cache / each))
 
 

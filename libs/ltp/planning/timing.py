@@ -11,7 +11,7 @@ from math import ceil
 from ltp.contracts.recipe import Recipe
 from ltp.core.hardware import Hardware
 from ltp.core.memory import GIB
-from ltp.core.model_config import Architecture, parameters
+from ltp.core.model_config import Architecture, active_parameters, parameters
 from ltp.core.step_time import Roofline, step_seconds
 from ltp.planning.candidates import Layout, per_device, samples_of, step_of
 from ltp.planning.pools import Pool
@@ -41,22 +41,29 @@ def training_seconds(recipe: Recipe, arch: Architecture, pool: Pool, layout: Lay
     return step_seconds(arch, step_of(recipe, pool, layout), rates, micro_batches=batches)
 
 
+def cache_bytes(arch: Architecture) -> int:
+    """Bytes of a bf16 key-value cache for one token; latent attention keeps the compressed form."""
+    if arch.latent:
+        return 2 * arch.layers * (arch.kv_rank + arch.rope_dim)
+    return 4 * arch.layers * arch.kv_width
+
+
 def rollout_seconds(recipe: Recipe, arch: Architecture, pool: Pool, wide: int, concurrent: int) -> float:
     """Seconds of generating a step's responses and scoring them, with replicas of `wide` devices each."""
     section = recipe.reinforcement
     if pool.hardware is None or section is None:
         return 0.0
     rates = roofline(pool.hardware, pool.devices)
-    weights = 2.0 * parameters(arch)
+    weights, used = 2.0 * parameters(arch), 2.0 * active_parameters(arch)
     mine = recipe.training.batch_size * samples_of(recipe) * wide / pool.devices
     held = max(1.0, min(float(concurrent), mine))
-    cache = 4.0 * arch.layers * arch.kv_width * held * recipe.training.max_length
+    cache = float(cache_bytes(arch)) * held * recipe.training.max_length
     traffic = (weights + cache) / wide / rates.memory_bytes
-    arithmetic = weights * held / wide / rates.flops
+    arithmetic = used * held / wide / rates.flops
     each_token = max(traffic, arithmetic) + _DECODE_OVERHEAD_SECONDS
-    prompts = weights * mine * (recipe.training.max_length - section.max_response_length) / wide / rates.flops
+    prompts = used * mine * (recipe.training.max_length - section.max_response_length) / wide / rates.flops
     tokens = recipe.training.batch_size * samples_of(recipe) * recipe.training.max_length / pool.devices
-    scoring = weights * tokens / (rates.flops * rates.efficiency)
+    scoring = used * tokens / (rates.flops * rates.efficiency)
     waves = ceil(mine / held)
     return waves * section.max_response_length * each_token + prompts + scoring + _ROLLOUT_FIXED_SECONDS
 
