@@ -39,6 +39,11 @@ HARDWARE = (
 )  # fmt: skip
 
 
+def architecture(model: str) -> Architecture:
+    """One of the models."""
+    return read_architecture(MODELS[model])
+
+
 @dataclass(frozen=True)
 class Case:
     """A recipe on described hardware."""
@@ -69,7 +74,7 @@ def cases() -> Iterator[Case]:
                 "resources": {**resources, "objective": objective},
             }
         )  # fmt: skip
-        yield Case(recipe, read_architecture(MODELS[model]), hardware, flash_attention=index % 3 == 0)
+        yield Case(recipe, architecture(model), hardware, flash_attention=index % 3 == 0)
 
 
 class Verl:
