@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
+
 @dataclass(frozen=True)
 class Architecture:
     """A decoder-only transformer, dense or a mixture of experts. Widths are in elements."""

@@ -26,6 +26,9 @@ class Roofline:
     efficiency: float = 0.7
 
 
+MEASURED_H200 = Roofline(780e12, 4.3e12, 240e9)
+
+
 def step_seconds(arch: Architecture, step: Step, roofline: Roofline, *, micro_batches: int = 1) -> float:
     """Seconds of one optimizer step of `micro_batches` micro batches on each device."""
     arithmetic = _flops(arch, step) / (roofline.flops * roofline.efficiency)

@@ -82,8 +82,7 @@ def make_layer(arch: Architecture, step: Step, *, sparse: bool) -> Layer:
         layer.router = weight(arch.experts * h)
         if rank:
             pairs = [
-                (Weight(count, step.trained), Weight(back, step.trained))
-                for count, back in expert_adapters(arch, rank)
+                (Weight(count, step.trained), Weight(back, step.trained)) for count, back in expert_adapters(arch, rank)
             ]
             layer.router_pair, layer.expert_pairs = pairs[0], pairs[1:]
         wide = arch.shared_intermediate
@@ -179,9 +178,7 @@ class Decoder(Operations):
             half = both.count // 2
             count, width = both.count, both.width
             gate, up = (
-                self.tape.out(
-                    Value(both.buffer, half, width), [both], None, lambda g, s: (self.new(count, width),)
-                )
+                self.tape.out(Value(both.buffer, half, width), [both], None, lambda g, s: (self.new(count, width),))
                 for _ in range(2)
             )
             del both
