@@ -110,6 +110,16 @@ def list_hardware(json: JsonOption = False) -> None:
         show([vars(row) for row in TABLE], json, _hardware_table)
 
 
+@app.command("check")
+def check_measured(
+    file: Annotated[Path, typer.Argument(help="Measured steps, one JSON object a line.")], json: JsonOption = False
+) -> None:
+    """Hold predictions against measured steps: each row's error, and their median, 95 % and maximum."""
+    from ltp.cli.plan_check import check
+
+    check(file, json)
+
+
 def _hardware_table() -> str:
     lines = [f"{'NAME':<16}{'MEMORY':>10}{'TFLOP/s':>9}{'GB/s':>7}{'LINK':>6}{'$/H':>6}  SOURCE"]
     lines += [

@@ -123,10 +123,33 @@ def active_parameters(arch: Architecture) -> int:
 def linear_shapes(arch: Architecture, *, sparse: bool | None = None) -> tuple[tuple[int, int], ...]:
     """(out, in) of the linear projections of one layer, which are what LoRA's target `all-linear` adapts.
 
-    The experts of a mixture are no such projections: transformers holds them as stacked weights, and its router too.
+    Experts and routers are not among them: see `expert_adapters`.
     """
     routed = arch.experts > 0 if sparse is None else sparse
     return tuple(shape for _, shape, _ in _linears(arch, sparse=routed))
+
+
+def expert_adapters(arch: Architecture, rank: int) -> tuple[tuple[int, int], ...]:
+    """Numbers in LoRA's pair on the router, on the experts' joined gate and up projections, and on their down projection.
+
+    peft (0.21, on transformers 5) adapts stacked experts too; the joined projection gets twice the rank.
+    """
+    hidden, wide, experts = arch.hidden, arch.expert_intermediate, arch.experts
+    router = (rank * hidden, experts * rank)
+    joined = (experts * 2 * rank * hidden, 2 * wide * experts * 2 * rank)
+    return router, joined, (experts * rank * wide, hidden * experts * rank)
+
+
+def adapter_parameters(arch: Architecture, rank: int) -> int:
+    """Numbers in rank-`rank` adapters on every linear projection, experts and routers included."""
+    total = 0
+    for sparse in (False, True):
+        layers = sum(arch.sparse(index) is sparse for index in range(arch.layers))
+        if layers:
+            each = rank * sum(sum(shape) for shape in linear_shapes(arch, sparse=sparse))
+            each += sum(sum(pair) for pair in expert_adapters(arch, rank)) if sparse else 0
+            total += layers * each
+    return total
 
 
 def _linears(arch: Architecture, *, sparse: bool) -> Iterator[tuple[str, tuple[int, int], bool]]:

@@ -13,9 +13,9 @@ from ltp.core.memory import GIB, LossHead, Precision, Step, states, training_pea
 from ltp.core.model_config import Architecture, parameters
 
 # Outside the allocator: CUDA context, library workspaces, and one NCCL communicator (planner.md §7, on an H200).
-_CONTEXT_UNSHARDED = int(0.75 * GIB)
-_CONTEXT_ONE_SHARD = int(1.30 * GIB)
-_CONTEXT_TWO_SHARDS = int(1.57 * GIB)
+_CONTEXT_UNSHARDED = 804_061_184
+_CONTEXT_ONE_SHARD = 1_389_166_592
+_CONTEXT_TWO_SHARDS = 1_687_027_712
 # Prior: NCCL's buffers grow with the peers, by about as much for each doubling as from one device to two.
 _CONTEXT_EACH_DOUBLING = int(0.27 * GIB)
 # Interpreter, torch and verl: 0.5 GiB resident measured after the trainer's imports; as much again for its launcher.
@@ -87,6 +87,11 @@ def estimate(arch: Architecture, step: Step, rollout: Rollout | None = None) -> 
     upper = int(sum(components.values()) * (1 + margin))
     components["context"] = _context(step, rollout is not None)
     return Estimate(stage, components, upper + components["context"])
+
+
+def outside_allocator(step: Step) -> int:
+    """Bytes that a training process takes beside its allocator: context, libraries, and NCCL where it shards."""
+    return _context(step, with_ray=False)
 
 
 def _context(step: Step, with_ray: bool) -> int:

@@ -96,6 +96,8 @@ class Step:
     critic: bool = False
     # FSDP1's flat parameters instead of FSDP2's one by one.
     flat: bool = False
+    # The caller holds the model's output, and with it the logits, while backward runs.
+    keeps_logits: bool = True
     # torch's allocator grows its segments in place: reserved memory follows the allocated closely.
     expandable_segments: bool = False
 

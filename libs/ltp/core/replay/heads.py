@@ -59,9 +59,7 @@ def _chunked(run: Decoder, hidden: Value, head: Weight) -> Value:
     whole, size = hidden.count, hidden.width
     for start in range(0, rows, each):
         count = min(each, rows - start) * width
-        piece = run.tape.out(
-            Value(hidden.buffer, count, size), [hidden], None, lambda g, s: (run.new(whole, size),)
-        )
+        piece = run.tape.out(Value(hidden.buffer, count, size), [hidden], None, lambda g, s: (run.new(whole, size),))
 
         def stretch(piece: Value = piece) -> Value:
             return _cross_entropy(run, run.cast(run.linear(piece, head, None, run.arch.vocab), 4))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ltp.core.memory import Step
-from ltp.core.model_config import Architecture
+from ltp.core.architecture import Architecture, expert_adapters
 from ltp.core.replay.operations import Gradients, Operations
 from ltp.core.replay.tape import Buffer, Value, Weight
 
@@ -39,12 +39,16 @@ class Layer:
     mlp: dict[str, Linear] = field(default_factory=dict[str, Linear])
     experts: list[Weight] = field(default_factory=list[Weight])
     router: Weight | None = None
+    # LoRA's pairs on the router and on the stacked experts.
+    router_pair: tuple[Weight, Weight] | None = None
+    expert_pairs: list[tuple[Weight, Weight]] = field(default_factory=list[tuple[Weight, Weight]])
     norms: list[Weight] = field(default_factory=list[Weight])
 
     def all(self) -> list[Weight]:
         """In the order of `model.parameters()`."""
         found = [w for linear in self.attention.values() for w in linear.all()]
-        found += self.qk_norms + self.experts + ([self.router] if self.router is not None else [])
+        found += self.qk_norms + ([self.router] if self.router is not None else []) + list(self.router_pair or ())
+        found += self.experts + [weight for pair in self.expert_pairs for weight in pair]
         found += [w for linear in self.mlp.values() for w in linear.all()]
         return found + self.norms
 
@@ -76,6 +80,11 @@ def make_layer(arch: Architecture, step: Step, *, sparse: bool) -> Layer:
         each = arch.expert_intermediate
         layer.experts = [weight(arch.experts * 2 * each * h), weight(arch.experts * each * h)]
         layer.router = weight(arch.experts * h)
+        if rank:
+            pairs = [
+                (Weight(count, step.trained), Weight(back, step.trained)) for count, back in expert_adapters(arch, rank)
+            ]
+            layer.router_pair, layer.expert_pairs = pairs[0], pairs[1:]
         wide = arch.shared_intermediate
     if wide and arch.fused_gate:
         layer.mlp = {"gate_up": linear(h, 2 * wide, arch.mlp_bias), "down": linear(wide, h, arch.mlp_bias)}
@@ -169,9 +178,7 @@ class Decoder(Operations):
             half = both.count // 2
             count, width = both.count, both.width
             gate, up = (
-                self.tape.out(
-                    Value(both.buffer, half, width), [both], None, lambda g, s: (self.new(count, width),)
-                )
+                self.tape.out(Value(both.buffer, half, width), [both], None, lambda g, s: (self.new(count, width),))
                 for _ in range(2)
             )
             del both
@@ -189,10 +196,15 @@ class Decoder(Operations):
         assert layer.router is not None
         narrow = self.cast(h, width)
         scores = self.linear(narrow, layer.router, None, arch.experts)
+        for weight in reversed(layer.experts if layer.expert_pairs else []):
+            # peft folds the adapters in once for nothing, when it registers them.
+            folded = self.new(weight.count)
+            del folded
         routed = self.route(scores, rows)
         del scores
         chosen = self.gather(narrow, rows, hidden)
-        both = self.grouped(chosen, layer.experts[0], rows, 2 * wide)
+        first = self.expert_weight(layer, 0)
+        both = self.grouped(chosen, first, rows, 2 * wide)
         del chosen
         halves = [
             self.tape.out(
@@ -203,9 +215,12 @@ class Decoder(Operations):
         del both
         inner = self.multiply(self.activation(halves[0]), halves[1])
         del halves
-        outer = self.grouped(inner, layer.experts[1], rows, hidden)
+        # peft holds both folded weights until the block is done.
+        second = self.expert_weight(layer, 1)
+        outer = self.grouped(inner, second, rows, hidden)
         del inner
         out = self.combine(outer, routed, rows, hidden, tokens)
+        del first, second
         if layer.mlp:
             out = self.add(out, self.feed_forward(h, layer))
         return out
@@ -247,40 +262,66 @@ class Decoder(Operations):
 
         return self.tape.out(out, [h], saved, back)
 
-    def grouped(self, x: Value, weight: Weight, rows: int, wide: int) -> Value:
+    def expert_weight(self, layer: Layer, which: int) -> Value:
+        """The stacked weights, with the adapters folded in where there are any."""
+        if layer.expert_pairs:
+            return self.folded(layer.experts[which], layer.expert_pairs[which])
+        return self.weight(layer.experts[which])
+
+    def grouped(self, x: Value, stored: Value, rows: int, wide: int) -> Value:
         """One product for all experts."""
-        stored = self.weight(weight)
-        inputs = x.count // rows
-        saved = self.tape.keep(x.buffer if weight.trained else None, stored.buffer)
+        inputs, count = x.count // rows, stored.count
+        learns = stored.node is not None or self.tape.again
+        saved = self.tape.keep(x.buffer if learns else None, stored.buffer)
         out = Value(self.new(rows * wide), rows * wide, self.width)
 
         def back(g: Buffer, saved: Any) -> Gradients:
-            gw = self.new(weight.count) if weight.trained else None
+            gw = self.new(count) if learns else None
             return self.new(rows * inputs), gw
 
         return self.tape.out(out, [x, stored], saved, back)
 
+    def folded(self, weight: Weight, pair: tuple[Weight, Weight]) -> Value:
+        """W + B A for every expert, a whole copy (peft's ParamWrapper)."""
+        first, second = pair
+        narrow = [self.new(part.count) for part in pair if part.width != self.width]
+        saved = self.tape.keep(narrow)
+        out = Value(self.new(weight.count), weight.count, self.width)
+        del narrow
+
+        def back(g: Buffer, saved: Any) -> Gradients:
+            products = [self.new(part.count) for part in pair]
+            scaled = [self.new(part.count) for part in pair]
+            del g, products, scaled
+            return self.new(first.count, first.width), self.new(second.count, second.width)
+
+        return self.tape.out(out, [first, second], saved, back)
+
     def combine(self, outer: Value, routed: Value, rows: int, hidden: int, tokens: int) -> Value:
         """Weigh each expert's rows, bring them back in order, add them up for each token."""
         n, width = rows * hidden, self.width
-        weighed = self.new(n, width)
+        # Mixtral's router scores stay fp32, and so does what they weigh.
+        fine = 4 if self.arch.model_type == "mixtral" else width
+        weighed = self.new(n, fine)
         order = self.new(rows, 8)
         saved = self.tape.keep(outer.buffer, routed.buffer, order)
         del order
-        back_in_order = self.new(n, width)
+        back_in_order = self.new(n, fine)
         del weighed
         out = Value(self.new(tokens * hidden, width), tokens * hidden, width)
         del back_in_order
 
         def back(g: Buffer, saved: Any) -> Gradients:
-            spread = self.new(n, width)
-            zeros = self.new(n, width)
-            placed = self.new(n, width)
+            spread = self.new(n, fine)
+            zeros = self.new(n, fine)
+            placed = self.new(n, fine)
             del zeros, spread
-            filled = self.new(n, width)
+            filled = self.new(n, fine)
             del placed
-            g_outer, product = self.new(n, width), self.new(n, width)
-            g_routed = self.new(rows, width)
+            g_outer, product = self.new(n, fine), self.new(n, fine)
+            g_routed = self.new(rows, fine)
+            if fine != width:
+                g_outer = self.new(n, width)
             del product, filled
             return g_outer, g_routed
 

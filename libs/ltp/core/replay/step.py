@@ -41,7 +41,9 @@ def replay(arch: Architecture, step: Step, *, capacity: int | None = None) -> Re
     try:
         _Run(arch, step, memory).steps()
     except OutOfMemory as error:
-        return Replay(max(memory.peak, *memory.stages.values(), 0), memory.peak_reserved, memory.stages, error.requested)
+        return Replay(
+            max(memory.peak, *memory.stages.values(), 0), memory.peak_reserved, memory.stages, error.requested
+        )
     peak = max(size for stage, size in memory.stages.items() if stage != "init")
     return Replay(peak, memory.peak_reserved, memory.stages)
 
@@ -139,7 +141,7 @@ class _Run(Decoder):
         if step.loss_head in (LossHead.CROSS_ENTROPY, LossHead.CHUNKED):
             loss, output = loss_of(self, hidden, self.head)
             del hidden
-            return self._root_done(loss), output
+            return self._root_done(loss), output if step.keeps_logits else []
         logits = self.linear(hidden, self.head, None, self.arch.vocab)
         del hidden
         logits = self._root_done(logits)
