@@ -20,20 +20,10 @@ from ltp.planning.ranking import pareto, ranked
 from ltp.planning.replan import replan
 from ltp.planning.search import cost_dollars, misses
 from tests.plan_grid import architecture
+from tests.unit.planning.recipes import recipe
 
 QWEN_7B, QWEN_SMALL = architecture("qwen2.5-7b"), architecture("qwen2.5-0.5b")
 SET = DatasetVersion(name="d", version="0" * 64, rows=1000, splits={})
-
-
-def recipe(algorithm: str = "sft", resources: dict[str, Any] | None = None, **training: Any) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "test", "algorithm": algorithm, "model": {"path": "/models/m"}, "dataset": {"name": "d"},
-            "training": {"steps": 100, "batch_size": 64, "learning_rate": 1e-5, "max_length": 2048} | training,
-            "reinforcement": {"max_response_length": 512} if algorithm == "grpo" else None,
-            "resources": resources or {},
-        }
-    )  # fmt: skip
 
 
 def hosts(*names: str, flash_attention: bool = False) -> list[HostFacts]:
