@@ -47,7 +47,7 @@ class Operations:
         return found
 
     def linear(self, x: Value, weight: Weight, bias: Weight | None, wide: int) -> Value:
-        """x @ W.T (+ bias), for `wide` outputs a row."""
+        """X @ W.T (+ bias), for `wide` outputs a row."""
         if self.tape.autocast:
             x = self.cast(x, self.width)
         inputs = weight.count // wide
