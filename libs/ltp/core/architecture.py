@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from functools import lru_cache
 from math import prod
 
@@ -62,6 +63,16 @@ class Architecture:
     # Qwen2-MoE weighs its shared expert by a gate.
     shared_gate: bool = False
 
+    @cached_property
+    def counted(self) -> dict[int, object]:
+        """What the memory model has counted already, by LoRA rank: a search asks thousands of times."""
+        return {}
+
+    @property
+    def sparse_layers(self) -> int:
+        """How many layers route tokens to experts."""
+        return max(0, self.layers - self.dense_layers) if self.experts else 0
+
     def sparse(self, index: int) -> bool:
         """Whether layer `index` routes tokens to experts."""
         return self.experts > 0 and index >= self.dense_layers
@@ -114,9 +125,8 @@ def layer_parameters(arch: Architecture, *, sparse: bool | None = None) -> int:
 def active_parameters(arch: Architecture) -> int:
     """Weights that multiply one token: all but the embedding's table and the experts that the token is not sent to."""
     idle = (arch.experts - arch.experts_per_token) * 3 * arch.expert_intermediate * arch.hidden if arch.experts else 0
-    sparse = sum(arch.sparse(index) for index in range(arch.layers))
     table = 0 if arch.tied else arch.vocab * arch.hidden
-    return parameters(arch) - table - sparse * idle
+    return parameters(arch) - table - arch.sparse_layers * idle
 
 
 @lru_cache(maxsize=256)
