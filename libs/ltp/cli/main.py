@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+# pydantic would look through every installed package for plugins, which we have none of.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # Name -> module and attribute: a typer application (a noun) or a function (a verb). Imported when it is called, because all
 # of them together take more than a second and `ltp plan` has three tenths of one.

@@ -122,6 +122,7 @@ def layer_parameters(arch: Architecture, *, sparse: bool | None = None) -> int:
     return total + (arch.experts * 3 * arch.expert_intermediate * arch.hidden if routed else 0)
 
 
+@lru_cache(maxsize=256)
 def active_parameters(arch: Architecture) -> int:
     """Weights that multiply one token: all but the embedding's table and the experts that the token is not sent to."""
     idle = (arch.experts - arch.experts_per_token) * 3 * arch.expert_intermediate * arch.hidden if arch.experts else 0
@@ -150,6 +151,7 @@ def expert_adapters(arch: Architecture, rank: int) -> tuple[tuple[int, int], ...
     return router, joined, (experts * rank * wide, hidden * experts * rank)
 
 
+@lru_cache(maxsize=256)
 def adapter_parameters(arch: Architecture, rank: int) -> int:
     """Numbers in rank-`rank` adapters on every linear projection, experts and routers included."""
     total = 0

@@ -21,11 +21,11 @@ _BYTES_EACH = 20
 
 def refusal(recipe: Recipe, arch: Architecture, hosts: Sequence[HostFacts], found: Found) -> LtpError:
     """The smallest need against the largest device, or the rule that stands against all; and what would help."""
-    least = found.least
-    if least is None:
-        first = next(misses(found), None)
+    least, nearly = found.least, [rejected for rejected in found.rejected if rejected.nearly]
+    if least is None or nearly:
+        first = min(nearly, key=lambda rejected: rejected.excess, default=next(misses(found), None))
         what = "nothing was left to try" if first is None else f"{first.candidate}: {first.reason}"
-        hint = "Change the recipe so that the rule holds; `ltp plan explain` lists every rule."
+        hint = "Change what is named there; `ltp plan explain RECIPE` lists every reason against every plan."
         return LtpError(ErrorCode.PLAN_DOES_NOT_FIT, f"No plan can run. The nearest: {what}.", hint)
     pool, need = least.pool, least.estimate.upper_bytes
     held = (

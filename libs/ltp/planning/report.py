@@ -13,7 +13,7 @@ from ltp.core.memory import Offload, trainable_parameters
 from ltp.core.model_config import Architecture, parameters
 from ltp.planning.candidates import Candidate, per_device, samples_of
 from ltp.planning.ranking import Objective, objective_of
-from ltp.planning.search import MAX_CPU_MICRO_BATCH, Found, cost_dollars, eta_seconds, misses
+from ltp.planning.search import MAX_CPU_MICRO_BATCH, Found, cost_dollars, eta_seconds, in_turns, misses
 from ltp.planning.timing import host_bytes
 
 MAX_REJECTIONS = 8
@@ -90,18 +90,7 @@ def _reasons(recipe: Recipe, order: Sequence[Candidate], found: Found) -> Iterat
     losers = sorted(order[1:], key=lambda loser: loser.layout.micro_batch <= order[0].layout.micro_batch)
     behind = (PlanRejection(candidate=loser.name, reason=_reason(recipe, loser, order[0])) for loser in losers)
     missed = (PlanRejection(candidate=miss.candidate, reason=miss.reason) for miss in misses(found))
-    yield from _in_turns(missed, behind)
-
-
-def _in_turns(one: Iterator[PlanRejection], other: Iterator[PlanRejection]) -> Iterator[PlanRejection]:
-    sources = [one, other]
-    while sources:
-        for source in list(sources):
-            following = next(source, None)
-            if following is None:
-                sources.remove(source)
-            else:
-                yield following
+    yield from in_turns(missed, behind)
 
 
 def _reason(recipe: Recipe, loser: Candidate, chosen: Candidate) -> str:

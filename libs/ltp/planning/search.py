@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from ltp.contracts.recipe import Recipe
 from ltp.core.memory import GIB
@@ -33,7 +34,8 @@ class Rejected:
     candidate: str
     reason: str
     excess: float = 0.0
-    memory: Candidate | None = None
+    # The device's memory would do; something else of the host, or a wish, stands against it.
+    nearly: bool = False
 
 
 @dataclass
@@ -102,6 +104,10 @@ def search(
         if pool.hardware is not None and not pool.hardware.has_bf16:
             message = f"{pool.model} computes no bfloat16, in which verl trains"
             found.rejected.append(Rejected(f"{pool.devices} {pool.model}", message))
+            continue
+        if pool.kind == "cpu" and recipe.reinforcement and (recipe.training.lora_rank or pool.devices > 1):
+            message = "on a processor GRPO trains all weights in one process: it takes training.lora_rank: 0"
+            found.rejected.append(Rejected("the processors", message, nearly=True))
             continue
         _search_pool(Space(recipe, arch, pool, margins or {}), found, rows)
     return found
@@ -183,7 +189,7 @@ def _needs_host(space: Space, candidate: Candidate) -> Rejected | None:
     if short <= 0:
         return None
     reason = f"needs {gib(need)} of host memory, {gib(short)} more than the host has"
-    return Rejected(candidate.name, reason, short / need)
+    return Rejected(candidate.name, reason, short / need, nearly=True)
 
 
 def _rollout_share(space: Space, layout: Layout) -> float | Rejected | None:
@@ -202,7 +208,7 @@ def _rollout_share(space: Space, layout: Layout) -> float | Rejected | None:
     if least > room:
         short = least - room
         reason = f"the generator needs {gib(least)} beside {gib(held)} of training states, {gib(short)} too much"
-        return Rejected(describe(layout, pool), reason, short / least)
+        return Rejected(describe(layout, pool), reason, short / least, nearly=True)
     share = min(_MOST_OF_DEVICE, min(wanted, room) / pool.memory_bytes)
     return max(0.01, int(share * 1000) / 1000)
 
@@ -218,7 +224,7 @@ def _needs_time(space: Space, candidate: Candidate) -> Rejected | None:
     ):
         if limit is not None and value is not None and value > limit:
             reason = f"predicted to take {value:,.0f} {what}, {value - limit:,.0f} more than the {limit:,.0f} allowed"
-            return Rejected(candidate.name, reason, value / limit - 1)
+            return Rejected(candidate.name, reason, value / limit - 1, nearly=True)
     return None
 
 
@@ -244,18 +250,35 @@ def cost_dollars(recipe: Recipe, candidate: Candidate) -> float | None:
 
 
 def misses(found: Found) -> Iterator[Rejected]:
-    """Everything that was rejected with its reason, near misses first."""
-    for candidate in sorted(found.oversized, key=lambda c: -c.headroom):
-        need, offer = candidate.estimate.upper_bytes, candidate.pool.usable_bytes
-        reason = (
-            f"needs up to {gib(need)} of the {gib(offer)} that the device offers, {gib(need - offer)} too much, "
-            f"most for {largest(candidate.estimate)}"
-        )
-        yield Rejected(candidate.name, reason, -candidate.headroom, candidate)
-    yield from sorted(found.rejected, key=lambda rejected: rejected.excess)
+    """Everything that was rejected with its reason, near misses first; sizes and the other reasons take turns."""
+    yield from in_turns(_oversized(found), iter(sorted(found.rejected, key=lambda rejected: rejected.excess)))
     for space, layout in found.beyond:
         candidate = Candidate(space.pool, layout, space.predict(layout, None))
         excess = candidate.estimate.upper_bytes - space.pool.usable_bytes
         yield Rejected(
             candidate.name, f"needs {gib(excess)} too much, as its smaller micro batches do", -candidate.headroom
         )
+
+
+def _oversized(found: Found) -> Iterator[Rejected]:
+    for candidate in sorted(found.oversized, key=lambda c: -c.headroom):
+        need, offer = candidate.estimate.upper_bytes, candidate.pool.usable_bytes
+        reason = (
+            f"needs up to {gib(need)} of the {gib(offer)} that the device offers, {gib(need - offer)} too much, "
+            f"most for {largest(candidate.estimate)}"
+        )
+        yield Rejected(candidate.name, reason, -candidate.headroom)
+
+
+T = TypeVar("T")
+
+
+def in_turns(*sources: Iterator[T]) -> Iterator[T]:
+    """One of each source after the other, until all have ended."""
+    left = list(sources)
+    while left:
+        for source in list(left):
+            try:
+                yield next(source)
+            except StopIteration:
+                left.remove(source)

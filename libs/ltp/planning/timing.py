@@ -16,9 +16,9 @@ from ltp.core.step_time import Roofline, step_seconds
 from ltp.planning.candidates import Layout, per_device, samples_of, step_of
 from ltp.planning.pools import Pool
 
-# Shares of the data sheet that training reaches on an H200: 780 of 989 TFLOP/s in large products, 4.3 of 4.8 TB/s,
-# 241 of 450 GB/s in NCCL's all-gather (planner.md §4, §7); taken for every other device.
-_OF_FLOPS, _OF_BANDWIDTH, _OF_LINK = 0.79, 0.9, 0.54
+# Shares of the data sheet that an H200 reaches: 780 of 989 TFLOP/s in large products, 241 of 450 GB/s in NCCL's
+# all-gather (`step_time.MEASURED_H200`), and of its 4.8 TB/s what decoding reads (prior). Taken for every other device.
+_OF_FLOPS, _OF_LINK, _OF_BANDWIDTH = 0.79, 0.54, 0.8
 # vLLM's time beside its arithmetic for each token of a batch: scheduling, sampling, launches.
 _DECODE_OVERHEAD_SECONDS = 0.008
 # Waking the engine, sending it the weights, putting it to sleep again.
@@ -28,7 +28,7 @@ _ROLLOUT_FIXED_SECONDS = 3.0
 def roofline(hardware: Hardware, devices: int) -> Roofline:
     """What the device model reaches in practice."""
     link = hardware.link * _OF_LINK if devices > 1 else 0.0
-    return Roofline(hardware.flops * _OF_FLOPS, hardware.bandwidth * _OF_BANDWIDTH, link)
+    return Roofline(hardware.flops * _OF_FLOPS, hardware.bandwidth, link)
 
 
 def training_seconds(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout) -> float | None:
@@ -58,7 +58,7 @@ def rollout_seconds(recipe: Recipe, arch: Architecture, pool: Pool, wide: int, c
     mine = recipe.training.batch_size * samples_of(recipe) * wide / pool.devices
     held = max(1.0, min(float(concurrent), mine))
     cache = float(cache_bytes(arch)) * held * recipe.training.max_length
-    traffic = (weights + cache) / wide / rates.memory_bytes
+    traffic = (weights + cache) / wide / (rates.memory_bytes * _OF_BANDWIDTH)
     arithmetic = used * held / wide / rates.flops
     each_token = max(traffic, arithmetic) + _DECODE_OVERHEAD_SECONDS
     prompts = used * mine * (recipe.training.max_length - section.max_response_length) / wide / rates.flops

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltp.contracts.recipe import Recipe
@@ -133,6 +133,7 @@ def test_a_given_micro_batch_is_kept() -> None:
     assert plan.micro_batch_size == 16
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.integers(1, 96), st.sampled_from([64, 256, 2048]), st.sampled_from(["sft", "grpo"]),
     st.floats(1, 64), st.sampled_from([0, 1, 4]), st.sampled_from([0, 16]),
