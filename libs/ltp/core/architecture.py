@@ -69,6 +69,11 @@ class Architecture:
         return {}
 
     @property
+    def adapts_experts(self) -> bool:
+        """Whether peft's `all-linear` reaches the stacked experts (0.21: where it knows transformers 4's names)."""
+        return self.model_type in ("mixtral", "qwen3_moe")
+
+    @property
     def sparse_layers(self) -> int:
         """How many layers route tokens to experts."""
         return max(0, self.layers - self.dense_layers) if self.experts else 0
@@ -159,7 +164,7 @@ def adapter_parameters(arch: Architecture, rank: int) -> int:
         layers = sum(arch.sparse(index) is sparse for index in range(arch.layers))
         if layers:
             each = rank * sum(sum(shape) for shape in linear_shapes(arch, sparse=sparse))
-            each += sum(sum(pair) for pair in expert_adapters(arch, rank)) if sparse else 0
+            each += sum(sum(pair) for pair in expert_adapters(arch, rank)) if sparse and arch.adapts_experts else 0
             total += layers * each
     return total
 

@@ -129,7 +129,7 @@ def layer_activations(arch: Architecture, step: Step) -> int:
         inner = 0 if arch.experts else 2 * arch.intermediate // parts
         each += 12 * h + inner + 28 * rank + (2 * query - 2 * kv if arch.qk_norm else 4 * query)
     kept = step.tokens * each
-    if rank and arch.experts:
+    if rank and arch.adapts_experts:
         # peft folds each expert's adapters into a copy of its weights.
         kept += 2 * 3 * arch.experts * arch.expert_intermediate * h // parts
     return kept
@@ -137,7 +137,8 @@ def layer_activations(arch: Architecture, step: Step) -> int:
 
 def _block(arch: Architecture, parts: int) -> int:
     """Bytes a token of the feed-forward block or the experts, in bf16."""
-    factor = 8 if arch.gated else 4
+    # Phi's GELU is written out, and keeps three more.
+    factor = 8 if arch.gated else 10 if arch.model_type == "phi" else 4
     if not arch.experts:
         return factor * arch.intermediate // parts
     each = 4 * arch.hidden + 8 * arch.expert_intermediate // parts + 39
@@ -271,7 +272,7 @@ def _layers(arch: Architecture, step: Step, held: States, kept: int) -> tuple[in
     if not step.gathers:
         return max(last, (held.gradients, again, whole + cached), key=sum)
     waiting *= 1 if arch.tied else 2
-    before = held.gradients - layer * step.trained // step.shards
+    before = max(0, held.gradients - layer * step.trained // step.shards)
     root = whole - step.computed * layer * (2 if step.shards > 1 else 1) if step.reshards else whole
     first = (before + waiting + 4 * layer, again, root + step.computed * layer)
     reducing = (held.gradients + waiting + (step.computed + 4) * layer, 0, root)
@@ -285,7 +286,7 @@ def _recomputed(arch: Architecture, step: Step) -> int:
     )
     inner = step.computed * wide * (3 if step.lora_rank else 2)
     folded = 0
-    if step.lora_rank and arch.experts:
+    if step.lora_rank and arch.adapts_experts:
         folded = 4 * arch.experts * arch.expert_intermediate * arch.hidden // step.tensor_parallel
     return layer_activations(arch, step) + inner + 2 * step.computed * step.tokens * arch.hidden + folded
 
