@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, cast
 
 from ltp.core.architecture import Architecture
-from ltp.core.device_memory import outside_allocator
+from ltp.core.device_constants import outside_allocator
 from ltp.core.errors import LtpError
 from ltp.core.known_models import known_config
 from ltp.core.memory import MIB, LossHead, Offload, Precision, Step, training_peak

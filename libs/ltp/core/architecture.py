@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from functools import lru_cache
 from math import prod
 
@@ -62,6 +63,21 @@ class Architecture:
     # Qwen2-MoE weighs its shared expert by a gate.
     shared_gate: bool = False
 
+    @cached_property
+    def counted(self) -> dict[int, object]:
+        """What the memory model has counted already, by LoRA rank: a search asks thousands of times."""
+        return {}
+
+    @property
+    def adapts_experts(self) -> bool:
+        """Whether peft's `all-linear` reaches the stacked experts (0.21: where it knows transformers 4's names)."""
+        return self.model_type in ("mixtral", "qwen3_moe")
+
+    @property
+    def sparse_layers(self) -> int:
+        """How many layers route tokens to experts."""
+        return max(0, self.layers - self.dense_layers) if self.experts else 0
+
     def sparse(self, index: int) -> bool:
         """Whether layer `index` routes tokens to experts."""
         return self.experts > 0 and index >= self.dense_layers
@@ -115,9 +131,8 @@ def layer_parameters(arch: Architecture, *, sparse: bool | None = None) -> int:
 def active_parameters(arch: Architecture) -> int:
     """Weights that multiply one token: all but the embedding's table and the experts that the token is not sent to."""
     idle = (arch.experts - arch.experts_per_token) * 3 * arch.expert_intermediate * arch.hidden if arch.experts else 0
-    sparse = sum(arch.sparse(index) for index in range(arch.layers))
     table = 0 if arch.tied else arch.vocab * arch.hidden
-    return parameters(arch) - table - sparse * idle
+    return parameters(arch) - table - arch.sparse_layers * idle
 
 
 @lru_cache(maxsize=256)
@@ -149,7 +164,7 @@ def adapter_parameters(arch: Architecture, rank: int) -> int:
         layers = sum(arch.sparse(index) is sparse for index in range(arch.layers))
         if layers:
             each = rank * sum(sum(shape) for shape in linear_shapes(arch, sparse=sparse))
-            each += sum(sum(pair) for pair in expert_adapters(arch, rank)) if sparse else 0
+            each += sum(sum(pair) for pair in expert_adapters(arch, rank)) if sparse and arch.adapts_experts else 0
             total += layers * each
     return total
 

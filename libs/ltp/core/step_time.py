@@ -28,12 +28,12 @@ class Roofline:
     launch_seconds: float = 33e-6
     # Shares that a training step reaches: of `flops` in large products and in fused attention, of `memory_bytes` in copies.
     efficiency: float = 0.97
-    memory_efficiency: float = 0.525
+    memory_efficiency: float = 0.58
     attention_efficiency: float = 0.55
 
 
-# Measured on one: 780 TFLOP/s of bf16 products, 241 GB/s of NCCL's bus (planner.md §7); 4.8 TB/s is the maker's figure.
-MEASURED_H200 = Roofline(780e12, 4.8e12, 241e9)
+# Measured on one: 780 TFLOP/s of bf16 products, 241 GB/s of NCCL's bus (planner.md §7); nine tenths of the maker's 4.8 TB/s.
+MEASURED_H200 = Roofline(780e12, 4.32e12, 241e9)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ def _flops(arch: Architecture, step: Step) -> tuple[float, float, float]:
     inside = active_parameters(arch) - arch.vocab * arch.hidden
     if arch.experts:
         # Grouped products over few rows reach about two thirds of what one large product does.
-        sparse = sum(arch.sparse(index) for index in range(arch.layers))
-        inside += 0.6 * sparse * arch.experts_per_token * 3 * arch.expert_intermediate * arch.hidden
+        inside += 0.6 * arch.sparse_layers * arch.experts_per_token * 3 * arch.expert_intermediate * arch.hidden
     if step.lora_rank and not arch.experts:
         inside += adapter_parameters(arch, step.lora_rank) * (8 if step.precision is Precision.BF16 else 1)
     attention = 2.0 * step.tokens * step.sequence * arch.query_width * arch.layers

@@ -80,7 +80,7 @@ def make_layer(arch: Architecture, step: Step, *, sparse: bool) -> Layer:
         each = arch.expert_intermediate
         layer.experts = [weight(arch.experts * 2 * each * h), weight(arch.experts * each * h)]
         layer.router = weight(arch.experts * h)
-        if rank:
+        if rank and arch.adapts_experts:
             pairs = [
                 (Weight(count, step.trained), Weight(back, step.trained)) for count, back in expert_adapters(arch, rank)
             ]
@@ -118,8 +118,10 @@ class Decoder(Operations):
         """Norm, attention, residual, norm, feed-forward, residual; Gemma also norms what comes out of each."""
         tokens, norms = self.step.tokens, iter(layer.norms)
         sandwich = self.arch.norms == 4
-        first = next(norms)
-        h = self.normed(x, first, tokens)
+        h = self.normed(x, next(norms), tokens)
+        if self.arch.parallel:
+            mixed = self.attend(h, layer)
+            return self.add(self.add(mixed, self.feed_forward(h, layer)), x)
         h = self.attend(h, layer)
         if sandwich:
             h = self.normed(h, next(norms), tokens)
@@ -184,7 +186,8 @@ class Decoder(Operations):
             del both
             return self.project(self.multiply(up, self.activation(gate)), mlp["down"])
         if "gate" not in mlp:
-            return self.project(self.activation(self.project(h, mlp["up"])), mlp["down"])
+            formula = self.arch.model_type == "phi"
+            return self.project(self.activation(self.project(h, mlp["up"]), formula=formula), mlp["down"])
         gate = self.activation(self.project(h, mlp["gate"]))
         return self.project(self.multiply(gate, self.project(h, mlp["up"])), mlp["down"])
 

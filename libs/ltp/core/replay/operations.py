@@ -217,9 +217,11 @@ class Operations:
 
         return self.tape.out(out, [q, k, v], saved, back)
 
-    def activation(self, x: Value) -> Value:
-        """SiLU or GELU: keeps its input."""
-        saved = self.tape.keep(x.buffer)
+    def activation(self, x: Value, *, formula: bool = False) -> Value:
+        """SiLU or GELU: keeps its input; GELU by its `formula` (transformers' gelu_new) keeps three more."""
+        more = [self.new(x.count, x.width) for _ in range(3 if formula else 0)]
+        saved = self.tape.keep(x.buffer, more)
+        del more
         out = Value(self.new(x.count, x.width), x.count, x.width)
         count, width = x.count, x.width
         return self.tape.out(out, [x], saved, lambda g, s: (self.new(count, width),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ltp.core.memory import LossHead, Offload, Precision, Step
+from ltp.core.memory import LossHead, Offload, Precision, Sharding, Step
 from ltp.core.model_config import Architecture
 from ltp.core.replay.allocator import MIB, Allocator, OutOfMemory
 from ltp.core.replay.heads import loss_of, policy_loss
@@ -32,7 +32,7 @@ class Replay:
 def replays(arch: Architecture, step: Step) -> bool:
     """Whether the replay covers this architecture and step; else the closed form stands alone."""
     plain = step.tensor_parallel == step.sequence_parallel == step.replicas == 1 and step.offload is Offload.NONE
-    return plain and not arch.parallel and not arch.latent and step.tokens_packed is None
+    return plain and not arch.latent and step.tokens_packed is None and step.sharding is Sharding.FULL
 
 
 def replay(arch: Architecture, step: Step, *, capacity: int | None = None) -> Replay:
