@@ -69,7 +69,9 @@ class Tracer(TorchDispatchMode):
         return out
 
 
-def _flash(q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, **more: Any) -> Any:
+def _flash(
+    q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, **more: Any
+) -> Any:
     """What SDPA saves on CUDA: queries, keys, values, output and log-sums."""
     return _aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, False, scale=more.get("scale"))[0]
 
