@@ -64,8 +64,7 @@ class Allocator:
         block.free = False
         self._split(block, size)
         self.allocated += block.size
-        if self.allocated > self.peak:
-            self.peak = self.allocated
+        self.peak = max(self.peak, self.allocated)
         return number
 
     def free(self, number: int) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ltp.core.memory import Step
 from ltp.core.architecture import Architecture, expert_adapters
+from ltp.core.memory import Step
 from ltp.core.replay.operations import Gradients, Operations
 from ltp.core.replay.tape import Buffer, Value, Weight
 
