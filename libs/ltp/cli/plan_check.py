@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_text
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,9 @@ from rich.table import Table
 from ltp.cli.output import JsonOption, reported, rows_table, show
 from ltp.core.accuracy import check as check_rows
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.memory import Precision, Step, training_peak
+from ltp.core.model_config import read_architecture
+from ltp.core.replay.step import replay, replays
 
 MeasuredFile = Annotated[
     Path, typer.Argument(help="Measured steps, one JSON object a line, as in tests/data/gpu_memory_h200.jsonl.")
@@ -23,6 +28,57 @@ def check(file: MeasuredFile, json: JsonOption = False) -> None:
     with reported():
         found = check_rows(_rows(file))
         show(found, json, lambda: _table(found))
+
+
+def trace(config: Path, micro_batch: int, sequence: int, checkpointing: bool, lora_rank: int, json: bool) -> None:
+    """The replay and the closed form beside a trace of the model's own code, for one device in bf16."""
+    with reported():
+        settings = _config(config)
+        step = Step(Precision.BF16, micro_batch, sequence, checkpointing, lora_rank)
+        asked = {
+            "micro_batch": micro_batch, "sequence": sequence, "checkpointing": checkpointing, "lora_rank": lora_rank
+        }  # fmt: skip
+        found: dict[str, Any] = {"traced": _traced({"config": settings, "step": asked}), "predicted": None}
+        try:
+            arch = read_architecture(settings)
+            found["predicted"] = {"closed_form": training_peak(arch, step).allocated}
+            if replays(arch, step):
+                exact = replay(arch, step)
+                found["predicted"] |= {"allocated": exact.allocated, "reserved": exact.reserved}
+        except LtpError as error:
+            # The trace alone answers for an architecture that nobody wrote down.
+            found["reason"] = error.message
+        show(found, json, lambda: rows_table(("", "BYTES"), _flat(found)))
+
+
+def _flat(found: dict[str, Any]) -> list[tuple[str, Any]]:
+    parts = [("traced", found["traced"]), ("predicted", found["predicted"] or {})]
+    return [(f"{name} {key}", value) for name, part in parts for key, value in part.items() if key != "stages"]
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        settings: object = json_text.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LtpError(ErrorCode.INVALID_REQUEST, f"{file} cannot be read: {error}.", "Name a config.json.") from error
+    if not isinstance(settings, dict) or "model_type" not in settings:
+        raise LtpError(ErrorCode.INVALID_REQUEST, f"{file} has no model_type.", "Name a model's config.json.")
+    return settings  # pyright: ignore[reportUnknownVariableType]
+
+
+def _traced(asked: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own, which may load torch."""
+    command = [sys.executable, "-m", "ltp.tensors.trace_memory"]
+    ran = subprocess.run(command, input=json_text.dumps(asked), capture_output=True, text=True, check=False)
+    last = (ran.stdout.strip().splitlines() or [""])[-1]
+    answer = _parsed(last)
+    if not isinstance(answer, dict):
+        hint = "Install the training extra, which brings torch and transformers."
+        raise LtpError(ErrorCode.DEPENDENCY_MISSING, f"The trace did not run: {ran.stderr.strip()[-300:]}", hint)
+    if "error" in answer:
+        hint = "The model's own code refused this config; its words are above."
+        raise LtpError(ErrorCode.MODEL_UNREADABLE, f"The trace failed: {answer['error']}", hint)
+    return answer  # pyright: ignore[reportUnknownVariableType]
 
 
 def _rows(file: Path) -> list[object]:

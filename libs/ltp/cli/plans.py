@@ -120,6 +120,21 @@ def check_measured(
     check(file, json)
 
 
+@app.command("trace")
+def trace_config(
+    config: Annotated[Path, typer.Argument(help="A model's config.json.")],
+    micro_batch: Annotated[int, typer.Option(min=1)] = 1,
+    sequence: Annotated[int, typer.Option(min=1)] = 2048,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing")] = False,
+    lora_rank: Annotated[int, typer.Option(min=0)] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Run the model's real code without weights, and compare its memory with the prediction. Needs torch."""
+    from ltp.cli.plan_check import trace
+
+    trace(config, micro_batch, sequence, checkpointing, lora_rank, json)
+
+
 def _hardware_table() -> str:
     lines = [f"{'NAME':<16}{'MEMORY':>10}{'TFLOP/s':>9}{'GB/s':>7}{'LINK':>6}{'$/H':>6}  SOURCE"]
     lines += [

@@ -51,7 +51,7 @@ def check_row(row: object) -> dict[str, Any]:
     if "mode" not in fields and "mb" not in fields:
         return named | {"status": "not_a_step", "reason": f"a measurement of kind {fields.get('kind')!r}"}
     try:
-        arch, step = _architecture(fields), step_of(fields)
+        arch, step = architecture_of(fields), step_of(fields)
     except LtpError as error:
         return named | {"status": "unknown", "reason": error.message}
     except _Unusable as error:
@@ -62,9 +62,9 @@ def check_row(row: object) -> dict[str, Any]:
 def step_of(row: Mapping[str, Any]) -> Step:
     """The training step that a row's fields describe."""
     mode, head = row.get("mode"), row.get("loss", "hf")
-    if mode not in _MODES:
+    if not isinstance(mode, str) or mode not in _MODES:
         raise _Unusable(f"mode is {mode!r}, not one of {', '.join(_MODES)}")
-    if head not in _HEADS:
+    if not isinstance(head, str) or head not in _HEADS:
         raise _Unusable(f"loss is {head!r}, not one of {', '.join(_HEADS)}")
     # Two devices without sharding each do the same, one beside the other.
     return Step(
@@ -95,7 +95,8 @@ def _count(row: Mapping[str, Any], key: str, default: int | None = None) -> int:
     return value
 
 
-def _architecture(row: Mapping[str, Any]) -> Architecture:
+def architecture_of(row: Mapping[str, Any]) -> Architecture:
+    """The row's config, or that of the model it names. Raises LtpError, or says that the row is unusable."""
     config: object = row.get("config")
     if isinstance(config, Mapping) and config:
         return read_architecture(cast("Mapping[str, Any]", config))
@@ -129,7 +130,8 @@ def _predicted(arch: Architecture, step: Step, row: Mapping[str, Any]) -> dict[s
     measured = {"alloc_peak": row.get("alloc_peak"), "nvidia_smi_mib": device, "step_s": row.get("step_s")}
     ours = dict(zip(measured, ("allocated_bytes", "device_mib", "step_seconds"), strict=True))
     for key, seen in measured.items():
-        if row.get("ok", True) and isinstance(seen, int | float) and seen > 0:
+        number = isinstance(seen, int | float) and not isinstance(seen, bool)
+        if row.get("ok", True) and number and seen > 0:
             error = (predicted[ours[key]] / seen - 1) * 100
             found[key] = {"predicted": predicted[ours[key]], "measured": seen, "error_pct": round(error, 4)}
     found["verdict"] = _verdict(predicted, found["ran_out"])

@@ -153,7 +153,7 @@ def _generation(arch: Architecture, step: Step, rollout: Rollout) -> tuple[int, 
 
 
 def _profile(arch: Architecture, rollout: Rollout) -> int:
-    """VLLM's largest prefill: feed-forward activations in bf16, and fp32 logits of one token a sequence."""
+    """The largest prefill of vLLM: feed-forward activations in bf16, and fp32 logits of one token a sequence."""
     wide = 2 * (2 * arch.intermediate + 4 * arch.hidden) // rollout.tensor_parallel
     return rollout.batched_tokens * wide + 6 * rollout.sequences * arch.vocab // rollout.tensor_parallel
 

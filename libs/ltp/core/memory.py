@@ -259,7 +259,7 @@ def _layers(arch: Architecture, step: Step, held: States, kept: int) -> tuple[in
     """
     count, parts = _counts(arch, step.lora_rank), step.tensor_parallel
     embedding, layer = count.embedding // parts, count.layer // parts
-    again = _recomputed(arch, step) if step.checkpointing else 0
+    again = _recomputed(arch, step) if step.checkpointing else _folded(arch, step)
     _, whole = gathered(arch, step)
     cached = 2 * layer if step.precision is Precision.AMP else 0
     earlier = held.gradients if step.accumulates else 0
@@ -276,7 +276,14 @@ def _layers(arch: Architecture, step: Step, held: States, kept: int) -> tuple[in
     root = whole - step.computed * layer * (2 if step.shards > 1 else 1) if step.reshards else whole
     first = (before + waiting + 4 * layer, again, root + step.computed * layer)
     reducing = (held.gradients + waiting + (step.computed + 4) * layer, 0, root)
-    return max(last, first, reducing, key=sum)
+    # The last layer's own gradients are reduced while those of its activations that are left, and all others', are there.
+    rest = kept if step.checkpointing else kept * (arch.layers - 1) // arch.layers
+    early = (
+        earlier + waiting + (step.computed + 4) * layer + layer * 4 // step.shards,
+        rest,
+        root + step.computed * layer,
+    )
+    return max(last, first, reducing, early, key=sum)
 
 
 def _recomputed(arch: Architecture, step: Step) -> int:
@@ -285,10 +292,14 @@ def _recomputed(arch: Architecture, step: Step) -> int:
         step.tokens * (arch.expert_intermediate * arch.experts_per_token or arch.intermediate) // step.tensor_parallel
     )
     inner = step.computed * wide * (3 if step.lora_rank else 2)
-    folded = 0
-    if step.lora_rank and arch.adapts_experts:
-        folded = 4 * arch.experts * arch.expert_intermediate * arch.hidden // step.tensor_parallel
-    return layer_activations(arch, step) + inner + 2 * step.computed * step.tokens * arch.hidden + folded
+    return layer_activations(arch, step) + inner + 2 * step.computed * step.tokens * arch.hidden + _folded(arch, step)
+
+
+def _folded(arch: Architecture, step: Step) -> int:
+    """The gradient of a copy of the experts' weights with their adapters folded in."""
+    if not (step.lora_rank and arch.adapts_experts):
+        return 0
+    return 4 * arch.experts * arch.expert_intermediate * arch.hidden // step.tensor_parallel
 
 
 def _optimizer(step: Step, held: States) -> Peak:

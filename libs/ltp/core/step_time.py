@@ -30,6 +30,9 @@ class Roofline:
     efficiency: float = 0.97
     memory_efficiency: float = 0.58
     attention_efficiency: float = 0.55
+    # Backward's elementwise traffic and kernels, as multiples of forward's.
+    backward_traffic: float = 1.24
+    backward_kernels: float = 0.6
 
 
 # Measured on one: 780 TFLOP/s of bf16 products, 241 GB/s of NCCL's bus (planner.md §7); nine tenths of the maker's 4.8 TB/s.
@@ -82,15 +85,11 @@ def step_time(arch: Architecture, step: Step, roofline: Roofline, *, micro_batch
     chunked = step.loss_head is LossHead.CHUNKED
     backward = passed(
         (twice + again) * products + (2.5 + again) * attention + (twice + chunked) * head,
-        (_BACK + again) * traffic + head_traffic[1] + gathered + reduced,
-        (_BACK_KERNELS + again) * kernels + head_kernels,
+        (roofline.backward_traffic + again) * traffic + head_traffic[1] + gathered + reduced,
+        (roofline.backward_kernels + again) * kernels + head_kernels,
         link.gather + link.reduce,
     )
     return StepTime(micro_batches * forward, micro_batches * backward, _update(arch, step, roofline))
-
-
-# Backward's elementwise traffic and kernels, as multiples of forward's.
-_BACK, _BACK_KERNELS = 1.24, 0.6
 
 
 def _flops(arch: Architecture, step: Step) -> tuple[float, float, float]:

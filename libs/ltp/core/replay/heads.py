@@ -24,7 +24,7 @@ def loss_of(run: Decoder, hidden: Value, head: Weight) -> tuple[Value, list[Valu
 
 
 def _softcap(run: Decoder, logits: Value) -> Value:
-    """Logits / c, tanh (saves its output), * c."""
+    """Scale down, tanh (which saves its output), scale up."""
     n, width = logits.count, logits.width
 
     def scaled(value: Value) -> Value:

@@ -47,7 +47,7 @@ class Operations:
         return found
 
     def linear(self, x: Value, weight: Weight, bias: Weight | None, wide: int) -> Value:
-        """X @ W.T (+ bias), for `wide` outputs a row."""
+        """The product x @ W.T (+ bias), for `wide` outputs a row."""
         if self.tape.autocast:
             x = self.cast(x, self.width)
         inputs = weight.count // wide
@@ -188,10 +188,11 @@ class Operations:
         def back(g: Buffer, saved: Any) -> Gradients:
             product = self.new(n, width)
             half = self.new(n // 2, width)
-            padded = self.new(n, width)
+            padded = [self.new(n, width)]
             del half
-            other = self.new(n, width)
-            del product, other
+            padded.append(self.new(n, width))
+            del product
+            padded.pop()
             direct = self.new(n, width)
             del g, direct
             return (self.new(n, narrow),)

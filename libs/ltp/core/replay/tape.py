@@ -66,7 +66,7 @@ class Node:
         self.frame: Frame | None = None
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818 -- a signal, no error
     """Everything that a checkpoint's backward needs has been computed again."""
 
 
@@ -145,9 +145,9 @@ class Tape:
                 gradient, gradients[position] = gradients[position], None
                 if gradient is not None and isinstance(parent, Weight):
                     parent.take(gradient)
-                elif gradient is not None and parent is not None and parent not in waiting:
+                elif gradient is not None and isinstance(parent, Node) and parent not in waiting:
                     waiting[parent] = gradient
-                    heappush(queue, (-parent.number, parent))
+                    heappush(queue, (-parent.number, parent))  # pyright: ignore[reportArgumentType]
                 del gradient
 
     def _saved(self, node: Node) -> Any:
