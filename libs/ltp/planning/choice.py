@@ -82,7 +82,7 @@ def explore(
     Raises LtpError: NO_HOST, INVALID_RECIPE.
     """
     first: Found | None = None
-    for kind in kinds_of(recipe, hosts) if hosts else ["gpu"]:
+    for kind in kinds_of(recipe, hosts) if hosts else []:
         pools = pools_for(recipe, hosts, kind)
         if not pools:
             continue
