@@ -12,6 +12,7 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
+from ltp.contracts import work
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
@@ -35,6 +36,7 @@ for event in (
     HostCordoned,
     HostUncordoned,
     HostGivenUp,
+    *work.REQUESTS,
 ):
     router.publisher(**said(event))
 

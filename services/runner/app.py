@@ -39,5 +39,7 @@ worker = Worker(
     handler=lambda held: _attempt(held).live(),
     on_failed=_give_up,
     concurrency=_CONCURRENCY,
+    # A watcher's death says nothing about the run it watched.
+    max_deaths=None,
 )
 runtime.workers.append(worker)

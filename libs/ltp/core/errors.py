@@ -63,6 +63,8 @@ class ErrorCode(StrEnum):
     NOT_RUNNING = "not_running"
     START_FAILED = "start_failed"
     STALE_LEASE = "stale_lease"
+    WORKER_KILLED = "worker_killed"
+    CANCELLED = "cancelled"
     INTERNAL = "internal"
 
 

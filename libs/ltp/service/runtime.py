@@ -26,7 +26,7 @@ from ltp.bus.subscriptions import reconcile
 from ltp.queue.worker import Worker
 from ltp.service.settings import CommonSettings
 from ltp.store.database import Database, wake_channel
-from ltp.store.listener import WORK_CHANNEL, Listener
+from ltp.store.listener import WORK_CHANNEL, Listener, work_channel
 from ltp.store.schema import wait_for_schema
 from ltp.telemetry.setup import tracer_provider
 
@@ -97,6 +97,7 @@ class Runtime:
         await self.broker.start()
         relay = Relay(self.database, self.js)
         channels = {wake_channel(self.service): relay.wake.set, WORK_CHANNEL: self._wake_workers} | self.channels
+        channels |= {work_channel(worker.kind): worker.wake.set for worker in self.workers}
         tasks = [
             self._keep("outbox relay", relay.run),
             self._keep("listener", Listener(self.database.engine, channels).run),
