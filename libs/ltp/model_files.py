@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.core.model_config import Architecture, read_architecture
+from ltp.core.model_config import Architecture, check_against_index, read_architecture
 
 INDEX = "model.safetensors.index.json"
 # Any of these lets transformers build a tokenizer; a BPE vocabulary also needs its merges.
@@ -33,9 +33,24 @@ def read_model(path: Path) -> Architecture:
         raise LtpError(ErrorCode.MODEL_NOT_FOUND, f"The model path {path} has no config.json.", _HINT)
     arch = read_architecture(_json_object(path / "config.json"))
     _check_tokenizer(path)
+    check_against_index(arch, _vocabulary(path), None)
     for file in _weight_files(path):
         _check_whole(file)
     return arch
+
+
+def read_config(path: Path) -> Architecture:
+    """The architecture of a model whose weights need not be here: from its directory, or from a config.json itself.
+
+    Raises LtpError: MODEL_NOT_FOUND, MODEL_UNREADABLE.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        what = f"has no {file.name}" if path.is_dir() else "does not exist"
+        raise LtpError(
+            ErrorCode.MODEL_NOT_FOUND, f"The model path {path} {what}.", "Give a directory, or a config.json."
+        )
+    return read_architecture(_json_object(file))
 
 
 def _unreadable(message: str, hint: str = _HINT) -> LtpError:
@@ -57,6 +72,24 @@ def _json_object(file: Path) -> dict[str, Any]:
 def _check_tokenizer(path: Path) -> None:
     if not any(all((path / name).is_file() for name in names) for names in _TOKENIZERS):
         raise _unreadable(f"{path} has no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt).")
+
+
+def _vocabulary(path: Path) -> int | None:
+    """Tokens of the tokenizer, counted to its largest number; None where it does not list them.
+
+    One beyond the embedding's rows ends training with an index error, at once or hours in.
+    """
+    if not (path / "tokenizer.json").is_file():
+        return None
+    tokenizer = _json_object(path / "tokenizer.json")
+    model: Any = tokenizer.get("model") or {}
+    words: Any = model.get("vocab") if isinstance(model, dict) else None
+    # A unigram model lists its words, a BPE one names their numbers.
+    ids = (
+        list(words.values()) if isinstance(words, dict) else list(range(len(words))) if isinstance(words, list) else []
+    )
+    ids += [token.get("id") for token in tokenizer.get("added_tokens") or [] if isinstance(token, dict)]
+    return max((number for number in ids if isinstance(number, int)), default=-1) + 1 or None
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -10,8 +10,8 @@ import pytest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-from services.runner.recipes import LaunchSpec
-from services.runner.recipes.verl_0_9 import checkpoint_files, launch_spec, parse_metrics_line
+from ltp.verl_recipe import LaunchSpec
+from ltp.verl_recipe.verl_0_9 import checkpoint_files, launch_spec, parse_metrics_line
 
 
 def _recipe(algorithm: str = "sft", **training: Any) -> Recipe:

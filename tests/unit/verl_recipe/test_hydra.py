@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltp.core.errors import LtpError
-from services.runner.recipes.hydra import overrides, render
+from ltp.verl_recipe.hydra import overrides, render
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-from services.runner.recipes.hydra import Setting
+from ltp.verl_recipe.hydra import Setting
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,14 @@ class Inputs:
 def sft_settings(inputs: Inputs) -> dict[str, Setting]:
     """Supervised fine-tuning. Rows longer than `max_length` lose their end: better than a crash hours in."""
     _check_batches(inputs, sequences=inputs.recipe.training.batch_size)
-    training = inputs.recipe.training
+    training, plan = inputs.recipe.training, inputs.plan
     return {
         **_shared(inputs),
         "max_length": training.max_length,
         "truncation": "right",
-        # Off, so that the plan's micro batch, and with it the plan's memory, is what really runs.
-        "dynamic_batches": False,
+        # Off unless the plan packs, so that its micro batch, and with it its memory, is what really runs.
+        "dynamic_batches": plan.token_budget is not None,
+        **({} if plan.token_budget is None else {"token_budget": plan.token_budget}),
         "save_every": training.save_every or -1,
     }
 
@@ -63,6 +64,7 @@ def grpo_settings(inputs: Inputs) -> dict[str, Setting]:
         "drop_long_prompts": True,
         "mini_batch_size": training.batch_size,
         "log_prob_micro_batch_size": plan.micro_batch_size,
+        **_actor_batches(plan),
         "samples_per_prompt": reinforcement.samples_per_prompt,
         "temperature": reinforcement.temperature,
         "reward_file": inputs.reward_file,
@@ -79,8 +81,9 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
     validated = inputs.validation_file is not None
     return {
         "model_path": inputs.model_path,
-        "attention": "sdpa",
-        "remove_padding": False,
+        # Packed sequences need attention that knows where one ends; verl spreads sequences over devices only so.
+        "attention": "sdpa" if plan.token_budget is None else "flash_attention_2",
+        "remove_padding": plan.token_budget is not None,
         "gradient_checkpointing": plan.gradient_checkpointing,
         "lora_rank": training.lora_rank,
         "lora_alpha": 2 * training.lora_rank,
@@ -112,7 +115,36 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
         "project": "ltp",
         "experiment": inputs.recipe.name,
         "hydra_dir": inputs.run_dir / "hydra",
+        **_spread(plan),
         **(_CPU_ENGINE if plan.device_kind == "cpu" else {}),
+    }
+
+
+def _spread(plan: Plan) -> dict[str, Setting]:
+    """How the plan spreads the job and saves memory, where that is not verl's default."""
+    settings: dict[str, Setting] = {}
+    if plan.shards is not None and plan.shards != plan.devices:
+        settings["shards"] = plan.shards
+    if plan.sequence_parallel > 1:
+        settings["sequence_parallel"] = plan.sequence_parallel
+    if plan.offload == "optimizer":
+        settings["optimizer_offload"] = True
+    if plan.offload == "all":
+        settings["offload_policy"] = True
+    if plan.fused_head:
+        # Of verl's two fused heads the one that is right for every vocabulary (verl.md §2.1).
+        settings |= {"fused_head": True, "fused_head_by": "torch"}
+    return settings
+
+
+def _actor_batches(plan: Plan) -> dict[str, Setting]:
+    if plan.token_budget is None:
+        return {}
+    return {
+        "actor_dynamic_batches": True,
+        "log_prob_dynamic_batches": True,
+        "token_budget": plan.token_budget,
+        "log_prob_token_budget": plan.token_budget,
     }
 
 
@@ -126,7 +158,7 @@ _CPU_ENGINE: dict[str, Setting] = {
 def _rollout(inputs: Inputs) -> dict[str, Setting]:
     devices = inputs.plan.devices
     shared: dict[str, Setting] = {
-        "rollout_tensor_parallel": 1,
+        "rollout_tensor_parallel": inputs.plan.rollout_tensor_parallel,
         "rollout_max_length": inputs.recipe.training.max_length,
         "rollout_seed": inputs.recipe.training.seed,
         "ray_dashboard": False,
@@ -150,11 +182,13 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
 
 
 def _rollout_memory_share(plan: Plan) -> float:
-    """The share of a device that vLLM may take: what the plan has beside the trainer's states, never above half.
+    """The share of a device that vLLM may take: the plan's, or what an older plan has beside the trainer's states.
 
     verl's own default is half of the device, whatever is needed: on an H200 73 GiB where the plan said 19. vLLM's
     process has a context of its own, which its share does not count.
     """
+    if plan.rollout_memory_share is not None:
+        return plan.rollout_memory_share
     held = sum(plan.memory_components.get(name, 0) for name in ("parameters", "optimizer", "context", "context"))
     return min(0.5, round((plan.memory_upper_bytes - held) / plan.device_memory_bytes, 4))
 
@@ -168,7 +202,8 @@ def _epochs(inputs: Inputs) -> int:
 
 
 def _check_batches(inputs: Inputs, *, sequences: int) -> None:
-    devices, micro = inputs.plan.devices, inputs.plan.micro_batch_size
-    if inputs.recipe.training.batch_size % devices or sequences % (devices * micro):
-        message = f"{sequences} sequences a step do not divide over {devices} devices in micro batches of {micro}."
+    replicas, micro = inputs.plan.devices // inputs.plan.sequence_parallel, inputs.plan.micro_batch_size
+    each = 1 if inputs.plan.token_budget is not None else micro
+    if sequences % (replicas * each):
+        message = f"{sequences} sequences a step do not divide over {replicas} devices in micro batches of {micro}."
         raise LtpError(ErrorCode.INVALID_RECIPE, message, "Choose a batch_size that is a multiple of both together.")

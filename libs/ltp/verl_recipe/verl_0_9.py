@@ -13,9 +13,9 @@ from typing import Any, Literal
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-from services.runner.recipes import LaunchSpec
-from services.runner.recipes.hydra import overrides
-from services.runner.recipes.settings import Inputs, grpo_settings, sft_settings
+from ltp.verl_recipe import LaunchSpec
+from ltp.verl_recipe.hydra import overrides
+from ltp.verl_recipe.settings import Inputs, grpo_settings, sft_settings
 
 # Setting -> key of `sft_trainer_engine.yaml`; a leading + adds a key its schema lacks.
 SFT_KEYS = {
@@ -30,6 +30,7 @@ SFT_KEYS = {
     "batch_size": "data.train_batch_size",
     "micro_batch_size": "data.micro_batch_size_per_gpu",
     "dynamic_batches": "data.use_dynamic_bsz",
+    "token_budget": "data.max_token_len_per_gpu",
     "max_length": "data.max_length",
     "truncation": "data.truncation",
     "loader_processes": "data.num_workers",
@@ -41,6 +42,12 @@ SFT_KEYS = {
     "engine_seed": "engine.seed",
     "data_seed": "trainer.seed",
     "strategy": "engine.strategy",
+    "shards": "engine.fsdp_size",
+    "sequence_parallel": "engine.ulysses_sequence_parallel_size",
+    "optimizer_offload": "engine.optimizer_offload",
+    "offload_policy": "engine.offload_policy",
+    "fused_head": "model.use_fused_kernels",
+    "fused_head_by": "model.fused_kernel_options.impl_backend",
     "mixed_precision": "+engine.mixed_precision",
     "compile": "engine.use_torch_compile",
     "device": "trainer.device",
@@ -78,6 +85,15 @@ GRPO_KEYS = {
     "engine_seed": f"{_ACTOR}.fsdp_config.seed",
     "mixed_precision": f"+{_ACTOR}.fsdp_config.mixed_precision",
     "compile": f"{_ACTOR}.fsdp_config.use_torch_compile",
+    "shards": f"{_ACTOR}.fsdp_config.fsdp_size",
+    # Set here and not at the engine, where the reference model would not see it.
+    "sequence_parallel": f"{_ACTOR}.ulysses_sequence_parallel_size",
+    "optimizer_offload": f"{_ACTOR}.fsdp_config.optimizer_offload",
+    "offload_policy": f"{_ACTOR}.fsdp_config.offload_policy",
+    "actor_dynamic_batches": f"{_ACTOR}.use_dynamic_bsz",
+    "log_prob_dynamic_batches": f"{_ROLLOUT}.log_prob_use_dynamic_bsz",
+    "token_budget": f"{_ACTOR}.ppo_max_token_len_per_gpu",
+    "log_prob_token_budget": f"{_ROLLOUT}.log_prob_max_token_len_per_gpu",
     "actor_compile": f"{_ACTOR}.use_torch_compile",
     "mini_batch_size": f"{_ACTOR}.ppo_mini_batch_size",
     "micro_batch_size": f"{_ACTOR}.ppo_micro_batch_size_per_gpu",
@@ -132,21 +148,43 @@ def launch_spec(
         recipe, plan, run_dir, model_path, train_file, validation_file, train_rows, resume_from,
         reward_file=libs / "ltp_verl" / "reward.py",
     )  # fmt: skip
-    if recipe.algorithm == "sft":
-        command = [*_sft_entry(python, plan), *overrides(SFT_KEYS, sft_settings(inputs))]
-    else:
-        settings = grpo_settings(inputs)
-        # verl builds the validation set of RL even when it is never used.
-        settings["validation_file"] = validation_file or train_file
-        command = [python, "-m", "ltp_verl.rl", *overrides(GRPO_KEYS, settings)]
+    command = [*_entry(python, recipe, plan), *_overrides(inputs)]
     return LaunchSpec(
-        argv=(*command, "hydra.output_subdir=null"),
+        argv=tuple(command),
         env=_environment(recipe, plan, run_dir, libs, device_indexes),
         cwd=str(run_dir),
         metrics_path=str(run_dir / "metrics.jsonl"),
         stop_file=str(run_dir / "stop"),
         time_limit_seconds=recipe.resources.time_limit_seconds,
     )
+
+
+def planned_overrides(recipe: Recipe, plan: Plan, *, train_rows: int | None = None) -> list[str]:
+    """The overrides that a run of this plan would be given, with placeholders for the paths of an attempt.
+
+    Raises LtpError as `launch_spec` does.
+    """
+    rows = max(recipe.training.batch_size, train_rows or 0)
+    inputs = Inputs(
+        recipe, plan, Path("RUN_DIR"), Path(recipe.model.path), Path("TRAIN.parquet"), None, rows, None,
+        reward_file=Path("ltp_verl/reward.py"),
+    )  # fmt: skip
+    return _overrides(inputs)
+
+
+def _overrides(inputs: Inputs) -> list[str]:
+    if inputs.recipe.algorithm == "sft":
+        found = overrides(SFT_KEYS, sft_settings(inputs))
+    else:
+        settings = grpo_settings(inputs)
+        # verl builds the validation set of RL even when it is never used.
+        settings["validation_file"] = inputs.validation_file or inputs.train_file
+        found = overrides(GRPO_KEYS, settings)
+    return [*found, "hydra.output_subdir=null"]
+
+
+def _entry(python: str, recipe: Recipe, plan: Plan) -> Sequence[str]:
+    return _sft_entry(python, plan) if recipe.algorithm == "sft" else (python, "-m", "ltp_verl.rl")
 
 
 def _sft_entry(python: str, plan: Plan) -> Sequence[str]:
