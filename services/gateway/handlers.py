@@ -14,7 +14,8 @@ from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.event import REGISTRY
-from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
+from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -24,7 +25,17 @@ from services.gateway.news import NEWS_CHANNEL
 SERVICE = "gateway"
 router = NatsRouter()
 
-for event in (JobSubmitted, JobCancellationRequested, DatasetUploaded):
+for event in (
+    JobSubmitted,
+    JobPauseRequested,
+    JobResumeRequested,
+    JobCancellationRequested,
+    DatasetUploaded,
+    HostLabelled,
+    HostCordoned,
+    HostUncordoned,
+    HostGivenUp,
+):
     router.publisher(**said(event))
 
 Raw = Annotated[Any, Context("message")]

@@ -38,13 +38,14 @@ class AttemptFacts:
         """The event that a verdict amounts to."""
         known = {**self._known(), "ended_at": ended_at, "metrics_lines": metrics_lines}
         if verdict.outcome == "lost" and verdict.problem is not None:
-            return AttemptLost(**known, problem=verdict.problem)
+            return AttemptLost(**known, problem=verdict.problem, host_id=self.placement.host_id)
         known |= {"measured": measured, "plan": self.plan}
         if verdict.outcome == "succeeded":
             return AttemptSucceeded(**known, steps=self.steps)
         if verdict.outcome == "stopped" or verdict.problem is None:
             return AttemptStopped(**known)
-        return AttemptFailed(**known, problem=verdict.problem, exit_code=verdict.exit_code)
+        host_id = self.placement.host_id
+        return AttemptFailed(**known, problem=verdict.problem, exit_code=verdict.exit_code, host_id=host_id)
 
     def step(self, number: int, line: MetricsLine, seen_at: datetime) -> Message:
         """The `number`-th line of metrics, as telemetry: read twice, it is one message."""

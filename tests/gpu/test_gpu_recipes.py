@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from services.planner.candidates import HostFacts
 
 from ltp.cli import __path__ as cli_path
 from ltp.contracts.recipe import Recipe
@@ -32,7 +33,6 @@ from ltp_verl import demo_input
 from services.dataset.files import FrozenVersion, freeze
 from services.evaluator.inference import InferenceServer
 from services.evaluator.rows import read_rows
-from services.planner.candidates import HostFacts
 from services.planner.policy import choose
 from services.runner.backends import LaunchStatus
 from services.runner.backends.local import LocalBackend

@@ -25,7 +25,8 @@ COMMANDS = {
     "eval": "ltp.cli.results:evaluations",
     "dataset": "ltp.cli.datasets:app",
     "plan": "ltp.cli.plans:app",
-    "job": "ltp.cli.jobs:app",
+    "job": "ltp.cli.job_control:app",
+    "host": "ltp.cli.hosts:app",
     "events": "ltp.cli.events:app",
     "proto": "ltp.cli.proto:app",
 }

@@ -86,7 +86,7 @@ def explore(
         pools = pools_for(recipe, hosts, kind)
         if not pools:
             continue
-        _check(recipe, arch, pools)
+        _check(recipe, arch, pools, rows)
         found = search(recipe, arch, pools, rows=rows, margins=margins)
         if found.fitting:
             return found
@@ -107,9 +107,13 @@ def _no_host(recipe: Recipe, hosts: Sequence[HostFacts]) -> LtpError:
     return LtpError(ErrorCode.NO_HOST, message, f"{hint}, or add a host.")
 
 
-def _check(recipe: Recipe, arch: Architecture, pools: Sequence[Pool]) -> None:
+def _check(recipe: Recipe, arch: Architecture, pools: Sequence[Pool], rows: int | None) -> None:
     """What no choice of the planner can mend: said by the name of the recipe's field (docs/training.md)."""
     training, section = recipe.training, recipe.reinforcement
+    if rows is not None and rows < training.batch_size:
+        message = f"{rows} rows do not fill one batch: training.batch_size is {training.batch_size}."
+        hint = f"Set training.batch_size to {max(rows, 1)} or less, or add rows."
+        raise LtpError(ErrorCode.DATASET_TOO_SMALL, message, hint)
     if training.max_length > arch.max_positions:
         what = f"training.max_length is {training.max_length}, and the model has {arch.max_positions} positions"
         raise _contradiction(what, f"Set it to {arch.max_positions} or less.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -36,12 +36,19 @@ class Work:
 
 
 async def enqueue(
-    unit: Unit, queue: Queue, kind: str, payload: dict[str, Any], *, dedup_key: str, wants: dict[str, Any] | None = None
+    unit: Unit,
+    queue: Queue,
+    kind: str,
+    payload: dict[str, Any],
+    *,
+    dedup_key: str,
+    wants: dict[str, Any] | None = None,
+    run_at: datetime | None = None,
 ) -> UUID | None:
-    """Add work in the caller's transaction. None when work with this key was enqueued before."""
+    """Add work in the caller's transaction, due at once or at `run_at`. None when work with this key was enqueued before."""
     trace: dict[str, str] = {}
     propagate.inject(trace)
-    at = now()
+    at = run_at or now()
     statement = (
         insert(work)
         .values(
@@ -130,12 +137,17 @@ async def fail(unit: Unit, held: Work, problem: Problem, *, retry: bool) -> bool
     return True
 
 
-async def request_cancel(unit: Unit, dedup_key: str) -> bool:
-    """Ask that work end. True when it had not started and is cancelled at once; running work hears at its next heartbeat."""
+async def request_cancel(unit: Unit, dedup_key: str, *, only_unstarted: bool = False) -> bool:
+    """Ask that work end. True when it had not started and is cancelled at once; running work hears at its next heartbeat.
+
+    With `only_unstarted`, work that runs is left alone.
+    """
     at = now()
     unstarted = update(work).where(work.c.dedup_key == dedup_key, work.c.state == "queued")
     if await unit.change(unstarted.values(state="cancelled", cancel_requested=True, ended_at=at)):
         return True
+    if only_unstarted:
+        return False
     running = update(work).where(work.c.dedup_key == dedup_key, work.c.state == "running")
     await unit.execute(running.values(cancel_requested=True))
     return False

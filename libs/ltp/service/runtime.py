@@ -19,6 +19,7 @@ from nats.js import JetStreamContext
 from opentelemetry.sdk.trace import TracerProvider
 
 from ltp.bus.delivery import delivery_middleware
+from ltp.bus.recovery import keep_bus
 from ltp.bus.relay import Relay
 from ltp.bus.streams import ensure_streams
 from ltp.bus.subscriptions import reconcile
@@ -99,6 +100,7 @@ class Runtime:
         tasks = [
             self._keep("outbox relay", relay.run),
             self._keep("listener", Listener(self.database.engine, channels).run),
+            self._keep("bus", lambda: keep_bus(self.database, lambda: self.js, relay.wake.set)),
         ]
         tasks += [self._keep(f"worker {worker.kind}", worker.run) for worker in self.workers]
         tasks += [self._keep(name, loop) for name, loop in self.loops]
