@@ -18,7 +18,7 @@ from ltp.contracts.attempt import AttemptStopped, AttemptSucceeded
 from ltp.contracts.calibration import CalibrationDrifted, CalibrationUpdated
 from ltp.contracts.dataset import DatasetVersion
 from ltp.contracts.host import HostSeen
-from ltp.contracts.job import JobSubmitted
+from ltp.contracts.job import JobOutgrown, JobSubmitted
 from ltp.contracts.lease import LeaseGranted, LeaseReleased
 from ltp.contracts.plan import PlanMade, PlanRefused, PlanReport, PlanRequest, ReplanRequest, ReportRequest
 from ltp.contracts.recipe import Recipe
@@ -79,6 +79,34 @@ async def plan_job(event: JobSubmitted, unit: InboxUnit, database: Annotated[Dat
     unit.emit(made, about=plan_id)
 
 
+@router.subscriber(**heard_by(SERVICE, JobOutgrown))
+async def plan_smaller(event: JobOutgrown, unit: InboxUnit, database: Annotated[Database, Context("database")]) -> None:
+    """A plan that ran out of memory is replaced by a smaller one with the same effective batch."""
+    plan_id, recipe = new_id(), event.recipe
+    facts = {"recipe_hash": recipe.hash(), "algorithm": recipe.algorithm}
+    request = ReplanRequest(
+        recipe=recipe, dataset=event.dataset, failed=event.plan, measured_peak_bytes=event.measured_peak_bytes
+    )
+    try:
+        plan = await _replan(request, database)
+    except LtpError as error:
+        problem = Problem.of(error)
+        await store.save(unit, plan_id, event.job_id, problem=problem.model_dump(), **facts)
+        refused = PlanRefused(job_id=event.job_id, problem=problem, after_attempt=event.attempt)
+        unit.emit(refused, about=event.job_id)
+        return
+    await store.save(unit, plan_id, event.job_id, plan=plan.model_dump(), **facts)
+    made = PlanMade(
+        plan_id=plan_id,
+        job_id=event.job_id,
+        recipe=recipe,
+        dataset=event.dataset,
+        plan=plan,
+        after_attempt=event.attempt,
+    )
+    unit.emit(made, about=plan_id)
+
+
 @router.subscriber(**answered_by(SERVICE, "plan"))
 @replies
 async def preview(request: PlanRequest, database: Annotated[Database, Context("database")]) -> Plan:
@@ -99,6 +127,10 @@ async def rank(request: ReportRequest, database: Annotated[Database, Context("da
 @router.subscriber(**answered_by(SERVICE, "replan"))
 @replies
 async def replan(request: ReplanRequest, database: Annotated[Database, Context("database")]) -> Plan:
+    return await _replan(request, database)
+
+
+async def _replan(request: ReplanRequest, database: Database) -> Plan:
     architecture = await _model(request.recipe, request.dataset)
     hosts, margins = await _hosts(database), await _margins(database)
     return await asyncio.to_thread(policy.replan, request, architecture, hosts, margins=margins)

@@ -154,7 +154,8 @@ async def succeed(event: AttemptSucceeded, unit: InboxUnit) -> None:
 @router.subscriber(**heard_by(SERVICE, AttemptFailed))
 async def retry_or_fail(event: AttemptFailed, unit: InboxUnit) -> None:
     if await _is_newest(unit, event):
-        await jobs.attempt_over(unit, event.job_id, event.problem, host_id=event.host_id)
+        peak = None if event.measured is None else event.measured.allocated_bytes
+        await jobs.attempt_over(unit, event.job_id, event.problem, host_id=event.host_id, peak_bytes=peak)
 
 
 @router.subscriber(**heard_by(SERVICE, AttemptStopped))

@@ -113,6 +113,8 @@ class JobOutgrown(Event, subject="ltp.job.v1.outgrown", speaker="scheduler"):
     dataset: DatasetVersion
     plan: Plan
     problem: Problem
+    # What it reached on its fullest device before it ended, where its metrics told.
+    measured_peak_bytes: int | None = None
 
 
 class JobSucceeded(Event, subject="ltp.job.v1.succeeded", speaker="scheduler"):

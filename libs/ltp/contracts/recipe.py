@@ -14,9 +14,7 @@ _MOST = 2**31 - 1
 
 class _Section(BaseModel):
     # A misspelt key must be an error at the door, not a silent default.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _no_number_is_absurd(self) -> Self:
