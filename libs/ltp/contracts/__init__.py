@@ -1,6 +1,19 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else."""
 
-from ltp.contracts import attempt, checkpoint, dataset, evaluation, host, job, lease, plan, telemetry
+from ltp.contracts import (
+    admission,
+    attempt,
+    checkpoint,
+    dataset,
+    evaluation,
+    host,
+    job,
+    lease,
+    pipeline,
+    plan,
+    schedule,
+    telemetry,
+)
 from ltp.contracts.event import REGISTRY, SERVICES, Event, Value
 
 __all__ = [
@@ -8,6 +21,7 @@ __all__ = [
     "SERVICES",
     "Event",
     "Value",
+    "admission",
     "attempt",
     "checkpoint",
     "dataset",
@@ -15,6 +29,8 @@ __all__ = [
     "host",
     "job",
     "lease",
+    "pipeline",
     "plan",
+    "schedule",
     "telemetry",
 ]
