@@ -40,18 +40,18 @@ def instants(spec: ScheduleSpec, anchor: datetime, after: datetime) -> Iterator[
                 yield instant
     # cronsim names some wrong expressions by an assertion or by what int() says; a date too far is an OverflowError.
     except (CronSimError, AssertionError, ValueError, TypeError, OverflowError) as error:
+        if _is_valid_in_any_month(spec.cron or "", after):
+            raise _never(spec) from error
         raise _invalid(f"cron {spec.cron!r} is not valid: {error or 'its parts contradict each other'}.") from error
-    except RuntimeError:  # StopIteration inside cronsim: fifty years without a match.
-        pass
     if not found:
-        raise _invalid(f"cron {spec.cron!r} never fires: no such moment comes within fifty years.")
+        raise _never(spec)
 
 
 def first_after(spec: ScheduleSpec, anchor: datetime, after: datetime) -> datetime:
     """The next instant. Raises INVALID_SCHEDULE when there is none."""
     for instant in instants(spec, anchor, after):
         return instant
-    raise _invalid(f"cron {spec.cron!r} never fires: no such moment comes within fifty years.")
+    raise _never(spec)
 
 
 def newest_due(spec: ScheduleSpec, anchor: datetime, first: datetime, now: datetime, limit: int) -> list[datetime]:
@@ -86,6 +86,22 @@ def _multiples(every: float, anchor: datetime, after: datetime) -> Iterator[date
         if instant > after:  # Rounding may give `after` itself.
             yield instant
         count += 1
+
+
+def _is_valid_in_any_month(cron: str, after: datetime) -> bool:
+    """Whether the months alone make it impossible, as in the 30th of February: cronsim calls that a bad day."""
+    parts = cron.split()
+    try:
+        CronSim(" ".join([*parts[:-2], "*", parts[-1]]), after)
+        CronSim(" ".join(["*"] * (len(parts) - 2) + [parts[-2], "*"]), after)
+    except (CronSimError, AssertionError, ValueError, TypeError, IndexError):
+        return False
+    return True
+
+
+def _never(spec: ScheduleSpec) -> LtpError:
+    message = f"cron {spec.cron!r} never fires: no such moment comes within fifty years."
+    return LtpError(ErrorCode.INVALID_SCHEDULE, message, "Look at its day and its month: do they ever meet?")
 
 
 def _zone(name: str) -> tzinfo:
