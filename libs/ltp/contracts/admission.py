@@ -28,6 +28,12 @@ class Admission(Value):
     inputs: dict[str, str] = Field(default_factory=dict[str, str])
 
 
+class Pruning(Value):
+    """The body of a `pruning`: forget the metrics of jobs that ended longer ago than this."""
+
+    days: float = Field(default=90, ge=1, le=3650)
+
+
 class AdmissionRefused(Event, subject="ltp.admission.v1.refused", speaker="gateway"):
     """The door refused such a command: the noun with this id will never be."""
 

@@ -293,7 +293,7 @@ class ForeseenStage(Value):
     key: str
     kind: str
     needs: list[str]
-    fate: Literal["run", "reuse", "unknown"]
+    fate: Literal["run", "reuse", "skip", "unknown"]
 
 
 class Foreseen(Value):

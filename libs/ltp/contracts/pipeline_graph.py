@@ -94,6 +94,19 @@ def fill(value: Any, lookup: Lookup) -> Any:
     return value
 
 
+def literal_paths(spec: PipelineSpec) -> list[str]:
+    """Files and model directories that the pipeline names itself, each once."""
+    found: dict[str, None] = {}
+    for node in expand(spec):
+        for path in STAGE_KINDS[node.kind].paths:
+            value: Any = node.settings
+            for key in path.split("."):
+                value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
+            if isinstance(value, str):
+                found[value] = None
+    return list(found)
+
+
 def _faults(spec: PipelineSpec) -> list[Fault]:
     """Faults of one layer at a time: what comes later would only repeat what comes first."""
     for layer in (_local_faults, _graph_faults, _fan_out_faults, _settings_faults):

@@ -108,6 +108,8 @@ class StageKind:
     outputs: Mapping[str, Any]
     # Settings that must be references, and to the output of which kind: the value exists only while the pipeline runs.
     linked: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    # Where in the settings files or model directories are named, keys joined by dots: their content is an input.
+    paths: tuple[str, ...] = ()
 
 
 _DIGEST = "0" * 64
@@ -115,9 +117,11 @@ _ID = "01900000-0000-7000-8000-000000000000"
 _SCORE: Ratio = 0.5
 
 STAGE_KINDS: dict[str, StageKind] = {
-    "dataset": StageKind(DatasetSettings, {"name": "sample", "version": _DIGEST, "rows": 100}),
+    "dataset": StageKind(DatasetSettings, {"name": "sample", "version": _DIGEST, "rows": 100}, paths=("path",)),
     "train": StageKind(
-        TrainSettings, {"job_id": _ID, "path": "/sample", "digest": _DIGEST, "checkpoint_id": _ID, "steps": 1}
+        TrainSettings,
+        {"job_id": _ID, "path": "/sample", "digest": _DIGEST, "checkpoint_id": _ID, "steps": 1},
+        paths=("recipe.model.path",),
     ),
     "evaluate": StageKind(
         EvaluateSettings,

@@ -178,10 +178,5 @@ def _filled(task: Task, settings: Settings) -> dict[str, float]:
     return {name: float(settings.get(name, known.default)) for name, known in SETTINGS[task].items()}
 
 
-def filled(action: MaintenanceAction) -> dict[str, float]:
-    """The settings of a chore with its defaults."""
-    return _filled(action.task, action.settings)
-
-
 def _invalid(message: str, hint: str) -> LtpError:
     return LtpError(ErrorCode.INVALID_SCHEDULE, message, hint)
