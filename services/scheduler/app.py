@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
+from services.scheduler import outcomes
 from services.scheduler.handlers import SERVICE, router
+from services.scheduler.pipelines import handlers as pipelines
+from services.scheduler.pipelines.engine import PIPELINES_CHANNEL, advance_forever
 from services.scheduler.placement import place_forever
+from services.scheduler.schedules import handlers as schedules
+from services.scheduler.schedules.firing import MAINTAIN, SCHEDULES_CHANNEL, fire_forever
+from services.scheduler.schedules.maintenance import ensure_builtin, maintain, tell_failure
 from services.scheduler.settings import SchedulerSettings
 
 settings = SchedulerSettings()
-runtime = Runtime(SERVICE, settings, [router])
-runtime.loops.append(("placement", lambda: place_forever(runtime, settings.scheduler_poll_seconds)))
+runtime = Runtime(SERVICE, settings, [router, schedules.router, pipelines.router, outcomes.router])
+schedules_changed, pipelines_changed = asyncio.Event(), asyncio.Event()
+runtime.channels |= {SCHEDULES_CHANNEL: schedules_changed.set, PIPELINES_CHANNEL: pipelines_changed.set}
+runtime.loops += [
+    ("placement", lambda: place_forever(runtime, settings.scheduler_poll_seconds)),
+    ("builtin schedules", lambda: ensure_builtin(runtime.database)),
+    ("schedules", lambda: fire_forever(runtime, schedules_changed)),
+    ("pipelines", lambda: advance_forever(runtime, pipelines_changed)),
+]
+runtime.workers.append(
+    Worker(
+        runtime.database,
+        kind=MAINTAIN,
+        name=SERVICE,
+        handler=lambda held: maintain(held, runtime.database),
+        on_failed=tell_failure,
+    )
+)

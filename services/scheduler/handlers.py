@@ -32,6 +32,7 @@ from ltp.queue.work import enqueue, request_cancel
 from ltp.store.clock import new_id
 from ltp.store.database import Unit
 from services.scheduler import policy, store
+from services.scheduler.pipelines.triggers import start_triggered
 from services.scheduler.settings import SchedulerSettings
 
 SERVICE = "scheduler"
@@ -117,6 +118,7 @@ async def retry_lost(event: AttemptLost, unit: InboxUnit, settings: SchedulerSet
 async def note_checkpoint(event: CheckpointWritten, unit: InboxUnit) -> None:
     await _job(unit, event.job_id)
     await store.note(unit, event.job_id, checkpoint_path=event.path)
+    await start_triggered(unit, event)
 
 
 @router.subscriber(**heard_by(SERVICE, HostSeen))
