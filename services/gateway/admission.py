@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from ltp.bus.rpc import ask
 from ltp.contracts.dataset import DatasetVersion
+from ltp.contracts.job import JobSubmitted
 from ltp.contracts.plan import PlanRequest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
+from ltp.store.clock import now
+from ltp.store.database import Unit
 from services.gateway import store
 
 
@@ -46,3 +51,27 @@ async def admit(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> No
     except LtpError as error:
         if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
             raise
+
+
+async def admit_job(runtime: Runtime, recipe: Recipe, job_id: UUID) -> JobSubmitted:
+    """The event that makes a recipe a job, if it can work. Whoever asks, this is the door; `record_job` lets it through."""
+    resolved, dataset = await resolve(runtime, recipe)
+    await admit(runtime, resolved, dataset)
+    return JobSubmitted(job_id=job_id, recipe=resolved, recipe_hash=resolved.hash(), dataset=dataset)
+
+
+async def record_job(unit: Unit, event: JobSubmitted, key: str | None = None) -> bool:
+    """Note an admitted job and say so; False when its id or its idempotency key is known."""
+    row = {
+        "job_id": event.job_id,
+        "name": event.recipe.name,
+        "recipe": event.recipe.settings(),
+        "recipe_hash": event.recipe_hash,
+        "dataset": event.dataset.model_dump(mode="json"),
+        "idempotency_key": key,
+        "submitted_at": now(),
+    }
+    added = await store.add_job(unit, row)
+    if added:
+        unit.emit(event, about=event.job_id)
+    return added

@@ -12,9 +12,18 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
+from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.pipeline import (
+    PipelineArmingRequested,
+    PipelineDisarmingRequested,
+    PipelineRunCancellationRequested,
+    PipelineRunResumeRequested,
+    PipelineRunSubmitted,
+)
+from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSubmitted
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -24,7 +33,11 @@ from services.gateway.news import NEWS_CHANNEL
 SERVICE = "gateway"
 router = NatsRouter()
 
-for event in (JobSubmitted, JobCancellationRequested, DatasetUploaded):
+for event in (
+    *(JobSubmitted, JobCancellationRequested, DatasetUploaded, AdmissionRefused, TelemetryPruned),
+    *(PipelineRunSubmitted, PipelineRunCancellationRequested, PipelineRunResumeRequested),
+    *(PipelineArmingRequested, PipelineDisarmingRequested, ScheduleSubmitted, ScheduleChangeRequested),
+):
     router.publisher(**said(event))
 
 Raw = Annotated[Any, Context("message")]

@@ -22,7 +22,15 @@ out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # The user called it wrongly; everything else failed.
-_WRONG_USE = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_YAML, ErrorCode.INVALID_RECIPE})
+_WRONG_USE = frozenset(
+    {
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.INVALID_YAML,
+        ErrorCode.INVALID_RECIPE,
+        ErrorCode.INVALID_PIPELINE,
+        ErrorCode.INVALID_SCHEDULE,
+    }
+)
 
 DataDirOption = Annotated[
     Path | None,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
 from ltp.bus.rpc import ask
-from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.job import JobCancellationRequested
 from ltp.contracts.questions import LogPart, LogRequest
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
@@ -20,7 +20,7 @@ from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
-from services.gateway.admission import admit, resolve
+from services.gateway.admission import admit_job, record_job, resolve
 from services.gateway.routes.models import Job, JobPage, StepLine
 from services.gateway.streams import Position, resume_point, stream
 
@@ -38,15 +38,12 @@ async def submit_job(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Job:
     """Submit a recipe. The same Idempotency-Key with the same recipe gives the same job, however often it is sent."""
-    resolved, dataset = await resolve(runtime, recipe)
+    resolved, _ = await resolve(runtime, recipe)
     known = await _known(runtime, idempotency_key, resolved)
     if known is None:
-        await admit(runtime, resolved, dataset)
-        event = JobSubmitted(job_id=new_id(), recipe=resolved, recipe_hash=resolved.hash(), dataset=dataset)
+        event = await admit_job(runtime, resolved, new_id())
         async with runtime.database.unit() as unit:
-            added = await store.add_job(unit, _row(event, idempotency_key))
-            if added:
-                unit.emit(event, about=event.job_id)
+            added = await record_job(unit, event, idempotency_key)
         # Somebody else was faster with the same key.
         known = event.job_id if added else await _known(runtime, idempotency_key, resolved)
     assert known is not None
@@ -132,18 +129,6 @@ async def read_log(
     await show_job(job_id, runtime.database.engine)
     request = LogRequest(job_id=job_id, attempt=attempt, offset=offset, limit=limit)
     return await ask(runtime.client, "runner", "log", request, LogPart)
-
-
-def _row(event: JobSubmitted, key: str | None) -> dict[str, Any]:
-    return {
-        "job_id": event.job_id,
-        "name": event.recipe.name,
-        "recipe": event.recipe.settings(),
-        "recipe_hash": event.recipe_hash,
-        "dataset": event.dataset.model_dump(mode="json"),
-        "idempotency_key": key,
-        "submitted_at": now(),
-    }
 
 
 async def _known(runtime: Runtime, key: str | None, recipe: Recipe) -> UUID | None:
