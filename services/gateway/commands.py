@@ -43,7 +43,9 @@ async def obey(held: Held, runtime: Runtime) -> None:
         await still_same(runtime, admission.inputs)
         effect = await _DOORS[admission.what](runtime, admission)
     except ValidationError as error:
-        raise LtpError(ErrorCode.INVALID_REQUEST, f"{admission.what}: {error}"[:2000], "See docs/pipelines.md.") from error
+        raise LtpError(
+            ErrorCode.INVALID_REQUEST, f"{admission.what}: {error}"[:2000], "See docs/pipelines.md."
+        ) from error
     async with runtime.database.unit() as unit:
         await effect(unit)
         await finish(unit, held.work)

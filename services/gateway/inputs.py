@@ -51,7 +51,9 @@ def _digest(path: Path) -> str:
             total.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
             total.update(_content(file))
     except OSError as error:
-        raise LtpError(ErrorCode.NOT_FOUND, f"{path} cannot be read ({error.strerror}).", "Look at its rights.") from error
+        raise LtpError(
+            ErrorCode.NOT_FOUND, f"{path} cannot be read ({error.strerror}).", "Look at its rights."
+        ) from error
     return total.hexdigest()
 
 

@@ -51,6 +51,10 @@ class Gateway:
         """POST; the decoded answer."""
         return self._decoded(self._send("POST", path, **kwargs))
 
+    def delete(self, path: str) -> Any:
+        """DELETE; the decoded answer."""
+        return self._decoded(self._send("DELETE", path))
+
     def follow(self, path: str, last_event_id: str | None = None) -> Iterator[tuple[str, str, Any]]:
         """Server-sent events as (name, id, data), until the server says `end` or hangs up."""
         headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}

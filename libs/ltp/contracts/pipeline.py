@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints, model_validator
 
 from ltp.contracts.event import Event, Value
-from ltp.contracts.stages import Condition, Scalar, Settings, TriggerEvent
+from ltp.contracts.stages import Scalar, Settings, TriggerEvent
 from ltp.contracts.values import Name, Problem, Sha256
 
 StageName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,49}$")]

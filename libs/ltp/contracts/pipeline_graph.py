@@ -52,7 +52,9 @@ def refuse_faults(spec: PipelineSpec) -> None:
     faults = _faults(spec)
     if faults:
         details = [
-            InitErrorDetails(type=PydanticCustomError("pipeline", "{fault}", {"fault": f.message}), loc=f.place, input="")
+            InitErrorDetails(
+                type=PydanticCustomError("pipeline", "{fault}", {"fault": f.message}), loc=f.place, input=""
+            )
             for f in faults[:8]
         ]
         raise ValidationError.from_exception_data("PipelineSpec", details)
@@ -129,7 +131,9 @@ def _local_faults(spec: PipelineSpec) -> list[Fault]:
         try:
             _references_of(stage)
         except ValidationError:
-            faults.append(Fault((*here, "settings"), "a reference is {from: STAGE.OUTPUT} in lower case, and nothing else"))
+            faults.append(
+                Fault((*here, "settings"), "a reference is {from: STAGE.OUTPUT} in lower case, and nothing else")
+            )
     return faults
 
 
@@ -207,7 +211,11 @@ def _bad_link(spec: PipelineSpec, node: Node, setting: str, kind: str, output: s
     if len(found) != 1 or found[0][0] or found[0][1].output != output or spec.stages[found[0][1].owner].kind != kind:
         return f"must be {{from: STAGE.{output}}} of a {kind} stage"
     recipe = spec.stages[found[0][1].owner].settings.get("recipe")
-    if node.kind == "evaluate" and isinstance(recipe, dict) and cast("dict[str, Any]", recipe).get("evaluation") is None:
+    if (
+        node.kind == "evaluate"
+        and isinstance(recipe, dict)
+        and cast("dict[str, Any]", recipe).get("evaluation") is None
+    ):
         return f"the recipe of stage {found[0][1].owner!r} has no section `evaluation`, so nothing will be compared"
     return None
 

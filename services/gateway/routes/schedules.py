@@ -15,8 +15,8 @@ from ltp.contracts.schedule import (
     ScheduleCheck,
     ScheduleRequest,
     Schedules,
-    SchedulesRequest,
     ScheduleSpec,
+    SchedulesRequest,
     ScheduleSubmitted,
     ScheduleView,
     Ticks,
@@ -82,9 +82,7 @@ async def show_schedule(schedule: str, runtime: Serving) -> ScheduleView:
 
 
 @router.get("/schedules/{schedule}/ticks")
-async def list_ticks(
-    schedule: str, runtime: Serving, limit: Annotated[int, Query(ge=1, le=1000)] = 50
-) -> Ticks:
+async def list_ticks(schedule: str, runtime: Serving, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Ticks:
     """A schedule's ticks, newest first, with what came of each."""
     return await ask(runtime.client, "scheduler", "ticks", TicksRequest(schedule=schedule[:200], limit=limit), Ticks)
 

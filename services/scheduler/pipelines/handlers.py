@@ -163,9 +163,7 @@ async def trace_back(request: LineageRequest, database: Stored) -> Lineage:
     return Lineage(artefacts=list(found.values()))
 
 
-async def _locked(
-    unit: Unit, event: PipelineRunCancellationRequested | PipelineRunResumeRequested
-) -> store.Run:
+async def _locked(unit: Unit, event: PipelineRunCancellationRequested | PipelineRunResumeRequested) -> store.Run:
     run = await store.lock_run(unit, event.run_id)
     if run is None:
         raise NotYetError(f"run {event.run_id} is not known yet")

@@ -213,7 +213,9 @@ def _texts(value: Any) -> list[str]:
 
 def is_known(node: Node, stages: Mapping[str, Stage]) -> bool:
     """Whether all that a stage refers to is known: for looking ahead."""
-    return all(stages[key].outputs is not None for _, r in _refs(node) if r.owner != "trigger" for key in node.sees[r.owner])
+    return all(
+        stages[key].outputs is not None for _, r in _refs(node) if r.owner != "trigger" for key in node.sees[r.owner]
+    )
 
 
 def _refs(node: Node) -> list[Any]:

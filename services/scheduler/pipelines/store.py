@@ -240,9 +240,7 @@ async def add_version(unit: Unit, event: DatasetFrozen, at: datetime) -> None:
     statement = insert(versions).values(**values)
     newer = statement.excluded.frozen_at > versions.c.frozen_at
     change = {"frozen_at": statement.excluded.frozen_at}
-    await unit.execute(
-        statement.on_conflict_do_update(index_elements=["name", "version"], set_=change, where=newer)
-    )
+    await unit.execute(statement.on_conflict_do_update(index_elements=["name", "version"], set_=change, where=newer))
 
 
 async def frozen_version(unit: Unit, name: str, version: str | None) -> dict[str, Any] | None:
@@ -304,5 +302,3 @@ async def made(unit: Unit, digests: Sequence[str]) -> list[Row]:
 def as_stage(row: Row) -> Stage:
     """A row as the policy sees it."""
     return Stage(row["key"], row["state"], row["outputs"], row["digest"], row["settings"], row["abort_asked"])
-
-

@@ -148,7 +148,11 @@ async def _probe_hosts(database: Database, settings: Settings) -> Result:
         held = {host: count for host, count in (await unit.execute(open_leases.group_by(leases.c.host_id))).all()}
     at = now()
     silent = [
-        {"host_id": row.host_id, "silent_seconds": round((at - row.seen_at).total_seconds()), "leases": held.get(row.host_id, 0)}
+        {
+            "host_id": row.host_id,
+            "silent_seconds": round((at - row.seen_at).total_seconds()),
+            "leases": held.get(row.host_id, 0),
+        }
         for row in seen
         if (at - row.seen_at).total_seconds() > settings["silent_seconds"]
     ]

@@ -8,7 +8,22 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, String, Table, Uuid, bindparam, delete, func, or_, select, text, update
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    String,
+    Table,
+    Uuid,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -39,9 +54,7 @@ ticks = Table(
     "ticks",
     metadata,
     # One row for each instant of a schedule: what makes it happen once.
-    Column(
-        "schedule_id", Uuid, ForeignKey(schedules.c.schedule_id, ondelete="CASCADE"), primary_key=True
-    ),
+    Column("schedule_id", Uuid, ForeignKey(schedules.c.schedule_id, ondelete="CASCADE"), primary_key=True),
     Column("due_at", TIME, primary_key=True),
     Column("tick_id", Uuid, nullable=False, unique=True),
     Column("state", String, nullable=False),
@@ -173,7 +186,9 @@ async def remove(unit: Unit, schedule_id: UUID) -> None:
 
 async def end_tick(unit: Unit, noun_id: UUID, state: TickState, **values: Any) -> tuple[UUID, Schedule] | None:
     """Note the end of what a tick started; None when no tick waits for it. Holds the schedule."""
-    found = await unit.execute(select(ticks.c.schedule_id).where(ticks.c.noun_id == noun_id, ticks.c.state == "running"))
+    found = await unit.execute(
+        select(ticks.c.schedule_id).where(ticks.c.noun_id == noun_id, ticks.c.state == "running")
+    )
     schedule_id = found.scalar_one_or_none()
     held = None if schedule_id is None else await lock(unit, schedule_id)
     if held is None:
