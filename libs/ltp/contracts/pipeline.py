@@ -280,7 +280,7 @@ class RunPage(Value):
 
 
 class Foresight(Value):
-    """A pipeline that is not submitted: what would it do?"""
+    """The question what a pipeline would do; it is not submitted."""
 
     spec: PipelineSpec
     inputs: dict[str, str]

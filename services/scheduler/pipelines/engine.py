@@ -265,7 +265,7 @@ async def _made_before(unit: Unit, node: Node, action: Start) -> Row | None:
         return None
     place = KINDS[node.kind].place
     for made in await store.find_made(unit, action.cache_key):
-        if place is None or Path(made["outputs"][place]).exists():
+        if place is None or await asyncio.to_thread(Path(made["outputs"][place]).exists):
             return made
     return None
 

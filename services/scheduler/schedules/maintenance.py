@@ -133,19 +133,21 @@ async def _sweep_orphans(database: Database, settings: Settings) -> Result:
         released = (await unit.execute(statement.returning(leases.c.lease_id, leases.c.work_id))).all()
         for row in released:
             unit.emit(LeaseReleased(lease_id=row.lease_id, work_id=row.work_id), about=row.lease_id)
-        silent = select(work.c.kind, func.count()).where(
+        silent = select(work.c.kind, func.count().label("left")).where(
             work.c.state == "running", work.c.lease_until < now() - _SILENT_WORK
         )
         abandoned = (await unit.execute(silent.group_by(work.c.kind))).all()
-    return {"leases_released": len(released), "work_nobody_takes_up": {kind: count for kind, count in abandoned}}
+    return {"leases_released": len(released), "work_nobody_takes_up": {row.kind: row.left for row in abandoned}}
 
 
 async def _probe_hosts(database: Database, settings: Settings) -> Result:
     """Which hosts have not said for a while that they live, and what is leased on them meanwhile."""
     async with database.unit() as unit:
         seen = (await unit.execute(select(hosts.c.host_id, hosts.c.seen_at).order_by(hosts.c.host_id))).all()
-        open_leases = select(leases.c.host_id, func.count()).where(leases.c.released_at.is_(None))
-        held = {host: count for host, count in (await unit.execute(open_leases.group_by(leases.c.host_id))).all()}
+        open_leases = select(leases.c.host_id, func.count().label("held")).where(leases.c.released_at.is_(None))
+        held = dict[str, int](
+            (row.host_id, row.held) for row in (await unit.execute(open_leases.group_by(leases.c.host_id))).all()
+        )
     at = now()
     silent = [
         {

@@ -97,9 +97,7 @@ def test_catching_up_is_bounded() -> None:
     assert fates(spec, [4000, 3000, 2000, 1000]) == ["missed", "missed", "running", "running"]
 
 
-@pytest.mark.parametrize(
-    ("overlap", "expected"), [("skip", "skipped"), ("allow", "running"), ("queue-one", "waiting")]
-)
+@pytest.mark.parametrize(("overlap", "expected"), [("skip", "skipped"), ("allow", "running"), ("queue-one", "waiting")])
 def test_a_tick_meets_one_still_at_work(overlap: Any, expected: str) -> None:
     assert fates(schedule(every_seconds=60, overlap=overlap), [0], running=True) == [expected]
 
