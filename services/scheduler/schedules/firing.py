@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,8 +23,8 @@ from ltp.contracts.schedule import (
 )
 from ltp.contracts.values import Problem
 from ltp.core.errors import LtpError
+from ltp.queue.batch import New, enqueue_many
 from ltp.queue.policy import Queue
-from ltp.queue.work import enqueue
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
@@ -63,17 +64,31 @@ async def fire_once(runtime: Runtime, at: datetime) -> int:
 
 async def start_action(unit: Unit, tick: Tick) -> None:
     """Put a tick's action to work and say so. The work's key is the tick, so that it is done once."""
-    action, schedule = tick.schedule.spec.action, tick.schedule
+    await start_actions(unit, [tick])
+
+
+async def start_actions(unit: Unit, started: Sequence[Tick]) -> None:
+    """As `start_action`, for many in one statement."""
+    await enqueue_many(unit, [_work_of(tick) for tick in started])
+    for tick in started:
+        _tell_fired(unit, tick)
+
+
+def _work_of(tick: Tick) -> New:
+    action, key = tick.schedule.spec.action, f"tick:{tick.tick_id}"
     assert tick.noun_id is not None
-    key = f"tick:{tick.tick_id}"
     if isinstance(action, MaintenanceAction) and action.task != "telemetry-retention":
         payload = {"noun_id": str(tick.noun_id), "task": action.task, "settings": action.settings}
-        await enqueue(unit, Queue.MAINTENANCE, MAINTAIN, payload, dedup_key=key)
-    else:
-        what, body = _command(tick)
-        admission = Admission(what=what, noun_id=tick.noun_id, body=body)
-        queue = Queue.MAINTENANCE if what == "pruning" else Queue.DEFAULT
-        await enqueue(unit, queue, ADMIT, admission.model_dump(mode="json"), dedup_key=key)
+        return New(Queue.MAINTENANCE, MAINTAIN, payload, key)
+    what, body = _command(tick)
+    admission = Admission(what=what, noun_id=tick.noun_id, body=body)
+    queue = Queue.MAINTENANCE if what == "pruning" else Queue.DEFAULT
+    return New(queue, ADMIT, admission.model_dump(mode="json"), key)
+
+
+def _tell_fired(unit: Unit, tick: Tick) -> None:
+    action, schedule = tick.schedule.spec.action, tick.schedule
+    assert tick.noun_id is not None
     fired = ScheduleFired(
         schedule_id=schedule.schedule_id,
         name=schedule.name,
@@ -130,10 +145,10 @@ async def _fire(unit: Unit, due: list[Schedule], at: datetime) -> None:
         fire_at = next_at + rhythm.jitter(schedule.spec, schedule.schedule_id, next_at)
         moved.append((schedule.schedule_id, next_at, fire_at))
     await store.move_on(unit, moved)
-    for tick in await store.add_ticks(unit, added):
-        if tick.state == "running":
-            await start_action(unit, tick)
-        elif tick.state in {"skipped", "missed"}:
+    noted = await store.add_ticks(unit, added)
+    await start_actions(unit, [tick for tick in noted if tick.state == "running"])
+    for tick in noted:
+        if tick.state in {"skipped", "missed"}:
             told = ScheduleTickMissed(
                 schedule_id=tick.schedule.schedule_id,
                 name=tick.schedule.name,
