@@ -6,13 +6,13 @@ from uuid import UUID
 
 from ltp.bus.rpc import ask
 from ltp.contracts.dataset import DatasetVersion
-from ltp.contracts.job import JobSubmitted
+from ltp.contracts.job import JobOptions, JobSubmitted
 from ltp.contracts.plan import PlanRequest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
-from ltp.store.clock import now
+from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from services.gateway import store
 
@@ -53,11 +53,32 @@ async def admit(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> No
             raise
 
 
-async def admit_job(runtime: Runtime, recipe: Recipe, job_id: UUID) -> JobSubmitted:
+async def submit(runtime: Runtime, recipe: Recipe, options: JobOptions, idempotency_key: str | None = None) -> UUID:
+    """Check a recipe, and say that it was submitted; returns the job. A key that was used gives the job it was used for."""
+    resolved, _ = await resolve(runtime, recipe)
+    known = await _known(runtime, idempotency_key, resolved, options)
+    if known is not None:
+        return known
+    event = await admit_job(runtime, resolved, new_id(), options)
+    async with runtime.database.unit() as unit:
+        added = await record_job(unit, event, idempotency_key)
+    # Somebody else was faster with the same key.
+    known = event.job_id if added else await _known(runtime, idempotency_key, resolved, options)
+    assert known is not None
+    return known
+
+
+async def admit_job(runtime: Runtime, recipe: Recipe, job_id: UUID, options: JobOptions | None = None) -> JobSubmitted:
     """The event that makes a recipe a job, if it can work. Whoever asks, this is the door; `record_job` lets it through."""
     resolved, dataset = await resolve(runtime, recipe)
     await admit(runtime, resolved, dataset)
-    return JobSubmitted(job_id=job_id, recipe=resolved, recipe_hash=resolved.hash(), dataset=dataset)
+    return JobSubmitted(
+        job_id=job_id,
+        recipe=resolved,
+        recipe_hash=resolved.hash(),
+        dataset=dataset,
+        options=options or JobOptions(),
+    )
 
 
 async def record_job(unit: Unit, event: JobSubmitted, key: str | None = None) -> bool:
@@ -68,6 +89,7 @@ async def record_job(unit: Unit, event: JobSubmitted, key: str | None = None) ->
         "recipe": event.recipe.settings(),
         "recipe_hash": event.recipe_hash,
         "dataset": event.dataset.model_dump(mode="json"),
+        "options": event.options.model_dump(mode="json"),
         "idempotency_key": key,
         "submitted_at": now(),
     }
@@ -75,3 +97,20 @@ async def record_job(unit: Unit, event: JobSubmitted, key: str | None = None) ->
     if added:
         unit.emit(event, about=event.job_id)
     return added
+
+
+async def _known(runtime: Runtime, key: str | None, recipe: Recipe, options: JobOptions) -> UUID | None:
+    """The job an idempotency key stands for; a key used for another request is an error."""
+    if key is None:
+        return None
+    row = await store.job_by_key(runtime.database.engine, key)
+    if row is None:
+        return None
+    if row["recipe_hash"] != recipe.hash() or JobOptions.model_validate(row["options"]) != options:
+        raise LtpError(
+            ErrorCode.CONFLICT,
+            f"Idempotency-Key {key!r} was used for another recipe or other options (job {row['job_id']}).",
+            "Use a new key for a new request.",
+        )
+    job_id: UUID = row["job_id"]
+    return job_id

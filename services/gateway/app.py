@@ -18,7 +18,19 @@ from services.gateway.access import authenticate
 from services.gateway.commands import obey, tell_refusal
 from services.gateway.handlers import SERVICE, router
 from services.gateway.news import NEWS_CHANNEL, News
-from services.gateway.routes import datasets, events, health, jobs, pipelines, plans, results, schedules
+from services.gateway.routes import (
+    datasets,
+    events,
+    health,
+    hosts,
+    job_control,
+    jobs,
+    pipelines,
+    plans,
+    results,
+    schedules,
+    work,
+)
 from services.gateway.settings import GatewaySettings
 
 settings = GatewaySettings()
@@ -54,7 +66,7 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news = runtime, news
 errors.install(app)
 app.include_router(health.router)
-for part in (datasets, plans, jobs, results, schedules, pipelines, events):
+for part in (datasets, plans, jobs, job_control, hosts, results, schedules, pipelines, events, work):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
 
 

@@ -12,10 +12,12 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
+from ltp.contracts import work
 from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.event import REGISTRY
-from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
+from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.pipeline import (
     PipelineArmingRequested,
     PipelineDisarmingRequested,
@@ -34,7 +36,17 @@ SERVICE = "gateway"
 router = NatsRouter()
 
 for event in (
-    *(JobSubmitted, JobCancellationRequested, DatasetUploaded, AdmissionRefused, TelemetryPruned),
+    JobSubmitted,
+    JobPauseRequested,
+    JobResumeRequested,
+    JobCancellationRequested,
+    DatasetUploaded,
+    HostLabelled,
+    HostCordoned,
+    HostUncordoned,
+    HostGivenUp,
+    *work.REQUESTS,
+    *(AdmissionRefused, TelemetryPruned),
     *(PipelineRunSubmitted, PipelineRunCancellationRequested, PipelineRunResumeRequested),
     *(PipelineArmingRequested, PipelineDisarmingRequested, ScheduleSubmitted, ScheduleChangeRequested),
 ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ltp.cli import datasets, events, jobs, pipelines, results, schedules, up
+from ltp.cli import datasets, events, hosts, job_control, jobs, pipelines, results, schedules, up, work
 from ltp.cli.demo import demo
 from ltp.cli.proto import app as proto_app
 
@@ -19,12 +19,16 @@ app = typer.Typer(
 for command in (up.up, up.down, up.status, up.doctor, jobs.plan, results.checkpoints, results.compare, demo):
     app.command()(command)
 app.command("eval")(results.evaluations)
+job_control.add_to(jobs.app)
 for name, group in (
     ("dataset", datasets.app),
     ("job", jobs.app),
+    ("host", hosts.app),
     ("pipeline", pipelines.app),
     ("schedule", schedules.app),
     ("events", events.app),
     ("proto", proto_app),
 ):
+    app.add_typer(group, name=name)
+for name, group in (("queue", work.queue_app), ("work", work.work_app)):
     app.add_typer(group, name=name)

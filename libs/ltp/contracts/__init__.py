@@ -13,6 +13,7 @@ from ltp.contracts import (
     plan,
     schedule,
     telemetry,
+    work,
 )
 from ltp.contracts.event import REGISTRY, SERVICES, Event, Value
 
@@ -33,4 +34,5 @@ __all__ = [
     "plan",
     "schedule",
     "telemetry",
+    "work",
 ]

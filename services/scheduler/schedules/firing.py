@@ -23,8 +23,8 @@ from ltp.contracts.schedule import (
 )
 from ltp.contracts.values import Problem
 from ltp.core.errors import LtpError
-from ltp.queue.batch import New, enqueue_many
 from ltp.queue.policy import Queue
+from ltp.queue.work import NewWork, enqueue_many
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
@@ -74,16 +74,16 @@ async def start_actions(unit: Unit, started: Sequence[Tick]) -> None:
         _tell_fired(unit, tick)
 
 
-def _work_of(tick: Tick) -> New:
+def _work_of(tick: Tick) -> NewWork:
     action, key = tick.schedule.spec.action, f"tick:{tick.tick_id}"
     assert tick.noun_id is not None
     if isinstance(action, MaintenanceAction) and action.task != "telemetry-retention":
         payload = {"noun_id": str(tick.noun_id), "task": action.task, "settings": action.settings}
-        return New(Queue.MAINTENANCE, MAINTAIN, payload, key)
+        return NewWork(Queue.MAINTENANCE, MAINTAIN, payload, key)
     what, body = _command(tick)
     admission = Admission(what=what, noun_id=tick.noun_id, body=body)
     queue = Queue.MAINTENANCE if what == "pruning" else Queue.DEFAULT
-    return New(queue, ADMIT, admission.model_dump(mode="json"), key)
+    return NewWork(queue, ADMIT, admission.model_dump(mode="json"), key)
 
 
 def _tell_fired(unit: Unit, tick: Tick) -> None:

@@ -21,11 +21,11 @@ from ltp.queue.worker import Held
 from ltp.store.clock import new_id, now
 from ltp.store.database import Database, Unit
 from ltp.store.retention import prune_inbox, prune_outbox
+from services.scheduler.hosts import hosts, leases
 from services.scheduler.schedules import rhythm
 from services.scheduler.schedules import store as schedules
 from services.scheduler.schedules.firing import end_action
 from services.scheduler.schedules.store import Schedule, ticks
-from services.scheduler.store import hosts, leases
 
 _BATCH = 5000
 _DAYS = 86_400.0
