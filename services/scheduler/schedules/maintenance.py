@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, delete, func, not_, select, update
+from sqlalchemy import and_, delete, func, not_, select
 
 from ltp.contracts.event import SERVICES
 from ltp.contracts.lease import LeaseReleased
@@ -21,7 +21,7 @@ from ltp.queue.worker import Held
 from ltp.store.clock import new_id, now
 from ltp.store.database import Database, Unit
 from ltp.store.retention import prune_inbox, prune_outbox
-from services.scheduler.hosts import hosts, leases
+from services.scheduler.hosts import hosts, leases, release_ended
 from services.scheduler.schedules import rhythm
 from services.scheduler.schedules import store as schedules
 from services.scheduler.schedules.firing import end_action
@@ -128,11 +128,9 @@ async def _retain_bus(database: Database, settings: Settings) -> Result:
 async def _sweep_orphans(database: Database, settings: Settings) -> Result:
     """Release leases whose work is gone, and name work whose worker fell silent and that no other took up."""
     async with database.unit() as unit:
-        gone = not_(select(work.c.id).where(work.c.id == leases.c.work_id).exists())
-        statement = update(leases).where(leases.c.released_at.is_(None), gone).values(released_at=now())
-        released = (await unit.execute(statement.returning(leases.c.lease_id, leases.c.work_id))).all()
-        for row in released:
-            unit.emit(LeaseReleased(lease_id=row.lease_id, work_id=row.work_id), about=row.lease_id)
+        released = await release_ended(unit)
+        for lease_id, work_id in released:
+            unit.emit(LeaseReleased(lease_id=lease_id, work_id=work_id), about=lease_id)
         silent = select(work.c.kind, func.count().label("left")).where(
             work.c.state == "running", work.c.lease_until < now() - _SILENT_WORK
         )
