@@ -9,19 +9,44 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
+from ltp.contracts.admission import ADMIT
+from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
 from services.gateway import errors
 from services.gateway.access import authenticate
+from services.gateway.commands import obey, tell_refusal
 from services.gateway.handlers import SERVICE, router
 from services.gateway.news import NEWS_CHANNEL, News
-from services.gateway.routes import datasets, events, health, hosts, job_control, jobs, plans, results, work
+from services.gateway.routes import (
+    datasets,
+    events,
+    health,
+    hosts,
+    job_control,
+    jobs,
+    pipelines,
+    plans,
+    results,
+    schedules,
+    work,
+)
 from services.gateway.settings import GatewaySettings
 
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
 news = News()
 runtime.channels[NEWS_CHANNEL] = news.tell
+runtime.workers.append(
+    Worker(
+        runtime.database,
+        kind=ADMIT,
+        name=SERVICE,
+        handler=lambda held: obey(held, runtime),
+        on_failed=tell_refusal,
+        concurrency=4,
+    )
+)
 
 
 @asynccontextmanager
@@ -41,7 +66,7 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news = runtime, news
 errors.install(app)
 app.include_router(health.router)
-for part in (datasets, plans, jobs, job_control, hosts, results, events, work):
+for part in (datasets, plans, jobs, job_control, hosts, results, schedules, pipelines, events, work):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
 
 

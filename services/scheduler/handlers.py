@@ -54,6 +54,7 @@ from ltp.queue.work import request_cancel
 from ltp.store.clock import new_id
 from ltp.store.database import Database
 from services.scheduler import hosts, jobs, store
+from services.scheduler.pipelines.triggers import start_triggered
 from services.scheduler.placement import lose_host
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.why import explain_job
@@ -175,6 +176,7 @@ async def note_checkpoint(event: CheckpointWritten, unit: InboxUnit) -> None:
     job = await jobs.locked(unit, event.job_id)
     if job.checkpoint_step is None or event.step >= job.checkpoint_step:
         await store.note(unit, event.job_id, checkpoint_path=event.path, checkpoint_step=event.step)
+    await start_triggered(unit, event)
 
 
 @router.subscriber(**heard_by(SERVICE, HostSeen))

@@ -27,6 +27,8 @@ COMMANDS = {
     "plan": "ltp.cli.plans:app",
     "job": "ltp.cli.job_control:app",
     "host": "ltp.cli.hosts:app",
+    "pipeline": "ltp.cli.pipelines:app",
+    "schedule": "ltp.cli.schedules:app",
     "queue": "ltp.cli.work:queue_app",
     "work": "ltp.cli.work:work_app",
     "events": "ltp.cli.events:app",

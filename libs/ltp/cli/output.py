@@ -36,7 +36,15 @@ def __getattr__(name: str) -> Any:
 
 
 # The user called it wrongly; everything else failed.
-_WRONG_USE = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_YAML, ErrorCode.INVALID_RECIPE})
+_WRONG_USE = frozenset(
+    {
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.INVALID_YAML,
+        ErrorCode.INVALID_RECIPE,
+        ErrorCode.INVALID_PIPELINE,
+        ErrorCode.INVALID_SCHEDULE,
+    }
+)
 
 DataDirOption = Annotated[
     Path | None,

@@ -1,6 +1,7 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else."""
 
 from ltp.contracts import (
+    admission,
     attempt,
     calibration,
     checkpoint,
@@ -9,7 +10,9 @@ from ltp.contracts import (
     host,
     job,
     lease,
+    pipeline,
     plan,
+    schedule,
     telemetry,
     work,
 )
@@ -20,6 +23,7 @@ __all__ = [
     "SERVICES",
     "Event",
     "Value",
+    "admission",
     "attempt",
     "calibration",
     "checkpoint",
@@ -28,7 +32,9 @@ __all__ = [
     "host",
     "job",
     "lease",
+    "pipeline",
     "plan",
+    "schedule",
     "telemetry",
     "work",
 ]

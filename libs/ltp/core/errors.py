@@ -52,6 +52,12 @@ class ErrorCode(StrEnum):
     INFERENCE_SERVER_FAILED = "inference_server_failed"
     EVALUATION_EMPTY = "evaluation_empty"
     EVALUATION_FAILED = "evaluation_failed"
+    # Schedules and pipelines
+    INVALID_SCHEDULE = "invalid_schedule"
+    INVALID_PIPELINE = "invalid_pipeline"
+    INPUT_CHANGED = "input_changed"
+    GATE_CLOSED = "gate_closed"
+    STAGE_FAILED = "stage_failed"
     # The platform itself
     DATA_DIR_UNWRITABLE = "data_dir_unwritable"
     DATA_DIR_IN_USE = "data_dir_in_use"
