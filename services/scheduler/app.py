@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
@@ -24,19 +23,9 @@ runtime.channels |= {SCHEDULES_CHANNEL: schedules_changed.set, PIPELINES_CHANNEL
 runtime.loops.append(("placement", lambda: place_forever(runtime, settings)))
 runtime.loops.append(("hosts", lambda: look_after_hosts(runtime, settings)))
 runtime.loops.append(("deaths", lambda: monitor.tell_deaths(runtime.database)))
-runtime.loops.append(("pruning", lambda: monitor.ask_for_pruning(runtime.database)))
 runtime.loops.append(("builtin schedules", lambda: ensure_builtin(runtime.database)))
 runtime.loops.append(("schedules", lambda: fire_forever(runtime, schedules_changed)))
 runtime.loops.append(("pipelines", lambda: advance_forever(runtime, pipelines_changed)))
-_retention = timedelta(days=settings.scheduler_work_retention_days)
-runtime.workers.append(
-    Worker(
-        runtime.database,
-        kind=monitor.PRUNE,
-        name=SERVICE,
-        handler=lambda held: monitor.prune(held, runtime.database, _retention),
-    )
-)
 runtime.workers.append(
     Worker(
         runtime.database,

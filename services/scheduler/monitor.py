@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Annotated, Any
 
 from faststream import Context
@@ -41,23 +40,16 @@ from ltp.contracts.work import (
 )
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue import monitor
-from ltp.queue.intake import Intake
 from ltp.queue.limits import allowance, set_limit
-from ltp.queue.line import BROKEN
 from ltp.queue.policy import Limit, Queue
-from ltp.queue.work import NewWork, finish
-from ltp.queue.worker import Held
 from ltp.service.runtime import Runtime
-from ltp.store.clock import now
 from ltp.store.database import Database
 
 SERVICE = "scheduler"
-PRUNE = "prune-work"
 router = NatsRouter()
 Data = Annotated[Database, Context("database")]
 
 _TELL_SECONDS = 1.0
-_PRUNE_SECONDS = 3600.0
 
 router.publisher(**said(WorkDied))
 
@@ -164,32 +156,6 @@ async def tell_deaths(database: Database) -> None:
                 )
                 unit.emit(died, about=row["id"])
         await asyncio.sleep(_TELL_SECONDS)
-
-
-async def ask_for_pruning(database: Database) -> None:
-    """Put the hourly pruning into the maintenance queue; several schedulers ask for the same hour under one key."""
-    intake = Intake(database.engine)
-    try:
-        while True:
-            key = f"{PRUNE}:{now():%Y-%m-%dT%H}"
-            try:
-                await intake.put(NewWork(Queue.MAINTENANCE, PRUNE, {}, key))
-            except BROKEN:
-                await asyncio.sleep(_TELL_SECONDS)
-                continue
-            await asyncio.sleep(_PRUNE_SECONDS)
-    finally:
-        intake.close()
-
-
-async def prune(held: Held, database: Database, age: timedelta) -> None:
-    """Delete old work in portions, each a short transaction."""
-    deleted = True
-    while deleted:
-        async with database.unit() as unit:
-            deleted = await monitor.prune(unit, age) > 0
-    async with database.unit() as unit:
-        await finish(unit, held.work)
 
 
 def _queue(name: Queue, counts: Mapping[str, Any], row: RowMapping | None) -> QueueView:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from ltp.service.settings import CommonSettings
 
 
@@ -16,5 +14,3 @@ class SchedulerSettings(CommonSettings):
     # A host that was silent for this long is given up: its jobs go on elsewhere. Long, since a healthy run must not be
     # doubled because the network was; an operator who knows better says `ltp host give-up HOST`.
     scheduler_host_lost_seconds: float = 3600.0
-    # Done and cancelled work is deleted after this; dead work is kept.
-    scheduler_work_retention_days: float = Field(default=30.0, gt=0)

@@ -1,4 +1,4 @@
-"""What the monitor asks and does: counts by queue and project, pieces of work, workers; dead work tried again; old work pruned."""
+"""What the monitor asks and does: counts by queue and project, pieces of work, workers; dead work tried again."""
 
 from __future__ import annotations
 
@@ -39,12 +39,6 @@ SELECT p.*, p.seen_at > now() - interval '30 seconds' AS alive,
 FROM queue.workers AS p LEFT JOIN queue.work AS w ON w.worker = p.name AND w.state = 'running'
 WHERE p.seen_at > now() - interval '1 hour' OR w.id IS NOT NULL
 GROUP BY p.name ORDER BY p.kind, p.name
-"""
-_PRUNE = """
-WITH old AS (SELECT id FROM queue.work WHERE state IN ('done', 'cancelled') AND ended_at < now() - CAST(:age AS interval)
-             LIMIT 5000 FOR UPDATE SKIP LOCKED),
-silent AS (DELETE FROM queue.workers WHERE seen_at < now() - interval '1 day')
-DELETE FROM queue.work AS w USING old WHERE w.id = old.id RETURNING w.id
 """
 
 
@@ -126,8 +120,3 @@ async def untold_deaths(unit: Unit) -> list[RowMapping]:
     )
     statement = update(work).where(work.c.id.in_(died)).values(told=True).returning(work)
     return list((await unit.execute(statement)).mappings())
-
-
-async def prune(unit: Unit, age: timedelta) -> int:
-    """Delete work that was done or cancelled longer ago than `age`, 5000 at most; returns how many. Dead work stays."""
-    return len((await unit.execute(text(_PRUNE), {"age": age})).all())

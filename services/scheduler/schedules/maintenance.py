@@ -15,7 +15,7 @@ from ltp.contracts.lease import LeaseReleased
 from ltp.contracts.schedule import MaintenanceAction, ScheduleSpec, Task
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.queue.tables import work
+from ltp.queue.tables import work, workers
 from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
 from ltp.store.clock import new_id, now
@@ -30,6 +30,8 @@ from services.scheduler.schedules.store import Schedule, ticks
 _BATCH = 5000
 _DAYS = 86_400.0
 _SILENT_WORK = timedelta(hours=1)
+# A worker that ended in order strikes itself off the list; one that was killed is forgotten after this.
+_GONE_WORKER = timedelta(days=1)
 
 Settings = Mapping[str, float]
 Result = dict[str, Any]
@@ -114,6 +116,8 @@ async def _retain_work(database: Database, settings: Settings) -> Result:
         deleted[name] = await _delete_in_batches(database, work, work.c.id, old)
     old_tick = ticks.c.ended_at < now() - timedelta(days=settings["tick_days"])
     deleted["ticks"] = await _delete_in_batches(database, ticks, ticks.c.tick_id, old_tick)
+    gone = workers.c.seen_at < now() - _GONE_WORKER
+    deleted["workers"] = await _delete_in_batches(database, workers, workers.c.name, gone)
     return {"deleted": deleted}
 
 

@@ -212,17 +212,5 @@ async def test_what_is_put_in_together_gets_in_once_each(bench: Bench) -> None:
     assert len(await bench.states()) == 20
 
 
-async def test_done_work_is_pruned_and_dead_work_kept(bench: Bench) -> None:
-    for key, state in (("old", "done"), ("dead", "failed"), ("fresh", "done"), ("open", "queued")):
-        await bench.put(key)
-        age = timedelta(hours=1) if key == "fresh" else timedelta(days=100)
-        async with bench.database.unit() as unit:
-            change = "UPDATE queue.work SET state = :s, ended_at = now() - CAST(:a AS interval) WHERE dedup_key = :k"
-            await unit.execute(text(change), {"s": state, "k": key, "a": age})
-    async with bench.database.unit() as unit:
-        assert await monitor.prune(unit, timedelta(days=30)) == 1
-    assert await bench.states() == ["done", "failed", "queued"]
-
-
 async def _is(bench: Bench, states: list[str]) -> bool:
     return await bench.states() == sorted(states)
