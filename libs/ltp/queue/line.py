@@ -20,8 +20,14 @@ from ltp.store.listener import raw_connection
 # What a break of the connection raises, here or through the engine: waited out, never a verdict on the work.
 BROKEN = (OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError)
 
-# The planner must not take a table that was empty when it looked for one that stays small.
-_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
+# The planner must not take a table that was empty when it looked for one that stays small; and a statement is planned
+# once a connection, not at each call, which would cost more than its execution.
+_SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 _TIMEOUT_SECONDS = 30.0
 
 _positional = cache(positional)

@@ -27,7 +27,8 @@ CASE WHEN w.placement IS NOT NULL OR EXISTS (SELECT 1 FROM queue.limits WHERE re
 """
 
 # The turn is ltp.queue.policy.turn, for one piece of work or many at once: `least` and `greatest` pass over nulls, and
-# what comes in together for one owner follows at its spacing. One notification a kind, sent at commit.
+# what comes in together for one owner follows at its spacing. One notification a kind, sent at commit. The arrays stand
+# in subselects so that the planner cannot see their lengths: one plan then does for all, and is kept.
 ENQUEUE = f"""
 INSERT INTO queue.work (id, queue, kind, payload, dedup_key, state, run_at, sort_at,
                         priority, project, owner, wants, trace)
@@ -37,10 +38,10 @@ SELECT n.id, n.queue, n.kind, n.payload, n.dedup_key, 'queued', n.at,
            + n.spacing * (row_number() OVER (PARTITION BY n.queue, n.owner, n.priority ORDER BY n.place) - 1),
        n.priority, n.project, n.owner, n.wants, n.trace
 FROM (SELECT *, coalesce(run_at, now()) AS at FROM unnest(
-    CAST(:id AS uuid[]), CAST(:queue AS text[]), CAST(:kind AS text[]), CAST(:payload AS jsonb[]),
-    CAST(:dedup_key AS text[]), CAST(:run_at AS timestamptz[]), CAST(:head_start AS interval[]),
-    CAST(:spacing AS interval[]), CAST(:priority AS int[]), CAST(:project AS text[]), CAST(:owner AS text[]),
-    CAST(:wants AS jsonb[]), CAST(:trace AS jsonb[])) WITH ORDINALITY
+    (SELECT CAST(:id AS uuid[])), (SELECT CAST(:queue AS text[])), (SELECT CAST(:kind AS text[])), (SELECT CAST(:payload AS jsonb[])),
+    (SELECT CAST(:dedup_key AS text[])), (SELECT CAST(:run_at AS timestamptz[])), (SELECT CAST(:head_start AS interval[])),
+    (SELECT CAST(:spacing AS interval[])), (SELECT CAST(:priority AS int[])), (SELECT CAST(:project AS text[])), (SELECT CAST(:owner AS text[])),
+    (SELECT CAST(:wants AS jsonb[])), (SELECT CAST(:trace AS jsonb[]))) WITH ORDINALITY
     AS u(id, queue, kind, payload, dedup_key, run_at, head_start, spacing, priority, project, owner, wants, trace,
          place)) AS n
 LEFT JOIN LATERAL (SELECT sort_at FROM queue.work AS w

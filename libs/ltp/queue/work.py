@@ -33,6 +33,7 @@ from ltp.store.database import Unit
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}")
 _ANY_DEATHS = 1_000_000
+_ENQUEUE = text(statements.ENQUEUE)
 
 
 def _trace() -> dict[str, str]:
@@ -142,7 +143,7 @@ async def enqueue(
 
 async def enqueue_many(unit: Unit, news: Sequence[NewWork]) -> list[UUID | None]:
     """Add much work in one statement of the caller's transaction; None in the place of what was enqueued before."""
-    rows = (await unit.execute(text(statements.ENQUEUE), enqueue_values(news))).all()
+    rows = (await unit.execute(_ENQUEUE, enqueue_values(news))).all()
     return added(news, {row.id for row in rows})
 
 

@@ -36,7 +36,7 @@ MAINTAIN = "maintain"
 # A postgres channel: a schedule was made or changed, so the next instant may be another.
 SCHEDULES_CHANNEL = "ltp_schedules"
 # Schedules a transaction: enough that a thousand take a moment, few enough that two schedulers share them.
-_BATCH = 100
+_BATCH = 250
 _POLL_SECONDS = 1.0
 # Instants looked at when a schedule was asleep: all that may fire, and some to note as missed.
 _LOOKED_AT = 110

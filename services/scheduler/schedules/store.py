@@ -16,7 +16,6 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
-    bindparam,
     delete,
     func,
     or_,
@@ -68,6 +67,12 @@ ticks = Table(
     schema=SCHEMA,
 )
 Index("ix_ticks_open", ticks.c.schedule_id, postgresql_where=ticks.c.state.in_(["running", "waiting"]))
+
+_MOVE_ON = text("""
+UPDATE scheduler.schedules AS s SET next_at = m.next_at, fire_at = m.fire_at
+FROM unnest(CAST(:ids AS uuid[]), CAST(:next_at AS timestamptz[]), CAST(:fire_at AS timestamptz[]))
+    AS m(id, next_at, fire_at) WHERE s.schedule_id = m.id
+""")
 
 
 @dataclass(frozen=True)
@@ -162,16 +167,15 @@ async def add_ticks(unit: Unit, added: Sequence[Tick]) -> list[Tick]:
         }
         for t in added
     ]
-    statement = insert(ticks).values(rows).on_conflict_do_nothing().returning(ticks.c.tick_id)
-    new = set((await unit.execute(statement)).scalars().all())
+    statement = insert(ticks).on_conflict_do_nothing().returning(ticks.c.tick_id)
+    new = set((await unit.execute(statement, rows)).scalars().all())
     return [tick for tick in added if tick.tick_id in new]
 
 
 async def move_on(unit: Unit, moved: Sequence[tuple[UUID, datetime, datetime]]) -> None:
-    """Set the next instant of schedules: (id, next_at, fire_at) of each."""
-    statement = update(schedules).where(schedules.c.schedule_id == bindparam("which"))
-    rows = [{"which": i, "next": n, "fire": f} for i, n, f in moved]
-    await unit.execute(statement.values(next_at=bindparam("next"), fire_at=bindparam("fire")), rows)
+    """Set the next instant of schedules, one at least: (id, next_at, fire_at) of each."""
+    ids, next_at, fire_at = zip(*moved, strict=True)
+    await unit.execute(_MOVE_ON, {"ids": list(ids), "next_at": list(next_at), "fire_at": list(fire_at)})
 
 
 async def set_state(unit: Unit, schedule_id: UUID, state: str) -> None:

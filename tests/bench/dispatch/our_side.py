@@ -15,9 +15,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from ltp.queue.intake import Intake
 from ltp.queue.policy import Queue
-from ltp.queue.work import NewWork
+from ltp.queue.work import enqueue
 from ltp.queue.worker import Held, Worker
 from ltp.store.clock import new_id
 from ltp.store.database import Database
@@ -41,20 +40,21 @@ async def work(database: Database, log: Path) -> None:
     await asyncio.gather(worker.run(), listener.run())
 
 
-async def put(intake: Intake, index: int) -> float:
-    """Enqueue one piece; returns when the call began."""
+async def put(database: Database, index: int) -> float:
+    """Enqueue one piece, as the services do: in a unit of its own; returns when the call began."""
     began = time.time()
-    await intake.put(NewWork(Queue.DEFAULT, KIND, {"index": index}, dedup_key=str(new_id())))
+    async with database.unit() as unit:
+        await enqueue(unit, Queue.DEFAULT, KIND, {"index": index}, dedup_key=str(new_id()))
     return began
 
 
-async def burst(database: Database, intake: Intake, count: int) -> dict[str, float]:
+async def burst(database: Database, count: int) -> dict[str, float]:
     """As fast as possible; returns seconds until the last piece was settled."""
     began, used, todo = time.time(), time.process_time(), iter(range(count))
 
     async def some() -> None:
         for index in todo:
-            await put(intake, index)
+            await put(database, index)
 
     await asyncio.gather(*(some() for _ in range(IN_FLIGHT)))
     entered = time.time()
@@ -63,13 +63,13 @@ async def burst(database: Database, intake: Intake, count: int) -> dict[str, flo
     return {"seconds": time.time() - began, "enqueue_seconds": entered - began, "cpu": time.process_time() - used}
 
 
-async def paced(database: Database, intake: Intake, count: int) -> dict[str, list[float]]:
+async def paced(database: Database, count: int) -> dict[str, list[float]]:
     """One piece every 20 ms; returns when each call began."""
     began: list[float] = []
     start = time.time()
     for index in range(count):
         await asyncio.sleep(max(0.0, start + index * PACE_SECONDS - time.time()))
-        began.append(await put(intake, index))
+        began.append(await put(database, index))
     while await _open(database):
         await asyncio.sleep(0.02)
     return {"began": began}
@@ -87,9 +87,8 @@ async def main() -> None:
     if sys.argv[1] == "worker":
         await work(database, Path(sys.argv[2]))
         return
-    produce, intake = burst if sys.argv[2] == "burst" else paced, Intake(database.engine)
-    print(json.dumps(await produce(database, intake, int(sys.argv[3]))))
-    intake.close()
+    produce = burst if sys.argv[2] == "burst" else paced
+    print(json.dumps(await produce(database, int(sys.argv[3]))))
     await database.close()
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue import monitor
-from ltp.queue.intake import Intake
 from ltp.queue.policy import MAX_DEATHS, Queue
-from ltp.queue.work import NewWork, Work, finish
+from ltp.queue.work import NewWork, Work, enqueue_many, finish
 from ltp.queue.worker import Held, Worker
 from ltp.store.database import Unit
 from tests.conftest import until
@@ -204,11 +204,15 @@ async def test_an_outage_of_the_database_is_waited_out(bench: Bench) -> None:
 
 
 async def test_what_is_put_in_together_gets_in_once_each(bench: Bench) -> None:
-    intake = Intake(bench.database.engine)
     news = [NewWork(Queue.DEFAULT, "embed", {"key": str(i)}, str(i)) for i in range(20)]
-    found = await asyncio.gather(*(intake.put(new) for new in news), intake.put(NewWork("default", "embed", {}, "0")))
-    assert found[:20] == [new.id for new in news] and found[20] is None
-    intake.close()
+
+    async def put(some: list[NewWork]) -> list[UUID | None]:
+        async with bench.database.unit() as unit:
+            return await enqueue_many(unit, some)
+
+    one, other = await asyncio.gather(put(news[:15]), put(news[10:]))
+    assert {found for found in one + other if found is not None} == {new.id for new in news}
+    assert one.count(None) + other.count(None) == 5
     assert len(await bench.states()) == 20
 
 
