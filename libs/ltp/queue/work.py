@@ -142,13 +142,15 @@ async def enqueue(
 
 
 async def enqueue_many(unit: Unit, news: Sequence[NewWork]) -> list[UUID | None]:
-    """Add much work in one statement of the caller's transaction; None in the place of what was enqueued before."""
+    """Add work, if any, in one statement of the caller's transaction; None in the place of what was enqueued before."""
+    if not news:
+        return []
     rows = (await unit.execute(_ENQUEUE, enqueue_values(news))).all()
     return added(news, {row.id for row in rows})
 
 
 def enqueue_values(news: Sequence[NewWork]) -> dict[str, Any]:
-    """The parameters of the enqueueing statement."""
+    """The parameters of the enqueueing statement, for one piece of work at least."""
     columns = [new.columns() for new in news]
     values: dict[str, Any] = {name: [each[name] for each in columns] for name in columns[0]}
     return values | {"window": JOIN_WINDOW}
