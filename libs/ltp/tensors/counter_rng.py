@@ -23,11 +23,12 @@ def key_of(seed: int, tensor: str, model: int) -> int:
 
 
 def draws(key: int, start: int, stop: int) -> Tensor:
-    """Uniform whole numbers in [0, 65536) for the elements `start` to `stop`, as int32."""
+    """Uniform whole numbers in [0, 65536) for the elements `start` to `stop`, as float32."""
     first = start // _LANES
     blocks = -(-stop // _LANES) - first
     # numpy increases the counter before it draws, so one below the block wanted (modulo 2^256).
     generator = np.random.Philox(key=key, counter=(first - 1) % (1 << 256))
-    lanes = generator.random_raw(blocks * 4).view(np.uint16)
+    lanes = generator.random_raw(blocks * 4).view(np.int16)
     taken = lanes[start - first * _LANES : stop - first * _LANES]
-    return torch.from_numpy(taken.astype(np.int32))
+    # Signed words and float32 are what torch converts and compares quickly; both are exact here.
+    return torch.from_numpy(taken).to(torch.float32).add_(LEVELS // 2)

@@ -21,12 +21,13 @@ def sce(inputs: Inputs, settings: Settings) -> Merged:
     def merged(start: int, stop: int) -> Tensor:
         base = inputs.read(base_index, start, stop)
         deltas = _selected(inputs, base, cut, start, stop)
-        sign = (torch.stack(deltas).sum(0) >= 0).to(torch.float32).mul_(2).sub_(1)
-        mixed, total = torch.zeros_like(base), torch.zeros_like(base)
+        sign = torch.stack(deltas).sum(0)
+        torch.ge(sign, 0.0, out=sign).mul_(2).sub_(1)
+        mixed, total, agrees = torch.zeros_like(base), torch.zeros_like(base), torch.empty_like(base)
         for place in range(len(others)):
             turned = deltas[place].mul_(sign)
-            mixed.add_(turned.clamp(min=0), alpha=weights[place])
-            total.add_(turned > 0, alpha=weights[place])
+            total.add_(torch.gt(turned, 0.0, out=agrees), alpha=weights[place])
+            mixed.add_(turned.clamp_(min=0), alpha=weights[place])
         return base.add_(mixed.mul_(sign).div_(total.clamp_(min=1e-6)))
 
     return merged
@@ -58,7 +59,8 @@ def _selection(inputs: Inputs, share: float) -> Cut:
 def _selected(inputs: Inputs, base: Tensor, cut: Cut | None, start: int, stop: int) -> list[Tensor]:
     deltas = [inputs.delta(index, base, start, stop) for index in inputs.others]
     if cut is not None:
-        keep = cut.mask(torch.stack(deltas).var(dim=0, unbiased=False))
+        variance = torch.stack(deltas).var(dim=0, unbiased=False)
+        keep = torch.ne(cut.keep(variance), 0.0, out=variance)
         for delta in deltas:
             delta.mul_(keep)
     return deltas

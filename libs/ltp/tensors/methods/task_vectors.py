@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,11 +55,8 @@ class _ByRank(Thinning):
         if (first, last) == (0, self._elements):
             return delta
         upper, lower = self._cuts[place]
-        magnitudes = delta.abs()
-        keep = lower.mask(magnitudes)
-        if first:
-            keep &= ~upper.mask(magnitudes)
-        return delta.mul_(keep)
+        kept = lower.keep(delta)
+        return kept.sub(upper.keep(delta)) if first else kept
 
 
 class _Random(Thinning):
@@ -72,7 +70,8 @@ class _Random(Thinning):
         level = self._levels[place]
         if level >= LEVELS:
             return delta
-        return delta.mul_(draws(self._keys[place], start, stop) < level)
+        drawn = draws(self._keys[place], start, stop)
+        return delta.mul_(torch.lt(drawn, level, out=drawn))
 
 
 class _ByRankInRow(Thinning):
@@ -81,6 +80,7 @@ class _ByRankInRow(Thinning):
     def __init__(self, inputs: Inputs, densities: Sequence[float], epsilons: Sequence[float]) -> None:
         self._keys = [key_of(inputs.seed, inputs.name, index) for index in inputs.others]
         self._densities, self._epsilons, self._row = densities, epsilons, inputs.row
+        self._coarse = inputs.dtype is torch.bfloat16
 
     def thin(self, place: int, delta: Tensor, start: int, stop: int) -> Tensor:
         density, epsilon = self._densities[place], self._epsilons[place]
@@ -88,10 +88,19 @@ class _ByRankInRow(Thinning):
             return delta
         if density <= 0:
             return delta.zero_()
-        order = delta.abs().view(-1, self._row).argsort(dim=1, stable=True)
+        order = _ordered(delta.abs().view(-1, self._row), coarse=self._coarse)
         share = torch.linspace(density - epsilon, density + epsilon, self._row)
         chance = torch.empty_like(delta).view(-1, self._row).scatter_(1, order, share.expand(order.shape))
         return delta.mul_(draws(self._keys[place], start, stop) < chance.view(-1) * LEVELS)
+
+
+def _ordered(magnitudes: Tensor, *, coarse: bool) -> Tensor:
+    """Indexes that sort each row ascending, the lower index first among equals."""
+    if coarse:
+        # The bits of a positive bfloat16 sort as it does, and numpy sorts 16 bits by radix.
+        bits = magnitudes.to(torch.bfloat16).view(torch.int16).numpy()
+        return torch.from_numpy(np.argsort(bits, axis=1, kind="stable"))
+    return magnitudes.argsort(dim=1, stable=True)
 
 
 def _deltas(inputs: Inputs):  # noqa: ANN202 - a generator of one piece of every difference
@@ -161,14 +170,16 @@ def _summed(inputs: Inputs, deltas: Sequence[Tensor], weights: Tensor) -> tuple[
 
 def _elected(inputs: Inputs, deltas: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
     """Sum and weight of the differences whose sign is that of their sum (zero counts as positive)."""
-    sign = (_total(deltas) >= 0).to(torch.float32).mul_(2).sub_(1)
-    mixed, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
+    sign = _total(deltas)
+    torch.ge(sign, 0.0, out=sign).mul_(2).sub_(1)
+    mixed, divisor, agrees = torch.zeros_like(sign), torch.zeros_like(sign), torch.empty_like(sign)
     for place, delta in enumerate(deltas):
-        # Turned so that what agrees is positive.
+        # Turned so that what agrees is positive. Masks are float32: bool ones cost several times as much.
         turned = delta.mul_(sign)
-        mixed.add_(turned.clamp(min=0))
-        divisor.add_(turned > 0, alpha=float(weights[place]))
-    return mixed.mul_(sign), divisor.masked_fill_(divisor == 0, 1.0)
+        divisor.add_(torch.gt(turned, 0.0, out=agrees), alpha=float(weights[place]))
+        mixed.add_(turned.clamp_(min=0))
+    divisor.add_(torch.eq(divisor, 0.0, out=agrees))
+    return mixed.mul_(sign), divisor
 
 
 def _top(inputs: Inputs, densities: Sequence[float]) -> Thinning:
