@@ -15,6 +15,14 @@ from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.operation import (
+    OperationAccepted,
+    OperationCancellationRequested,
+    OperationPauseRequested,
+    OperationRejected,
+    OperationRequested,
+    OperationResumeRequested,
+)
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -25,6 +33,16 @@ SERVICE = "gateway"
 router = NatsRouter()
 
 for event in (JobSubmitted, JobCancellationRequested, DatasetUploaded):
+    router.publisher(**said(event))
+
+for event in (
+    OperationRequested,
+    OperationCancellationRequested,
+    OperationPauseRequested,
+    OperationResumeRequested,
+    OperationAccepted,
+    OperationRejected,
+):
     router.publisher(**said(event))
 
 Raw = Annotated[Any, Context("message")]

@@ -1,6 +1,6 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else."""
 
-from ltp.contracts import attempt, checkpoint, dataset, evaluation, host, job, lease, plan, telemetry
+from ltp.contracts import attempt, checkpoint, dataset, evaluation, host, job, lease, operation, plan, telemetry
 from ltp.contracts.event import REGISTRY, SERVICES, Event, Value
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "host",
     "job",
     "lease",
+    "operation",
     "plan",
     "telemetry",
 ]

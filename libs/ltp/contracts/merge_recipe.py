@@ -119,6 +119,12 @@ class MergeRecipe(_Part):
             named += [source.model for source in part.sources]
         return list(dict.fromkeys(named))
 
+    def paths(self) -> list[str]:
+        """Every reference that is a path: the models, and the tokenizer's where it is another model's."""
+        source = self.tokenizer.source if self.tokenizer else self.tokenizer_source
+        named = [*self.references(), *([source] if source and source not in {"union", "base"} else [])]
+        return list(dict.fromkeys(named))
+
     def with_references(self, change: dict[str, str]) -> MergeRecipe:
         """The same recipe with every model reference replaced by what `change` says."""
 

@@ -1,4 +1,4 @@
-"""An operation as a process: `python -m ltp.tensors.operate run|check` with a spec of one JSON line on standard input.
+"""An operation as a process: `python -m ltp.tensors.operate run|check|discard` with a spec of one JSON line on standard input.
 
 It prints JSON lines: {"progress": ...} as it goes, and {"result": ...} at the end; a problem is the last line of standard
 error, with exit code 1. It stops, keeping what it has for the next try (exit code 3), on SIGTERM and when standard input
@@ -16,11 +16,13 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from pydantic import ValidationError
+
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.recipe_text import check_merge
 from ltp.tensors.lora_extraction import LoraExtraction, LoraRecipe
 from ltp.tensors.merge import Merge
-from ltp.tensors.operation import Stopped, Wish, Work, carry_out
+from ltp.tensors.operation import Stopped, Wish, Work, carry_out, discard, foresee
 
 STOPPED = 3
 
@@ -31,7 +33,13 @@ def _merge(spec: dict[str, Any]) -> Work:
 
 
 def _lora(spec: dict[str, Any]) -> Work:
-    return LoraExtraction(LoraRecipe.model_validate(spec["recipe"]), seed=spec.get("seed", 0))
+    try:
+        recipe = LoraRecipe.model_validate(spec["recipe"])
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
+        hint = "It takes model, base_model, rank and modules."
+        raise LtpError(ErrorCode.INVALID_RECIPE, f"lora: {faults}", hint) from error
+    return LoraExtraction(recipe, seed=spec.get("seed", 0))
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {"merge": _merge, "lora": _lora}
@@ -39,19 +47,23 @@ KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {"merge": _merge, "lora": _
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The preflight alone: what would be done. Raises what makes it impossible."""
-    return KINDS[spec["kind"]](spec).summary()
+    work = KINDS[spec["kind"]](spec)
+    return work.summary() | foresee(work, _wish(spec))
 
 
 def run(spec: dict[str, Any], stop: Event, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Carry the operation out. Raises Stopped, or LtpError."""
-    wish = Wish(
+    return carry_out(KINDS[spec["kind"]](spec), _wish(spec), stop, tell)
+
+
+def _wish(spec: dict[str, Any]) -> Wish:
+    return Wish(
         Path(spec["out"]),
         seed=spec.get("seed", 0),
         proof=spec.get("proof", True),
         python=spec.get("python") or sys.executable,
         patience_seconds=spec.get("patience_seconds", 0.0),
     )
-    return carry_out(KINDS[spec["kind"]](spec), wish, stop, tell)
 
 
 def _say(value: dict[str, Any]) -> None:
@@ -77,6 +89,10 @@ def main() -> int:
     try:
         if verb == "check":
             _say({"result": check(spec)})
+            return 0
+        if verb == "discard":
+            discard(Path(spec["out"]))
+            _say({"result": {}})
             return 0
         stop = Event()
         _watch(stop)

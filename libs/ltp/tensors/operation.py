@@ -100,6 +100,18 @@ def carry_out(work: Work, wish: Wish, stop: Event, tell: Tell) -> dict[str, Any]
             raise LtpError(code, f"{out} cannot be written: {error.strerror or error}.", "Check the disk.") from error
 
 
+def foresee(work: Work, wish: Wish) -> dict[str, Any]:
+    """What `carry_out` would refuse before it starts, without starting: the digest, and whether the result is there already."""
+    _refuse_inputs(wish.out, work.models)
+    prints = {model.reference: fingerprint(model) for model in work.models}
+    digest = operation_digest(work.kind, work.recipe, prints, wish.seed)
+    parents = [Parent(model.reference, prints[model.reference], stamps(model)) for model in work.models]
+    known = _existing(wish.out, digest, parents)
+    if known is None:
+        check_space(wish.out.parent, work.write_bytes)
+    return {"digest": digest, "reused": known is not None, "out": str(wish.out)}
+
+
 def _make(
     work: Work, wish: Wish, directory: Path, digest: str, parents: Sequence[Parent], stop: Event, tell: Tell
 ) -> dict[str, Any]:
@@ -115,6 +127,8 @@ def _make(
     found = manifest(digest, work.kind, work.recipe, wish.seed, parents, files, sums, proof)
     (directory / MANIFEST).write_text(json.dumps(found, indent=2) + "\n")
     (directory / CARD).write_text(card(wish.out.name, found, work.method))
+    if stop.is_set():
+        raise Stopped
     (directory / JOURNAL).unlink(missing_ok=True)
     for path in (*directory.iterdir(), directory):
         _sync(path)
