@@ -42,6 +42,7 @@ async def run_process(python: str, spec: dict[str, Any], tell: Tell) -> dict[str
     assert process.stdout is not None and process.stderr is not None
     said = asyncio.create_task(process.stderr.read())
     result: dict[str, Any] | None = None
+    stopped = False
     try:
         while True:
             try:
@@ -52,7 +53,8 @@ async def run_process(python: str, spec: dict[str, Any], tell: Tell) -> dict[str
                 break
             message = json.loads(line) if line else {}
             result = message.get("result", result)
-            if await tell(message.get("progress")) and process.returncode is None:
+            if not stopped and await tell(message.get("progress")):
+                stopped = True
                 process.terminate()
         code = await process.wait()
     except BaseException:
@@ -61,10 +63,11 @@ async def run_process(python: str, spec: dict[str, Any], tell: Tell) -> dict[str
             process.terminate()
             await asyncio.shield(process.wait())
         raise
-    if code == _STOPPED:
-        return None
     if code == 0 and result is not None:
         return result
+    # A process that was still starting has no handler for the signal yet, and ends by it.
+    if stopped or code == _STOPPED:
+        return None
     raise _problem((await said).decode(errors="replace"), code)
 
 

@@ -30,6 +30,8 @@ ProofOption = Annotated[bool, typer.Option("--proof/--no-proof", help="Load the 
 NoteOption = Annotated[str, typer.Option("--note", help="Why.")]
 
 _POLL_SECONDS = 0.3
+_SETTLE_SECONDS = 20.0
+_UNSETTLED = {OperationState.QUEUED, OperationState.RUNNING}
 
 
 def merge(
@@ -97,14 +99,14 @@ def get(operation: OperationId, data_dir: DataDirOption = None, json: JsonOption
 
 @app.command()
 def cancel(operation: OperationId, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
-    """Ask that an operation end; what is half done is removed."""
-    _ask(operation, "cancel", data_dir, json)
+    """End an operation; what is half done is removed."""
+    _ask(operation, "cancel", data_dir, json, settled=True)
 
 
 @app.command()
 def pause(operation: OperationId, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
-    """Ask that an operation stop for now; what is done is kept."""
-    _ask(operation, "pause", data_dir, json)
+    """Stop an operation for now; what is done is kept."""
+    _ask(operation, "pause", data_dir, json, settled=True)
 
 
 @app.command()
@@ -269,11 +271,24 @@ def _progress_line(progress: Any) -> str:
     return f"{progress['stage']} {share:.0%}, {size(progress['done_bytes'])} of {size(progress['total_bytes'])}{left}"
 
 
-def _ask(operation: str, verb: str, data_dir: Path | None, json: bool, body: dict[str, Any] | None = None) -> None:
+def _ask(
+    operation: str,
+    verb: str,
+    data_dir: Path | None,
+    json: bool,
+    body: dict[str, Any] | None = None,
+    *,
+    settled: bool = False,
+) -> None:
+    """Ask for something; with `settled`, return when the operation neither runs nor waits, or after a while."""
     with reported():
         gateway = Gateway.find(data_dir)
         found = gateway.post(f"/operations/{resolve(gateway, operation)}/{verb}", json=body or {})
-        show(found, json, lambda: f"{verb} of {found['operation_id']} requested.")
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while settled and found["state"] in _UNSETTLED and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            found = gateway.get(f"/operations/{found['operation_id']}")
+        show(found, json, lambda: f"{verb} of {found['operation_id']} requested; it is {found['state']}.")
 
 
 def _absolute(reference: str) -> str:

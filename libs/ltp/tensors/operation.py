@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.tensors.card import CARD, MANIFEST, Parent, card, manifest, read_manifest
@@ -30,6 +31,7 @@ from ltp.tensors.plan import Model, refused
 from ltp.tensors.preflight import check_space
 
 JOURNAL = "journal.jsonl"
+_POLL_SECONDS = 0.2
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -119,7 +121,7 @@ def _make(
     proof = None
     if wish.proof:
         tell({"stage": "proof"})
-        proof = _prove(work, directory, wish.python)
+        proof = _prove(work, directory, wish.python, stop)
         parents = _hashed(work, parents)
     weights = sorted(path for path in directory.iterdir() if path.suffix == ".safetensors")
     sums = _digests(weights) if wish.proof else None
@@ -223,14 +225,22 @@ def discard(out: Path) -> None:
     _drop_others(out, out)
 
 
-def _prove(work: Work, directory: Path, python: str) -> dict[str, Any]:
+def _prove(work: Work, directory: Path, python: str, stop: Event) -> dict[str, Any]:
     if work.kind == "lora":
         return {"skipped": "an adapter is no model of its own"}
-    done = subprocess.run([python, "-m", "ltp.tensors.proof", str(directory)], capture_output=True, text=True, check=False)
+    command = [python, "-m", "ltp.tensors.proof", str(directory)]
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+        done = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=complained)
+        while done.poll() is None:
+            if stop.wait(_POLL_SECONDS):
+                done.kill()
+                done.wait()
+                raise Stopped
+        stdout, stderr = (_text(stream) for stream in (said, complained))
     try:
-        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        found: dict[str, Any] = json.loads(stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
         return {"skipped": f"the proof ended with code {done.returncode}: {last}"[:500]}
     if not found.get("loads", True):
         raise LtpError(
@@ -239,6 +249,11 @@ def _prove(work: Work, directory: Path, python: str) -> dict[str, Any]:
             "Nothing was kept. Run with --no-proof to keep such a result.",
         )
     return found
+
+
+def _text(stream: IO[str]) -> str:
+    stream.seek(0)
+    return stream.read()
 
 
 def _hashed(work: Work, parents: Sequence[Parent]) -> list[Parent]:
