@@ -39,7 +39,8 @@ async def ask_process(python: str, verb: str, spec: dict[str, Any], seconds: flo
 async def run_process(python: str, spec: dict[str, Any], tell: Tell) -> dict[str, Any] | None:
     """Run an operation. Returns its result, or None when it was stopped. Raises the LtpError it reports."""
     process = await _start(python, "run", spec)
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     said = asyncio.create_task(process.stderr.read())
     result: dict[str, Any] | None = None
     stopped = False
@@ -89,4 +90,6 @@ def _problem(stderr: str, code: int | None) -> LtpError:
     except (IndexError, ValueError):
         said = lines[-1] if lines else "it said nothing"
         # Killed from outside, or a defect: worth another try, which goes on where this one was.
-        return LtpError(ErrorCode.INTERNAL, f"The operation's process ended with code {code}: {said}", "See surgery's log.")
+        return LtpError(
+            ErrorCode.INTERNAL, f"The operation's process ended with code {code}: {said}", "See surgery's log."
+        )

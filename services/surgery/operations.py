@@ -61,7 +61,9 @@ async def queue_operation(event: OperationRequested, unit: InboxUnit) -> None:
         await _enqueue(unit, event.operation_id, 1)
         return
     message = f"Another operation writes {event.spec.name}."
-    await _close_failed(unit, event.operation_id, Problem(code=ErrorCode.CONFLICT, message=message, hint="Wait for it."))
+    await _close_failed(
+        unit, event.operation_id, Problem(code=ErrorCode.CONFLICT, message=message, hint="Wait for it.")
+    )
 
 
 @router.subscriber(**heard_by(SERVICE, OperationPauseRequested))
@@ -152,7 +154,9 @@ async def carry_out(held: Held, database: Database, settings: SurgerySettings) -
             await _close_paused(unit, operation_id)
         else:
             # Stopped by somebody else, on the way to a restart perhaps: tried again under the queue's rules.
-            raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The operation's process was stopped.", "It goes on by itself.")
+            raise LtpError(
+                ErrorCode.SERVICE_UNAVAILABLE, "The operation's process was stopped.", "It goes on by itself."
+            )
         await finish(unit, held.work)
 
 

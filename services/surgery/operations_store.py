@@ -123,7 +123,7 @@ async def find(engine: AsyncEngine, query: OperationQuery) -> list[RowMapping]:
     """Operations by id or state, newest first."""
     wanted = [operations.c.operation_id == query.operation_id] if query.operation_id else []
     wanted += [operations.c.state == query.state] if query.state else []
-    statement = select(operations).where(and_(True, *wanted)).order_by(operations.c.operation_id.desc())  # noqa: FBT003
+    statement = select(operations).where(and_(True, *wanted)).order_by(operations.c.operation_id.desc())
     async with engine.connect() as connection:
         return list((await connection.execute(statement.limit(query.limit))).mappings())
 

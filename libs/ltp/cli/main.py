@@ -16,8 +16,24 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for command in (up.up, up.down, up.status, up.doctor, jobs.plan, results.checkpoints, results.compare, operations.merge, demo):
+for command in (
+    up.up,
+    up.down,
+    up.status,
+    up.doctor,
+    jobs.plan,
+    results.checkpoints,
+    results.compare,
+    operations.merge,
+    demo,
+):
     app.command()(command)
 app.command("eval")(results.evaluations)
-for name, group in (("dataset", datasets.app), ("job", jobs.app), ("operation", operations.app), ("events", events.app), ("proto", proto_app)):
+for name, group in (
+    ("dataset", datasets.app),
+    ("job", jobs.app),
+    ("operation", operations.app),
+    ("events", events.app),
+    ("proto", proto_app),
+):
     app.add_typer(group, name=name)

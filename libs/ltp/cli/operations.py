@@ -35,7 +35,9 @@ _UNSETTLED = {OperationState.QUEUED, OperationState.RUNNING}
 
 
 def merge(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A merge in mergekit's YAML; `-` reads standard input.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A merge in mergekit's YAML; `-` reads standard input.")
+    ],
     out: Annotated[str, typer.Option("--out", help="The result's name: it is written to DATA/models/NAME.")],
     dry_run: DryRunOption = False,
     seed: SeedOption = 0,
@@ -205,7 +207,9 @@ def _carry_out(
     spec: dict[str, Any], *, dry_run: bool, wait: bool, local: bool, data_dir: Path | None, json: bool
 ) -> None:
     if local:
-        order = {key: value for key, value in spec.items() if key != "name"} | {"out": str(Path(spec["name"]).absolute())}
+        order = {key: value for key, value in spec.items() if key != "name"} | {
+            "out": str(Path(spec["name"]).absolute())
+        }
         found = _run_here(order, "check" if dry_run else "run")
         show(found, json, lambda: describe_plan(found) if dry_run else describe_result(found))
         return
@@ -225,8 +229,12 @@ def _carry_out(
 def _run_here(order: dict[str, Any], verb: str) -> Any:
     """The same process that the surgery service starts, started by us."""
     command = [sys.executable, "-m", "ltp.tensors.operate", verb]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     result: Any = None
     try:
         # Left open: its end tells the process that nobody waits any more.
@@ -294,4 +302,6 @@ def _ask(
 def _absolute(reference: str) -> str:
     """A model that lies in this directory by its absolute path; other names are the platform's."""
     parts = reference.split("+", 1)
-    return "+".join(str(Path(part).expanduser().resolve()) if Path(part).expanduser().exists() else part for part in parts)
+    return "+".join(
+        str(Path(part).expanduser().resolve()) if Path(part).expanduser().exists() else part for part in parts
+    )

@@ -153,7 +153,7 @@ class MergeRecipe(_Part):
 
 
 def _model_text(value: object) -> object:
-    """mergekit also writes a model as a mapping: {model: {path: P, revision: R}, lora: ...}."""
+    """Also written by mergekit: a model as a mapping, {model: {path: P}, lora: ...}."""
     if not isinstance(value, dict):
         return value
     known: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Lock, Thread
+from typing import Self
 
 _EVERY_SECONDS = 1.0
 
@@ -32,7 +33,7 @@ class Journal:
             os.write(self._file, b"\n")
         self._thread = Thread(target=self._run, name="journal", daemon=True)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -201,7 +201,7 @@ def _locked(path: Path, out: Path, deadline: float) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held it may have removed the file that this lock is on.
-            if path.exists() and os.stat(path).st_ino == os.fstat(descriptor).st_ino:  # noqa: PTH116 - beside fstat
+            if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
         except BlockingIOError:
             if time.monotonic() > deadline:

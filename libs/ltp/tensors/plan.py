@@ -126,9 +126,7 @@ def _base_of(recipe: MergeRecipe, part: OutputSlice) -> str | None:
     return part.base_model or recipe.base_model
 
 
-def _check_slice(
-    recipe: MergeRecipe, method: Method, part: OutputSlice, number: int, models: Sequence[Model]
-) -> None:
+def _check_slice(recipe: MergeRecipe, method: Method, part: OutputSlice, number: int, models: Sequence[Model]) -> None:
     where = f"slice {number}" if recipe.slices else "the merge"
     named, base = [source.model for source in part.sources], _base_of(recipe, part)
     if len(set(named)) != len(named):
@@ -250,7 +248,11 @@ def _shape(name: str, origins: Sequence[Origin], rows: Rows | None) -> tuple[int
     if len(set(shapes)) > 1:
         each = ", ".join(f"{list(o.stored.shape)} in {o.stored.file.parent}" for o in origins)
         vocabulary = name.endswith((*EMBEDDINGS, *HEADS)) and len({s[1:] for s in shapes}) == 1
-        hint = "Their vocabularies differ: set `tokenizer_source: union` (or base)." if vocabulary else "Merge equal sizes."
+        hint = (
+            "Their vocabularies differ: set `tokenizer_source: union` (or base)."
+            if vocabulary
+            else "Merge equal sizes."
+        )
         raise refused(f"{name} has different shapes: {each}.", hint)
     return (len(rows.own), *shapes[0]) if rows else shapes[0]
 
@@ -268,7 +270,7 @@ def _check_weights(
     epsilon = method.parameter("epsilon")
     for origin in origins:
         density, spread = origin.parameters.get("density"), origin.parameters.get("epsilon")
-        if epsilon and density is not None and 0 < density < 1 and not (0 < density - spread and density + spread < 1):
+        if epsilon and density is not None and 0 < density < 1 and not (density - spread > 0 and density + spread < 1):
             raise refused(
                 f"density {density:g} ± epsilon {spread:g} leaves (0, 1) for {name}.", "Choose a smaller epsilon."
             )

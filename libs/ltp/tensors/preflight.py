@@ -148,7 +148,7 @@ def _vocabulary(
     own = Vocabulary.open(donor.files.path)
     others = [v for v, model in zip(vocabularies, models, strict=True) if model is not donor]
     document = union(own, others if source == "union" else [], list(asked))
-    tokens = {token: place for token, place in own.tokens.items()}
+    tokens = dict(own.tokens)
     tokens |= {str(entry["content"]): int(entry["id"]) for entry in document["added_tokens"]}
     result = Vocabulary(own.path, document, tokens)
     result.must_be_contiguous()

@@ -175,7 +175,7 @@ class StepInputs(Inputs):
         self._bench = bench
         self._readers = _readers(step, models, bench)
         # A source of a finer type than the merge's is rounded when read.
-        self._rounds = [origin.stored.dtype != step.dtype and step.dtype != "F32" for origin in step.origins]
+        self._rounds = [step.dtype not in {origin.stored.dtype, "F32"} for origin in step.origins]
 
     def read(self, index: int, start: int, stop: int) -> Tensor:
         """Elements `start` to `stop` of a model; overwritten by the next read of it."""

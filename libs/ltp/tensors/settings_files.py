@@ -102,7 +102,9 @@ def _chosen(wanted: str, models: Sequence[Model]) -> str | None:
         return TEMPLATES[wanted]
     if "{" not in wanted:
         names = ", ".join(sorted(TEMPLATES))
-        raise refused(f"chat_template {wanted!r} is neither a template nor one of auto, {names}.", "Write it out in Jinja.")
+        raise refused(
+            f"chat_template {wanted!r} is neither a template nor one of auto, {names}.", "Write it out in Jinja."
+        )
     return wanted
 
 

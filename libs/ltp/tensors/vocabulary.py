@@ -30,7 +30,9 @@ class Vocabulary:
     def open(cls, model: Path) -> Vocabulary:
         """Read a model's tokenizer.json. Raises MODEL_UNREADABLE."""
         if not (model / TOKENIZER).is_file():
-            raise unreadable(f"{model} has no {TOKENIZER}, which a merge of vocabularies needs.", "Save a fast tokenizer.")
+            raise unreadable(
+                f"{model} has no {TOKENIZER}, which a merge of vocabularies needs.", "Save a fast tokenizer."
+            )
         document = read_json(model / TOKENIZER)
         raw: object = document.get("model", {}).get("vocab")
         if isinstance(raw, dict):
@@ -110,7 +112,11 @@ def aligned(
             for vocabulary, high in zip(models, rows, strict=True)
         ]
         rule = rules.get(token)
-        lent = _lent(owned, base) if rule is None or rule.source is None else _asked(rule.source, token, models, references)
+        lent = (
+            _lent(owned, base)
+            if rule is None or rule.source is None
+            else _asked(rule.source, token, models, references)
+        )
         for model, row in enumerate(owned):
             if row >= 0 and not (rule and rule.force):
                 found[model].own[place] = row
@@ -143,6 +149,8 @@ def _asked(
     row = models[model].tokens.get(wanted, -1) if wanted is not None else source.token_id  # type: ignore[union-attr]
     if row is None or row < 0 or row >= len(models[model].tokens):
         raise LtpError(
-            ErrorCode.OPERATION_REFUSED, f"{name} has no token {wanted!r} to take an embedding from.", "Check `tokens:`."
+            ErrorCode.OPERATION_REFUSED,
+            f"{name} has no token {wanted!r} to take an embedding from.",
+            "Check `tokens:`.",
         )
     return [(model, row)]

@@ -104,7 +104,9 @@ async def resume_operation(operation_id: UUID, runtime: Serving) -> OperationVie
     """Let a paused operation go on where it was."""
     found = await show_operation(operation_id, runtime)
     if found.state is not OperationState.PAUSED:
-        raise LtpError(ErrorCode.CONFLICT, f"Operation {operation_id} is {found.state}, not paused.", "Nothing to resume.")
+        raise LtpError(
+            ErrorCode.CONFLICT, f"Operation {operation_id} is {found.state}, not paused.", "Nothing to resume."
+        )
     await _say(runtime, OperationResumeRequested(operation_id=operation_id), operation_id)
     return found
 

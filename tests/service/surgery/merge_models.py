@@ -25,7 +25,9 @@ def tokenizer(words: list[str]) -> dict[str, Any]:
     return {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
 
 
-def write(path: Path, seed: int, *, dtype: torch.dtype = torch.bfloat16, words: list[str] | None = None, **config: Any) -> Path:
+def write(
+    path: Path, seed: int, *, dtype: torch.dtype = torch.bfloat16, words: list[str] | None = None, **config: Any
+) -> Path:
     """A model with random weights; its vocabulary is `words`, else as many as the configuration says."""
     settings = CONFIG | config | ({"vocab_size": len(words)} if words else {})
     path.mkdir(parents=True)

@@ -15,13 +15,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file, save_file
 
-from ltp.core.errors import ErrorCode, LtpError  # noqa: E402
-from ltp.tensors import engine  # noqa: E402
-from ltp.tensors.operate import run  # noqa: E402
-from ltp.tensors.operation import Stopped  # noqa: E402
-from tests.service.surgery.merge_models import linear, write  # noqa: E402
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.tensors import engine
+from ltp.tensors.operate import run
+from ltp.tensors.operation import Stopped
+from tests.service.surgery.merge_models import linear, write
 
 
 def merge(recipe: dict[str, Any], out: Path, **more: Any) -> dict[str, Any]:
@@ -86,7 +86,9 @@ def test_threads_shards_and_seed(models: list[Path], tmp_path: Path) -> None:
     pieces, whole = weights(tmp_path / "split"), weights(tmp_path / "one")
     assert pieces.keys() == whole.keys() and all(torch.equal(pieces[name], whole[name]) for name in whole)
     again = merge(linear(tmp_path / "split", tmp_path / "one"), tmp_path / "again")
-    assert again["size_bytes"] > 0 and torch.equal(weights(tmp_path / "again")["model.norm.weight"], whole["model.norm.weight"])
+    assert again["size_bytes"] > 0 and torch.equal(
+        weights(tmp_path / "again")["model.norm.weight"], whole["model.norm.weight"]
+    )
 
 
 def test_layers_are_stacked(models: list[Path], tmp_path: Path) -> None:
@@ -156,7 +158,14 @@ def test_a_stop_keeps_what_is_done(models: list[Path], tmp_path: Path, monkeypat
             stop.set()
 
     monkeypatch.setattr(engine, "_write", slow)
-    spec = {"kind": "merge", "recipe": dare(models), "out": str(tmp_path / "out"), "proof": False, "seed": 7, "threads": 1}
+    spec = {
+        "kind": "merge",
+        "recipe": dare(models),
+        "out": str(tmp_path / "out"),
+        "proof": False,
+        "seed": 7,
+        "threads": 1,
+    }
     with pytest.raises(Stopped):
         run(spec, stop, lambda _: None)
     assert not (tmp_path / "out").exists()

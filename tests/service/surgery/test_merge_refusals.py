@@ -6,19 +6,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file, save_file
 
-from ltp.core.errors import ErrorCode as Code  # noqa: E402
-from ltp.core.errors import LtpError  # noqa: E402
-from ltp.recipe_text import parse_merge  # noqa: E402
-from ltp.tensors.operate import run  # noqa: E402
-from tests.service.surgery.merge_models import linear, write  # noqa: E402
+from ltp.core.errors import ErrorCode as Code
+from ltp.core.errors import LtpError
+from ltp.recipe_text import parse_merge
+from ltp.tensors.operate import run
+from tests.service.surgery.merge_models import linear, write
 
 Here = dict[str, Path]
 Recipe = dict[str, Any]
@@ -187,7 +188,9 @@ def here(tmp_path: Path) -> Here:
     return {name: write(tmp_path / name, seed) for seed, name in enumerate(("base", "one", "two"))}
 
 
-@pytest.mark.parametrize(("recipe", "code", "said"), [case[1:] for case in REFUSALS], ids=[case[0] for case in REFUSALS])
+@pytest.mark.parametrize(
+    ("recipe", "code", "said"), [case[1:] for case in REFUSALS], ids=[case[0] for case in REFUSALS]
+)
 def test_refused(recipe: Callable[[Here], Recipe], code: Code, said: str, here: Here, tmp_path: Path) -> None:
     spec = {"kind": "merge", "recipe": recipe(here), "out": str(tmp_path / "results" / "out"), "proof": False}
     with pytest.raises(LtpError) as refused:
@@ -200,18 +203,24 @@ def test_refused(recipe: Callable[[Here], Recipe], code: Code, said: str, here: 
 def test_an_output_on_or_around_an_input_is_refused(place: str, here: Here, tmp_path: Path) -> None:
     before = (here["one"] / "model.safetensors").read_bytes()
     with pytest.raises(LtpError, match=r"lies in, on or around the input"):
-        run({"kind": "merge", "recipe": pair(here), "out": str(tmp_path / place), "proof": False}, Event(), lambda _: None)
+        run(
+            {"kind": "merge", "recipe": pair(here), "out": str(tmp_path / place), "proof": False},
+            Event(),
+            lambda _: None,
+        )
     assert (here["one"] / "model.safetensors").read_bytes() == before
 
 
 def test_a_full_disk_is_seen_before_the_start(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
-    from collections import namedtuple
 
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024 - the shape of shutil's own
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10, used=9, free=1))
     with pytest.raises(LtpError, match="GB left") as refused:
-        run({"kind": "merge", "recipe": pair(here), "out": str(tmp_path / "out"), "proof": False}, Event(), lambda _: None)
+        run(
+            {"kind": "merge", "recipe": pair(here), "out": str(tmp_path / "out"), "proof": False},
+            Event(),
+            lambda _: None,
+        )
     assert refused.value.code is Code.DISK_FULL and not (tmp_path / "out").exists()
 
 

@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ltp.core.merging import METHODS, Scope, evaluate  # noqa: E402
-from ltp.tensors.counter_rng import draws, key_of  # noqa: E402
-from ltp.tensors.methods import MERGES, inputs  # noqa: E402
-from ltp.tensors.methods.inputs import InMemory, Settings, whole  # noqa: E402
+from ltp.core.merging import METHODS, Scope, evaluate
+from ltp.tensors.counter_rng import draws, key_of
+from ltp.tensors.methods import MERGES, inputs
+from ltp.tensors.methods.inputs import InMemory, Settings, whole
 
 
 def settings(method: str, count: int, **given: Any) -> Settings:
@@ -81,7 +81,7 @@ def naive_ties(models: list[Any], weights: list[float], densities: list[float]) 
     deltas = []
     for model, weight, density in zip(others, weights, densities, strict=True):
         delta = (model - base).flatten()
-        keep = sorted(range(delta.numel()), key=lambda i: (-abs(float(delta[i])), i))[: int(density * delta.numel())]  # noqa: B023
+        keep = sorted(range(delta.numel()), key=lambda i: (-abs(float(delta[i])), i))[: int(density * delta.numel())]
         mask = torch.zeros_like(delta)
         mask[keep] = 1
         deltas.append((delta * mask * weight).view_as(base))
@@ -134,7 +134,7 @@ def test_draws_depend_on_the_element_alone() -> None:
     for start, stop in ((0, 1), (3, 40), (16, 4096), (4999, 5000)):
         assert torch.equal(draws(key, start, stop), everything[start:stop])
     assert not torch.equal(draws(key_of(7, "weight", 2), 0, 5000), everything)
-    assert 0 <= float(everything.min()) and float(everything.max()) < 65536
+    assert float(everything.min()) >= 0 and float(everything.max()) < 65536
     assert float(everything.mean()) == pytest.approx(32767.5, rel=0.03)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def _selection(inputs: Inputs, share: float) -> Cut:
     """The cut at the `share` of elements with the greatest variance, of those that vary at all."""
     varying = sum(int(torch.count_nonzero(_variance(inputs, *piece))) for piece in inputs.pieces())
 
-    def passes():  # noqa: ANN202 - a generator of the one series
+    def passes() -> Iterator[list[Tensor]]:
         for piece in inputs.pieces():
             yield [_variance(inputs, *piece)]
 

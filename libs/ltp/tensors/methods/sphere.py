@@ -36,7 +36,7 @@ def gram(inputs: Inputs, indexes: Sequence[int], origin: int | None = None) -> T
 
 def combined(inputs: Inputs, coefficients: dict[int, float]) -> Merged:
     """The sum of inputs times coefficients, in float32."""
-    terms = [(index, value) for index, value in coefficients.items()]
+    terms = list(coefficients.items())
 
     def merged(start: int, stop: int) -> Tensor:
         (first, value), *rest = terms
@@ -109,7 +109,10 @@ def _arcs(cosine: Tensor, t: float) -> tuple[Tensor, Tensor]:
 
 def _pair(inputs: Inputs, one: int, other: int, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Rows of both, less the base's, and the base's."""
-    left, right = inputs.read(one, start, stop).view(-1, inputs.row), inputs.read(other, start, stop).view(-1, inputs.row)
+    left, right = (
+        inputs.read(one, start, stop).view(-1, inputs.row),
+        inputs.read(other, start, stop).view(-1, inputs.row),
+    )
     if inputs.base is None:
         return left, right, None
     base = inputs.read(inputs.base, start, stop).view(-1, inputs.row)

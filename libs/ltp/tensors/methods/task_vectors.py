@@ -7,7 +7,7 @@ task arithmetic bit-identical to it, and TIES equal wherever no magnitudes tie.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ _TINY = 1e-7
 class Thinning(ABC):
     """Which elements of each model's difference stay. Pieces are asked for in order; `rewind` begins a new pass."""
 
-    def rewind(self) -> None:
+    def rewind(self) -> None:  # noqa: B027 - most have nothing to rewind
         """Begin a new pass."""
 
     @abstractmethod
@@ -103,7 +103,7 @@ def _ordered(magnitudes: Tensor, *, coarse: bool) -> Tensor:
     return magnitudes.argsort(dim=1, stable=True)
 
 
-def _deltas(inputs: Inputs):  # noqa: ANN202 - a generator of one piece of every difference
+def _deltas(inputs: Inputs) -> Iterator[list[Tensor]]:
     assert inputs.base is not None
     for start, stop in inputs.pieces():
         base = inputs.read(inputs.base, start, stop)
@@ -128,7 +128,7 @@ def _scales(inputs: Inputs, thinning: Thinning) -> list[Tensor | None]:
 
 
 def _added(inputs: Inputs, settings: Settings, thinning: Thinning, *, elect: bool) -> Merged:
-    """base + lambda * sum of weighted differences; `elect` keeps only those of the sign that outweighs the other."""
+    """Gives base + lambda * sum of weighted differences; `elect` keeps only those of the sign that outweighs the other."""
     assert inputs.base is not None
     base_index, others, shared = inputs.base, inputs.others, settings.shared
     weights = inputs.round(torch.tensor(settings.of("weight", others), dtype=torch.float32))
@@ -201,7 +201,7 @@ def _middle(inputs: Inputs, densities: Sequence[float], gammas: Sequence[float])
 
 
 def task_arithmetic(inputs: Inputs, settings: Settings) -> Merged:
-    """base + sum of weighted differences: Ilharco et al. 2023, "Editing models with task arithmetic" (arXiv:2212.04089)."""
+    """Gives base + sum of weighted differences: Ilharco et al. 2023, "Editing models with task arithmetic" (arXiv:2212.04089)."""
     return _added(inputs, settings, _KeepAll(), elect=False)
 
 
