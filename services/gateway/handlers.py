@@ -12,9 +12,11 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
+from ltp.contracts import work
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.event import REGISTRY
-from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
+from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.operation import (
     OperationAccepted,
     OperationCancellationRequested,
@@ -32,7 +34,18 @@ from services.gateway.news import NEWS_CHANNEL
 SERVICE = "gateway"
 router = NatsRouter()
 
-for event in (JobSubmitted, JobCancellationRequested, DatasetUploaded):
+for event in (
+    JobSubmitted,
+    JobPauseRequested,
+    JobResumeRequested,
+    JobCancellationRequested,
+    DatasetUploaded,
+    HostLabelled,
+    HostCordoned,
+    HostUncordoned,
+    HostGivenUp,
+    *work.REQUESTS,
+):
     router.publisher(**said(event))
 
 for event in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ltp.cli import datasets, events, jobs, operations, results, up
+from ltp.cli import datasets, events, hosts, job_control, jobs, operations, results, up, work
 from ltp.cli.demo import demo
 from ltp.cli.proto import app as proto_app
 
@@ -29,11 +29,15 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(results.evaluations)
+job_control.add_to(jobs.app)
 for name, group in (
     ("dataset", datasets.app),
     ("job", jobs.app),
+    ("host", hosts.app),
     ("operation", operations.app),
     ("events", events.app),
     ("proto", proto_app),
 ):
+    app.add_typer(group, name=name)
+for name, group in (("queue", work.queue_app), ("work", work.work_app)):
     app.add_typer(group, name=name)

@@ -1,6 +1,6 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else."""
 
-from ltp.contracts import attempt, checkpoint, dataset, evaluation, host, job, lease, operation, plan, telemetry
+from ltp.contracts import attempt, checkpoint, dataset, evaluation, host, job, lease, operation, plan, telemetry, work
 from ltp.contracts.event import REGISTRY, SERVICES, Event, Value
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "operation",
     "plan",
     "telemetry",
+    "work",
 ]
