@@ -69,7 +69,9 @@ async def queue_operation(event: OperationRequested, unit: InboxUnit) -> None:
 @router.subscriber(**heard_by(SERVICE, OperationPauseRequested))
 async def pause(event: OperationPauseRequested, unit: InboxUnit) -> None:
     row = await _known(unit, event.operation_id)
-    if row["state"] == OperationState.QUEUED and await request_cancel(unit, _key(row["operation_id"], row["round"])):
+    if row["state"] == OperationState.QUEUED and await request_cancel(
+        unit, _key(row["operation_id"], row["round"]), only_unstarted=True
+    ):
         await _close_paused(unit, event.operation_id)
     else:
         await store.wish(unit, event.operation_id, "pause")
@@ -89,7 +91,8 @@ async def cancel(
 ) -> None:
     row = await _known(unit, event.operation_id)
     waiting = row["state"] == OperationState.PAUSED or (
-        row["state"] == OperationState.QUEUED and await request_cancel(unit, _key(row["operation_id"], row["round"]))
+        row["state"] == OperationState.QUEUED
+        and await request_cancel(unit, _key(row["operation_id"], row["round"]), only_unstarted=True)
     )
     if not waiting:
         await store.wish(unit, event.operation_id, "cancel")
@@ -140,7 +143,7 @@ async def carry_out(held: Held, database: Database, settings: SurgerySettings) -
             await finish(unit, held.work, cancelled=True)
             return
         unit.emit(OperationStarted(operation_id=operation_id), about=operation_id)
-    spec, listener = OperationSpec.model_validate(row["spec"]), _Listener(database, operation_id)
+    spec, listener = OperationSpec.model_validate(row["spec"]), _Listener(database, held)
     order = _order(spec, settings) | {"patience_seconds": _PATIENCE_SECONDS}
     result = await run_process(settings.surgery_python, order, listener.tell)
     if result is None and listener.wish == "cancel":
@@ -157,19 +160,23 @@ async def carry_out(held: Held, database: Database, settings: SurgerySettings) -
             raise LtpError(
                 ErrorCode.SERVICE_UNAVAILABLE, "The operation's process was stopped.", "It goes on by itself."
             )
-        await finish(unit, held.work)
+        await finish(unit, held.work, cancelled=listener.wish == "cancel" and result is None)
 
 
 async def tell_failure(unit: Unit, work: Work, problem: Problem) -> None:
     """Say that an operation has no result."""
-    await _close_failed(unit, UUID(work.payload["operation_id"]), problem)
+    operation_id = UUID(work.payload["operation_id"])
+    if problem.code == ErrorCode.CANCELLED:
+        await _close_cancelled(unit, operation_id)
+    else:
+        await _close_failed(unit, operation_id, problem)
 
 
 class _Listener:
     """Notes progress, at most once a second, and learns what the user wishes."""
 
-    def __init__(self, database: Database, operation_id: UUID) -> None:
-        self._database, self._id = database, operation_id
+    def __init__(self, database: Database, held: Held) -> None:
+        self._database, self._held, self._id = database, held, UUID(held.work.payload["operation_id"])
         self._told, self._last = 0.0, dict[str, Any]()
         self.wish: str | None = None
 
@@ -180,6 +187,9 @@ class _Listener:
             self._told = time.monotonic()
             async with self._database.unit() as unit:
                 self.wish = await store.tell_progress(unit, self._id, self._last)
+        if self._held.cancelled.is_set():
+            # `ltp work cancel`, which knows nothing of operations.
+            self.wish = "cancel"
         return self.wish is not None
 
 
