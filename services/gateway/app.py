@@ -25,6 +25,7 @@ from services.gateway.routes import (
     hosts,
     job_control,
     jobs,
+    operations,
     pipelines,
     plans,
     results,
@@ -66,7 +67,7 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news = runtime, news
 errors.install(app)
 app.include_router(health.router)
-for part in (datasets, plans, jobs, job_control, hosts, results, schedules, pipelines, events, work):
+for part in (datasets, plans, jobs, job_control, hosts, results, schedules, pipelines, operations, events, work):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
 
 

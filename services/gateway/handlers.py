@@ -18,6 +18,14 @@ from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
+from ltp.contracts.operation import (
+    OperationAccepted,
+    OperationCancellationRequested,
+    OperationPauseRequested,
+    OperationRejected,
+    OperationRequested,
+    OperationResumeRequested,
+)
 from ltp.contracts.pipeline import (
     PipelineArmingRequested,
     PipelineDisarmingRequested,
@@ -49,6 +57,16 @@ for event in (
     *(AdmissionRefused, TelemetryPruned),
     *(PipelineRunSubmitted, PipelineRunCancellationRequested, PipelineRunResumeRequested),
     *(PipelineArmingRequested, PipelineDisarmingRequested, ScheduleSubmitted, ScheduleChangeRequested),
+):
+    router.publisher(**said(event))
+
+for event in (
+    OperationRequested,
+    OperationCancellationRequested,
+    OperationPauseRequested,
+    OperationResumeRequested,
+    OperationAccepted,
+    OperationRejected,
 ):
     router.publisher(**said(event))
 

@@ -29,6 +29,8 @@ COMMANDS = {
     "host": "ltp.cli.hosts:app",
     "pipeline": "ltp.cli.pipelines:app",
     "schedule": "ltp.cli.schedules:app",
+    "merge": "ltp.cli.operations:merge",
+    "operation": "ltp.cli.operations:app",
     "queue": "ltp.cli.work:queue_app",
     "work": "ltp.cli.work:work_app",
     "events": "ltp.cli.events:app",

@@ -49,6 +49,8 @@ class ErrorCode(StrEnum):
     TIME_LIMIT = "time_limit"
     # Checkpoints and evaluation
     EXPORT_FAILED = "export_failed"
+    MERGE_FAILED = "merge_failed"
+    OPERATION_REFUSED = "operation_refused"
     INFERENCE_SERVER_FAILED = "inference_server_failed"
     EVALUATION_EMPTY = "evaluation_empty"
     EVALUATION_FAILED = "evaluation_failed"
