@@ -12,7 +12,14 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
-from ltp.contracts.dataset import DatasetUploaded
+from ltp.contracts.dataset import (
+    DatasetDeletionRequested,
+    DatasetDerivationRequested,
+    DatasetMarked,
+    DatasetRequested,
+    DatasetUploaded,
+    ProjectQuotaSet,
+)
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.job import JobCancellationRequested, JobSubmitted
 from ltp.contracts.telemetry import StepMetrics
@@ -24,7 +31,16 @@ from services.gateway.news import NEWS_CHANNEL
 SERVICE = "gateway"
 router = NatsRouter()
 
-for event in (JobSubmitted, JobCancellationRequested, DatasetUploaded):
+for event in (
+    JobSubmitted,
+    JobCancellationRequested,
+    DatasetUploaded,
+    DatasetRequested,
+    DatasetDerivationRequested,
+    DatasetDeletionRequested,
+    DatasetMarked,
+    ProjectQuotaSet,
+):
     router.publisher(**said(event))
 
 Raw = Annotated[Any, Context("message")]
