@@ -110,7 +110,11 @@ def _profile(found: Any) -> str:
     lines = [f"{found['name']}  {found['version']}"]
     for name, split in found["splits"].items():
         languages = ", ".join(f"{code} {ratio:.0%}" for code, ratio in list(split["language"]["ratios"].items())[:6])
-        lines += ["", f"split {name}: {split['rows']} rows", f"  language of {split['language']['sampled_rows']}: {languages}"]
+        lines += [
+            "",
+            f"split {name}: {split['rows']} rows",
+            f"  language of {split['language']['sampled_rows']}: {languages}",
+        ]
         for what, numbers in split["lengths"].items():
             lines.append(f"  {what:24} {_numbers(numbers)}")
         for field, values in split["fields"].items():

@@ -12,4 +12,4 @@ source.BLOCK_BYTES = 4096
 spool.RANGE_BYTES = 16_384
 
 file = Path(sys.argv[1])
-print(freeze([SourceFile(file, file.name)], name="x", holdout=0.2, versions_dir=Path(sys.argv[2]), owner="k").version)
+print(freeze([SourceFile(file, file.name)], name="x", holdout=0.2, versions_dir=Path(sys.argv[2]), owner="k").version)  # noqa: T201 - its answer

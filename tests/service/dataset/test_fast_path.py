@@ -19,7 +19,12 @@ from services.dataset.schema import row_keys
 from services.dataset.source import Lines
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-FIELDS = {"tenant": TEXT | st.none(), "score": st.floats(-9, 9) | st.none(), "level": st.integers(0, 9), "ok": st.booleans()}
+FIELDS = {
+    "tenant": TEXT | st.none(),
+    "score": st.floats(-9, 9) | st.none(),
+    "level": st.integers(0, 9),
+    "ok": st.booleans(),
+}
 
 
 def talk(role: str, content: str, names: dict[str, str]) -> st.SearchStrategy[Any]:
@@ -34,8 +39,14 @@ SHAREGPT = talk("from", "value", {"user": "human", "assistant": "gpt"})
 FORMS = st.one_of(
     st.lists(st.fixed_dictionaries({"messages": OPENAI, **FIELDS}), min_size=1, max_size=6),
     st.lists(st.fixed_dictionaries({"conversations": SHAREGPT, **FIELDS}), min_size=1, max_size=6),
-    st.lists(st.fixed_dictionaries({"instruction": TEXT, "input": TEXT | st.none(), "output": TEXT, **FIELDS}), min_size=1, max_size=6),
-    st.lists(st.fixed_dictionaries({"prompt": TEXT, "response": TEXT, "answer": TEXT | st.none()}), min_size=1, max_size=6),
+    st.lists(
+        st.fixed_dictionaries({"instruction": TEXT, "input": TEXT | st.none(), "output": TEXT, **FIELDS}),
+        min_size=1,
+        max_size=6,
+    ),
+    st.lists(
+        st.fixed_dictionaries({"prompt": TEXT, "response": TEXT, "answer": TEXT | st.none()}), min_size=1, max_size=6
+    ),
 )
 
 
@@ -52,9 +63,10 @@ def test_both_ways_give_the_same_rows(raws: list[dict[str, Any]]) -> None:
     if fast is None:
         return
     slow = table_of([normalise(raw, detect(raw, n), n) for n, raw in enumerate(raws, 1)])
-    assert fast.drop_columns("fields" if "fields" in fast.column_names else []).to_pylist() == slow.select(
-        [name for name in slow.column_names if name != "fields"]
-    ).to_pylist()
+    assert (
+        fast.drop_columns("fields" if "fields" in fast.column_names else []).to_pylist()
+        == slow.select([name for name in slow.column_names if name != "fields"]).to_pylist()
+    )
     assert row_keys(fast)[0].tolist() == row_keys(slow)[0].tolist()
 
 
@@ -85,12 +97,16 @@ def test_an_error_deep_in_a_large_file_names_its_line(tmp_path: Path, monkeypatc
 
 def test_many_blocks_are_one_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "a.jsonl"
-    source.write_text("".join(json.dumps({"prompt": f"q{n}", "response": f"a{n % 700}", "n": n}) + "\n" for n in range(3000)) * 2)
+    source.write_text(
+        "".join(json.dumps({"prompt": f"q{n}", "response": f"a{n % 700}", "n": n}) + "\n" for n in range(3000)) * 2
+    )
     versions = []
     for size, ranges in ((4096, 1 << 14), (1 << 24, 1 << 30)):
         monkeypatch.setattr("services.dataset.source.BLOCK_BYTES", size)
         monkeypatch.setattr("services.dataset.spool.RANGE_BYTES", ranges)
-        frozen = freeze([SourceFile(source, "a.jsonl")], name="x", holdout=0.1, versions_dir=tmp_path / str(size), owner="o")
+        frozen = freeze(
+            [SourceFile(source, "a.jsonl")], name="x", holdout=0.1, versions_dir=tmp_path / str(size), owner="o"
+        )
         versions.append(frozen.version)
         assert (frozen.rows, frozen.duplicates) == (3000, 3000)
     assert versions[0] == versions[1]

@@ -16,7 +16,9 @@ ROWS = 4000
 
 
 def start(source: Path, versions: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(source), str(versions)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(source), str(versions)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def killed_when(source: Path, versions: Path, reached: Callable[[], bool]) -> bool:

@@ -103,7 +103,10 @@ def test_a_folder_with_llama_factorys_list(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "one.json").write_text(json.dumps([{"q": "a?", "a": "b"}]))
     (folder / "two.jsonl").write_bytes(LINES)
-    entries = {"one": {"file_name": "one.json", "columns": {"prompt": "q", "response": "a"}}, "two": {"file_name": "two.jsonl", "columns": {"prompt": "prompt", "response": "response"}}}
+    entries = {
+        "one": {"file_name": "one.json", "columns": {"prompt": "q", "response": "a"}},
+        "two": {"file_name": "two.jsonl", "columns": {"prompt": "prompt", "response": "response"}},
+    }
     (folder / "dataset_info.json").write_text(json.dumps(entries))
     assert rows(tmp_path, got(tmp_path, folder, member="one")) == 1
     assert rows(tmp_path, got(tmp_path, folder, member="two")) == 5
@@ -136,16 +139,36 @@ class FakeHub(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        print(self.command, self.path)
         path = self.path.split("?")[0]
         sha = "a" * 40
         if path.startswith("/api/datasets/owner/sums"):
             siblings = [{"rfilename": "train.jsonl", "size": len(LINES)}, {"rfilename": "README.md", "size": 2}]
-            self._json({"id": "owner/sums", "sha": sha, "siblings": siblings, "private": False, "downloads": 0, "likes": 0, "tags": []})
+            self._json(
+                {
+                    "id": "owner/sums",
+                    "sha": sha,
+                    "siblings": siblings,
+                    "private": False,
+                    "downloads": 0,
+                    "likes": 0,
+                    "tags": [],
+                }
+            )
         elif path == f"/datasets/owner/sums/resolve/{sha}/train.jsonl":
             self._send(200, LINES, {"ETag": '"e1"', "X-Repo-Commit": sha})
-        elif path == "/api/v1/datasets/owner/sums/repo/tree" or path.endswith("/repo/tree"):
-            files = [{"Path": "train.jsonl", "Name": "train.jsonl", "Type": "blob", "Size": len(LINES), "Revision": "master", "Sha256": ""}]
+        elif path == "/api/v1/datasets/owner/sums/repo":
+            self._send(200, LINES, {})
+        elif path == "/api/v1/datasets/owner/sums/repo/tree":
+            files = [
+                {
+                    "Path": "train.jsonl",
+                    "Name": "train.jsonl",
+                    "Type": "blob",
+                    "Size": len(LINES),
+                    "Revision": "master",
+                    "Sha256": "",
+                }
+            ]
             self._json({"Code": 200, "Success": True, "Data": {"Files": files, "TotalCount": 1}})
         else:
             self._send(404, b'{"error": "not found"}', {"X-Error-Code": "RepoNotFound"})
@@ -173,7 +196,7 @@ def hub() -> Iterator[str]:
 
 
 def test_modelscope_through_its_own_client(tmp_path: Path, hub: str) -> None:
-    pytest.importorskip("modelscope")
+    pytest.importorskip("modelscope_hub")
     assert rows(tmp_path, got(tmp_path, "modelscope://owner/sums", hub={"modelscope_endpoint": hub})) == 5
 
 

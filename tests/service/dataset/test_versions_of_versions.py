@@ -24,7 +24,11 @@ FACTS = {"format": "x", "evidence": "y"}
 def added(folder: Path, name: str, rows: list[dict[str, Any]], holdout: float = 0.2) -> Source:
     file = folder / f"{name}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return source(folder, name, freeze([SourceFile(file, file.name)], name=name, holdout=holdout, versions_dir=folder / name, owner="o"))
+    return source(
+        folder,
+        name,
+        freeze([SourceFile(file, file.name)], name=name, holdout=holdout, versions_dir=folder / name, owner="o"),
+    )
 
 
 def source(folder: Path, name: str, frozen: FrozenVersion) -> Source:
@@ -48,7 +52,9 @@ def sums(count: int, first: int = 0) -> list[dict[str, Any]]:
 def test_rows_kept_by_name_and_by_field_stay_in_their_splits(tmp_path: Path) -> None:
     parent = added(tmp_path, "p", sums(100))
     args: dict[str, Any] = {"name": "p", "versions_dir": tmp_path / "p", "owner": "d", "facts": FACTS}
-    by_field = source(tmp_path, "p", derive_files(parent, rows_where(parent, {"tenant": ["a"], "level": ["0", "1"]}), **args))
+    by_field = source(
+        tmp_path, "p", derive_files(parent, rows_where(parent, {"tenant": ["a"], "level": ["0", "1"]}), **args)
+    )
     wanted = {f"r{n}" for n in range(100) if n % 2 == 0 and n % 3 < 2}
     assert set.union(*ids(by_field).values()) == wanted
     assert all(rows <= ids(parent)[split] for split, rows in ids(by_field).items())
@@ -69,7 +75,9 @@ def test_splitting_and_mixing(tmp_path: Path) -> None:
     assert sum(map(len, parts.values())) == 300
     mixed = source(tmp_path, "new", mix_files([one, two], [1, 1], None, **args))
     found = set.union(*ids(mixed).values())
-    assert len(found) == pytest.approx(200, abs=2) and len([r for r in found if len(r) < 4]) == pytest.approx(100, abs=1)
+    assert len(found) == pytest.approx(200, abs=2) and len([r for r in found if len(r) < 4]) == pytest.approx(
+        100, abs=1
+    )
     assert all(rows <= ids(one).get(split, set()) | ids(two).get(split, set()) for split, rows in ids(mixed).items())
     with pytest.raises(LtpError, match=r"1000 rows need 500 of one, which has 100") as caught:
         mix_files([one, two], [1, 1], 1000, **args)
@@ -111,7 +119,9 @@ TOOLS = [{"messages": [{"role": "user", "content": f"{n}"},
         ([{"text": f"t{n}", "score": n} for n in range(9)], "text"),
     ],
 )  # fmt: skip
-def test_what_was_written_reads_back_as_the_same_rows(tmp_path: Path, rows: list[dict[str, Any]], to: str, kind: str) -> None:
+def test_what_was_written_reads_back_as_the_same_rows(
+    tmp_path: Path, rows: list[dict[str, Any]], to: str, kind: str
+) -> None:
     # `answer` has no place in some formats of conversations alone; there the response is all there is.
     rows = [{**row, "answer": "a"} for row in rows] if rows is TALK else rows
     first = added(tmp_path, "first", rows, holdout=0)
@@ -123,7 +133,12 @@ def test_what_was_written_reads_back_as_the_same_rows(tmp_path: Path, rows: list
 
 def test_a_row_that_a_format_cannot_hold_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     first = added(tmp_path, "first", PAIRS, holdout=0)
-    for to, said in (("preference", "'chosen'"), ("kto", "label"), ("text", "no plain text"), ("nonsense", "no format")):
+    for to, said in (
+        ("preference", "'chosen'"),
+        ("kto", "label"),
+        ("text", "no plain text"),
+        ("nonsense", "no format"),
+    ):
         with pytest.raises(LtpError, match=said):
             write((table for _, table in first.tables()), to, "jsonl", tmp_path / "out" / "x.jsonl", "first")
         assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True

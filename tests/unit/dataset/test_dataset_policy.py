@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from services.dataset.policy import holdout_codes, positions_of, split_codes
 
-IDS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=1, max_size=40, unique=True)
+IDS = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=1, max_size=40, unique=True
+)
 HOLDOUT = st.floats(0, 0.99)
 
 
