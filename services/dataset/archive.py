@@ -113,7 +113,7 @@ def _untar(path: Path, into: Path, budget: _Budget) -> Iterator[tuple[Path, str]
 
 def _gunzip(path: Path, into: Path, budget: _Budget, called: str) -> Iterator[tuple[Path, str]]:
     inner = called.removesuffix(".gz").removesuffix(".tgz")
-    target, _ = _copied(lambda: gzip.open(path), into / "unzipped", inner, budget)
+    target, _ = _copied(lambda: gzip.GzipFile(path), into / "unzipped", inner, budget)
     if kind_of(target) == "tar":
         (into / "tar").mkdir(exist_ok=True)
         yield from _untar(target, into / "tar", budget)

@@ -146,8 +146,9 @@ def _tokens(tokens: Any) -> list[str]:
         f"  tokens                   {_numbers(tokens['tokens'])}",
         f"  trained tokens           {_numbers(tokens['trained_tokens'])}",
         f"  trained share            {tokens['trained_ratio']:.1%}",
-        f"  rows cut                 {tokens['truncated_rows_ratio']:.1%}, "
-        f"tokens lost {tokens['tokens_lost_ratio']:.1%}, trained tokens lost {tokens['trained_tokens_lost_ratio']:.1%}",
-        f"  rows with nothing to learn {tokens['zero_trained_rows']}, all trained {tokens['all_trained_rows']}, "
-        f"refused by verl {tokens['problem_rows']}",
+        f"  rows cut                 {tokens['truncated_rows_ratio']:.1%}",
+        f"  tokens lost              {tokens['tokens_lost_ratio']:.1%}",
+        f"  trained tokens lost      {tokens['trained_tokens_lost_ratio']:.1%}",
+        f"  rows with nothing to learn {tokens['zero_trained_rows']}, all trained {tokens['all_trained_rows']}",
+        f"  rows refused by verl     {tokens['problem_rows']}",
     ]

@@ -45,7 +45,9 @@ async def masks() -> AsyncIterator[MaskProcess]:
 
 def added(folder: Path, rows: list[dict[str, Any]]) -> Source:
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    frozen = freeze([SourceFile(folder / "a.jsonl", "a.jsonl")], name="x", holdout=0, versions_dir=folder / "v", owner="o")
+    frozen = freeze(
+        [SourceFile(folder / "a.jsonl", "a.jsonl")], name="x", holdout=0, versions_dir=folder / "v", owner="o"
+    )
     return Source("x", frozen.version, folder / "v" / frozen.version)
 
 
@@ -78,7 +80,11 @@ async def test_mask_gate_and_refusals(tmp_path: Path, model: Path, masks: MaskPr
     assert not (await gate.judge(recipe(model, algorithm="grpo"), source)).checked
     for said, template, limit in (
         ("max_length 10 cuts every answer off", None, 10),
-        ("the mask is all one", "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}", 64),
+        (
+            "the mask is all one",
+            "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}",
+            64,
+        ),
         ("verl cannot use this tokenizer and template", "{{ raise_exception('no') }}", 64),
     ):
         other = model if template is None else write_template(copy_of(model, tmp_path / said[:6]), template)
