@@ -17,7 +17,10 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    false,
     func,
+    null,
+    or_,
     select,
     text,
     update,
@@ -85,7 +88,11 @@ async def open_dataset(unit: Unit, dataset_id: UUID, name: str, **values: Any) -
 
 async def close_dataset(unit: Unit, dataset_id: UUID, **values: Any) -> bool:
     """Note how reading it ended; False when that is noted already."""
-    statement = update(datasets).where(datasets.c.dataset_id == dataset_id, datasets.c.ended_at.is_(None))
+    # Dead work may be tried again: a success replaces a failure, nothing replaces a success.
+    failed = false() if "problem" in values else datasets.c.problem.is_not(None)
+    open_ = or_(datasets.c.ended_at.is_(None), failed)
+    values = {"problem": null()} | values
+    statement = update(datasets).where(datasets.c.dataset_id == dataset_id, open_)
     return await unit.change(statement.values(ended_at=now(), **values)) == 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Boolean, Column, String, Table, Text, Uuid, func, select, text, update
+from sqlalchemy import Boolean, Column, String, Table, Text, Uuid, false, func, null, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -89,9 +89,11 @@ async def open_evaluation(unit: Unit, job_id: UUID, kind: SubjectKind, model_pat
 
 async def close_evaluation(unit: Unit, evaluation_id: UUID, **values: Any) -> bool:
     """Note how an evaluation ended; False when that is noted already."""
-    statement = update(evaluations).where(
-        evaluations.c.evaluation_id == evaluation_id, evaluations.c.ended_at.is_(None)
-    )
+    # Dead work may be tried again: a success replaces a failure, nothing replaces a success.
+    failed = false() if "problem" in values else evaluations.c.problem.is_not(None)
+    open_ = or_(evaluations.c.ended_at.is_(None), failed)
+    values = {"problem": null()} | values
+    statement = update(evaluations).where(evaluations.c.evaluation_id == evaluation_id, open_)
     return await unit.change(statement.values(ended_at=now(), **values)) == 1
 
 

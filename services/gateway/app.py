@@ -15,7 +15,19 @@ from services.gateway import errors
 from services.gateway.access import authenticate
 from services.gateway.handlers import SERVICE, router
 from services.gateway.news import NEWS_CHANNEL, News
-from services.gateway.routes import dataset_uploads, dataset_versions, datasets, events, health, jobs, plans, results
+from services.gateway.routes import (
+    dataset_uploads,
+    dataset_versions,
+    datasets,
+    events,
+    health,
+    hosts,
+    job_control,
+    jobs,
+    plans,
+    results,
+    work,
+)
 from services.gateway.settings import GatewaySettings
 
 settings = GatewaySettings()
@@ -41,7 +53,7 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news = runtime, news
 errors.install(app)
 app.include_router(health.router)
-for part in (dataset_uploads, dataset_versions, datasets, plans, jobs, results, events):
+for part in (dataset_uploads, dataset_versions, datasets, plans, jobs, job_control, hosts, results, events, work):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
 
 

@@ -12,6 +12,7 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
+from ltp.contracts import work
 from ltp.contracts.dataset import (
     DatasetDeletionRequested,
     DatasetDerivationRequested,
@@ -21,7 +22,8 @@ from ltp.contracts.dataset import (
     ProjectQuotaSet,
 )
 from ltp.contracts.event import REGISTRY
-from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
+from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -33,6 +35,8 @@ router = NatsRouter()
 
 for event in (
     JobSubmitted,
+    JobPauseRequested,
+    JobResumeRequested,
     JobCancellationRequested,
     DatasetUploaded,
     DatasetRequested,
@@ -40,6 +44,11 @@ for event in (
     DatasetDeletionRequested,
     DatasetMarked,
     ProjectQuotaSet,
+    HostLabelled,
+    HostCordoned,
+    HostUncordoned,
+    HostGivenUp,
+    *work.REQUESTS,
 ):
     router.publisher(**said(event))
 

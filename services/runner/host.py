@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import platform
 import shutil
-import socket
 from pathlib import Path
 
 from ltp.contracts.host import HostSeen
 from ltp.contracts.values import Device
 
-_QUERY = ("--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
+_QUERY = ("--query-gpu=index,name,memory.total,memory.free", "--format=csv,noheader,nounits")
 _MIB = 1 << 20
 
 
-async def describe(host_name: str | None) -> HostSeen:
+async def describe(name: str) -> HostSeen:
     """This host as it is now. The processors are always offered as well, for recipes that ask for `cpu`."""
-    name = host_name or socket.gethostname()
     memory = await asyncio.to_thread(_memory_bytes)
     processors = Device(index=0, kind="cpu", model=platform.processor() or platform.machine(), memory_bytes=memory)
     return HostSeen(
@@ -28,17 +27,21 @@ async def describe(host_name: str | None) -> HostSeen:
         devices=[*await _gpus(), processors],
         memory_bytes=memory,
         cpus=len(os.sched_getaffinity(0)),
+        flash_attention=importlib.util.find_spec("flash_attn") is not None,
     )
 
 
 def parse_gpus(table: str) -> list[Device]:
-    """Devices from nvidia-smi's table of index, name and MiB; lines it could not fill (`[N/A]`) are left out."""
+    """Devices from nvidia-smi's table of index, name, MiB in all and MiB free; lines it could not fill (`[N/A]`) are left out."""
     devices: list[Device] = []
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) == 3 and cells[0].isdigit() and cells[2].isdigit():
+        if len(cells) >= 3 and cells[0].isdigit() and cells[2].isdigit():
             memory = int(cells[2]) * _MIB
-            devices.append(Device(index=int(cells[0]), kind="gpu", model=cells[1], memory_bytes=memory))
+            free = int(cells[3]) * _MIB if len(cells) > 3 and cells[3].isdigit() else None
+            devices.append(
+                Device(index=int(cells[0]), kind="gpu", model=cells[1], memory_bytes=memory, free_bytes=free)
+            )
     return devices
 
 

@@ -1,6 +1,18 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else."""
 
-from ltp.contracts import attempt, checkpoint, dataset, evaluation, host, job, lease, plan, telemetry
+from ltp.contracts import (
+    attempt,
+    calibration,
+    checkpoint,
+    dataset,
+    evaluation,
+    host,
+    job,
+    lease,
+    plan,
+    telemetry,
+    work,
+)
 from ltp.contracts.event import REGISTRY, SERVICES, Event, Value
 
 __all__ = [
@@ -9,6 +21,7 @@ __all__ = [
     "Event",
     "Value",
     "attempt",
+    "calibration",
     "checkpoint",
     "dataset",
     "evaluation",
@@ -17,4 +30,5 @@ __all__ = [
     "lease",
     "plan",
     "telemetry",
+    "work",
 ]

@@ -25,6 +25,8 @@ class Problem(Value):
     code: str
     message: str
     hint: str = ""
+    # Lines of a log that prove it, as they stand there.
+    evidence: list[str] = Field(default_factory=list[str])
 
     @classmethod
     def of(cls, error: LtpError) -> Problem:
@@ -44,14 +46,30 @@ class Device(Value):
     kind: Literal["cpu", "gpu"]
     model: str
     memory_bytes: int = Field(gt=0)
+    # Free when its host was last asked; whoever asks must know what of the rest is his own.
+    free_bytes: int | None = Field(default=None, ge=0)
+
+
+class HostShare(Value):
+    """Devices of one host."""
+
+    host_id: str
+    device_indexes: list[int]
 
 
 class Placement(Value):
-    """Where leased work runs."""
+    """Where leased work runs: devices of one host, or of several when the work spans them (`others`, the same number each)."""
 
     host_id: str
     device_kind: Literal["cpu", "gpu"]
     device_indexes: list[int]
+    others: list[HostShare] = Field(default_factory=list[HostShare])
+    # The lease's fencing token: it only grows, so that whoever holds a smaller one is stale.
+    fence: int | None = None
+
+    def shares(self) -> list[HostShare]:
+        """What is taken of each host, the first one included."""
+        return [HostShare(host_id=self.host_id, device_indexes=self.device_indexes), *self.others]
 
 
 class PlanRejection(Value):
@@ -59,6 +77,15 @@ class PlanRejection(Value):
 
     candidate: str
     reason: str
+
+
+class PlanStage(Value):
+    """What one stage of a job needs of a device; `binding` is its largest component."""
+
+    stage: str
+    memory_bytes: int
+    binding: str
+    binding_bytes: int
 
 
 class Plan(Value):
@@ -77,3 +104,25 @@ class Plan(Value):
     memory_components: dict[str, int]
     step_seconds: float | None = None
     rejected: list[PlanRejection] = Field(default_factory=list[PlanRejection])
+    # Model of device the figures are for; None where the driver's name is in no table.
+    device_model: str | None = None
+    # Devices that share one copy of the states (verl's fsdp_size), and each sequence's tokens (Ulysses).
+    shards: int | None = None
+    sequence_parallel: int = 1
+    # Packed batches of at most so many tokens on a device; None counts sequences.
+    token_budget: int | None = None
+    # Micro batches of one optimizer step on a device.
+    accumulation: int = 1
+    offload: Literal["none", "optimizer", "all"] = "none"
+    fused_head: bool = False
+    rollout_tensor_parallel: int = 1
+    # Share of the device that the generator may fill; None leaves it to the runner.
+    rollout_memory_share: float | None = None
+    # Of a step with every sequence at its full length, and of the whole job.
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    cost_dollars: float | None = None
+    # Host memory at the job's largest, and what one checkpoint takes on the disk.
+    host_memory_bytes: int | None = None
+    checkpoint_bytes: int | None = None
+    stages: list[PlanStage] = Field(default_factory=list[PlanStage])
