@@ -19,6 +19,8 @@ from services.gateway.commands import obey, tell_refusal
 from services.gateway.handlers import SERVICE, router
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.routes import (
+    dataset_uploads,
+    dataset_versions,
     datasets,
     events,
     health,
@@ -67,7 +69,21 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news = runtime, news
 errors.install(app)
 app.include_router(health.router)
-for part in (datasets, plans, jobs, job_control, hosts, results, schedules, pipelines, operations, events, work):
+for part in (
+    dataset_uploads,
+    dataset_versions,
+    datasets,
+    plans,
+    jobs,
+    job_control,
+    hosts,
+    results,
+    schedules,
+    pipelines,
+    operations,
+    events,
+    work,
+):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
 
 

@@ -14,7 +14,14 @@ from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts import work
 from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
-from ltp.contracts.dataset import DatasetUploaded
+from ltp.contracts.dataset import (
+    DatasetDeletionRequested,
+    DatasetDerivationRequested,
+    DatasetMarked,
+    DatasetRequested,
+    DatasetUploaded,
+    ProjectQuotaSet,
+)
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
@@ -49,6 +56,11 @@ for event in (
     JobResumeRequested,
     JobCancellationRequested,
     DatasetUploaded,
+    DatasetRequested,
+    DatasetDerivationRequested,
+    DatasetDeletionRequested,
+    DatasetMarked,
+    ProjectQuotaSet,
     HostLabelled,
     HostCordoned,
     HostUncordoned,

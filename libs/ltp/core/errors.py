@@ -33,6 +33,10 @@ class ErrorCode(StrEnum):
     DATASET_ROW_WITHOUT_ANSWER = "dataset_row_without_answer"
     DATASET_TOO_SMALL = "dataset_too_small"
     DATASET_NOT_READY = "dataset_not_ready"
+    DATASET_MASK_EMPTY = "dataset_mask_empty"
+    SOURCE_UNREACHABLE = "source_unreachable"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
+    QUOTA_EXCEEDED = "quota_exceeded"
     # Training
     LAUNCH_FAILED = "launch_failed"
     TRAINING_FAILED = "training_failed"
