@@ -9,7 +9,7 @@ from faststream.nats import NatsRouter
 
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.subscriptions import heard_by, said
-from ltp.contracts.dataset import DatasetFrozen, DatasetRejected, DatasetUploaded, Split
+from ltp.contracts.dataset import DatasetFrozen, DatasetRejected, DatasetUploaded
 from ltp.contracts.values import Problem
 from ltp.core.errors import LtpError
 from ltp.queue.policy import Queue
@@ -17,7 +17,8 @@ from ltp.queue.work import Work, enqueue, finish
 from ltp.queue.worker import Held
 from ltp.store.database import Database, Unit
 from services.dataset import store
-from services.dataset.files import freeze
+from services.dataset.ingest import SourceFile, freeze
+from services.dataset.versions import publish
 
 SERVICE = "dataset"
 router = NatsRouter()
@@ -28,7 +29,7 @@ for event in (DatasetFrozen, DatasetRejected):
 
 @router.subscriber(**heard_by(SERVICE, DatasetUploaded))
 async def queue_freeze(event: DatasetUploaded, unit: InboxUnit) -> None:
-    await store.open_dataset(unit, event)
+    await store.open_dataset(unit, event.dataset_id, event.name, source_sha256=event.sha256, source=event.filename)
     # Reading may take minutes: a message is never held that long.
     key = f"freeze:{event.dataset_id}"
     await enqueue(unit, Queue.PREPROCESSING, "freeze", event.model_dump(mode="json"), dedup_key=key)
@@ -41,28 +42,18 @@ async def freeze_upload(held: Held, database: Database, versions: Path) -> None:
     # A folder per name, since the rows carry the name while the version is a hash of their content alone.
     folder = versions / event.name
     try:
-        frozen = await asyncio.to_thread(freeze, source, name=event.name, holdout=event.holdout, versions_dir=folder)
+        frozen = await asyncio.to_thread(
+            freeze,
+            [SourceFile(source, event.filename)],
+            name=event.name,
+            holdout=event.holdout,
+            versions_dir=folder,
+            owner=str(event.dataset_id),
+        )
     except LtpError:
         await asyncio.to_thread(source.unlink, missing_ok=True)
         raise
-    splits = {
-        name: Split(rows=split.rows, path=str(split.path), answered=split.answered)
-        for name, split in frozen.splits.items()
-    }
-    async with database.unit() as unit:
-        values = {"rows": frozen.rows, "splits": {name: split.model_dump() for name, split in splits.items()}}
-        if await store.close_dataset(unit, event.dataset_id, version=frozen.version, **values):
-            fact = DatasetFrozen(
-                dataset_id=event.dataset_id,
-                name=event.name,
-                version=frozen.version,
-                format=frozen.format,
-                rows=frozen.rows,
-                duplicates=frozen.duplicates,
-                splits=splits,
-            )
-            unit.emit(fact, about=event.dataset_id)
-        await finish(unit, held.work)
+    await publish(database, event.dataset_id, event.name, frozen, settle=lambda unit: finish(unit, held.work))
     await asyncio.to_thread(source.unlink, missing_ok=True)
 
 
