@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ltp.contracts.event import Event, Value
 from ltp.contracts.values import Name, Problem, Sha256
@@ -23,14 +23,14 @@ class Thresholds(Value):
     """
 
     cosine: float = Field(default=0.85, gt=0, le=1, description="Cosine of the rows' vectors.")
-    jaccard: float = Field(default=0.6, ge=0.6, le=1, description="Jaccard index of their runs of 5 characters.")
+    jaccard: float = Field(default=0.6, gt=0, le=1, description="Jaccard index of their runs of 5 characters.")
 
 
 class VersionRef(Value):
-    """A frozen version. Without `version`, the newest of that name."""
+    """A frozen version, by the first digits of its hash. Without `version`, the newest of that name."""
 
     name: Name
-    version: Sha256 | None = None
+    version: str | None = Field(default=None, pattern=r"^[0-9a-f]{4,64}$")
 
 
 class DedupAsk(Value):
@@ -41,6 +41,12 @@ class DedupAsk(Value):
     part: TextPart = "conversation"
     model: str | None = Field(default=None, max_length=500, description="Embedding model; none means the default.")
     against: list[VersionRef] = Field(default_factory=list[VersionRef], max_length=20)
+
+    @model_validator(mode="after")
+    def _near_is_measured(self) -> DedupAsk:
+        if self.method == "near" and self.thresholds.jaccard < 0.6:
+            raise ValueError("method near finds pairs from a Jaccard index of 0.6 on; give 0.6 or more, or use combined")
+        return self
 
 
 class DedupRequested(Event, subject="ltp.dedup.v1.requested", speaker="gateway"):
@@ -95,7 +101,9 @@ class LeakAsk(Value):
     words: int = Field(default=8, ge=1, le=50, description="Words in a run.")
     overlap: float = Field(default=0.5, gt=0, le=1, description="Share of an evaluation row's runs in a training row.")
     cosine: float = Field(default=0.92, gt=0, le=1)
-    semantic: bool = True
+    semantic: bool | None = Field(
+        default=None, description="Compare vectors: true makes them, null uses those there are, false leaves it."
+    )
     part: TextPart = "prompt"
     model: str | None = Field(default=None, max_length=500)
     split: str | None = Field(default="train", max_length=100, description="Split of the training version; null: all.")
@@ -131,7 +139,7 @@ class LeakCheckFailed(Event, subject="ltp.leakcheck.v1.failed", speaker="dataset
     problem: Problem
 
 
-class Dedup(Value):
+class DedupRun(Value):
     """A search for duplicates. Counts are at the thresholds asked for, or those given with the question."""
 
     dedup_id: UUID
@@ -148,8 +156,6 @@ class Dedup(Value):
     progress: float = 0.0
     rows: int | None = None
     removals: int | None = None
-    clusters: int | None = None
-    largest_cluster: int | None = None
     applied: list[VersionRef] = Field(default_factory=list[VersionRef])
     problem: Problem | None = None
     created_at: datetime
@@ -175,7 +181,7 @@ class DedupsRequest(Value):
 class DedupList(Value):
     """Searches for duplicates, newest first."""
 
-    dedups: list[Dedup]
+    dedups: list[DedupRun]
 
 
 class Removal(Value):
@@ -197,7 +203,7 @@ class Removal(Value):
 class RemovalPage(Value):
     """Removals in the order of the rows; `total` at these thresholds."""
 
-    dedup: Dedup
+    dedup: DedupRun
     total: int
     offset: int
     removals: list[Removal]
@@ -229,6 +235,7 @@ class LeakCheck(Value):
     state: CheckState
     rows: int | None = None
     evaluation_rows: int | None = None
+    compared_vectors: bool | None = None
     leaks: int | None = None
     found: list[Leak] = Field(default_factory=list[Leak])
     problem: Problem | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, Float, Integer, String, Table, Uuid, func, select, update
+from sqlalchemy import Boolean, Column, Float, Integer, String, Table, Uuid, func, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -51,6 +51,7 @@ leak_checks = Table(
     Column("state", String, nullable=False),
     Column("rows", Integer),
     Column("evaluation_rows", Integer),
+    Column("compared_vectors", Boolean),
     Column("leaks", Integer),
     # The first of them, each with both rows.
     Column("found", JSONB, nullable=False, server_default="[]"),

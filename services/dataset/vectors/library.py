@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from ltp.contracts.dedup import TextPart, VersionRef
 from ltp.contracts.search import IndexName
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.store.database import Database
+from services.dataset.derive import Source
 from services.dataset.settings import DatasetSettings
-from services.dataset.store import datasets
 from services.dataset.vectors import store
 from services.dataset.vectors.encoder import (
     DEFAULT_MODEL,
@@ -33,6 +31,7 @@ from services.dataset.vectors.milvus import MilvusIndex
 from services.dataset.vectors.pgvector import PgvectorIndex
 from services.dataset.vectors.rows import RowsFile, open_rows
 from services.dataset.vectors.scan import ScanIndex
+from services.dataset.versions import find
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -45,16 +44,26 @@ _ENCODERS = 2
 class Frozen:
     """A frozen version on the disk."""
 
-    name: str
-    version: str
+    source: Source
     splits: dict[str, Path]
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        return self.source.name
+
+    @property
+    def version(self) -> str:
+        """The content hash."""
+        return self.source.version
 
 
 @dataclass
 class Library:
     """One for the service; opened things are held up to a small number, the least used let go first."""
 
-    engine: AsyncEngine
+    database: Database
     settings: DatasetSettings
     scan: ScanIndex = field(init=False)
     indexes: dict[str, VectorIndex] = field(init=False)
@@ -67,9 +76,14 @@ class Library:
 
     def __post_init__(self) -> None:
         self.scan = ScanIndex(self.folder / "matrices", self.settings.vector_memory_bytes)
-        self.indexes = {"scan": self.scan, "pgvector": PgvectorIndex(self.engine.url)}
+        self.indexes = {"scan": self.scan, "pgvector": PgvectorIndex(self.database.engine.url)}
         if self.settings.milvus_uri is not None:
             self.indexes["milvus"] = MilvusIndex(self.settings.milvus_uri)
+
+    @property
+    def versions_dir(self) -> Path:
+        """Where frozen versions stand, a folder a name."""
+        return self.settings.root() / "datasets"
 
     @property
     def folder(self) -> Path:
@@ -90,23 +104,15 @@ class Library:
         return None if wanted == "scan" else self.index(wanted)
 
     async def frozen(self, ref: VersionRef) -> Frozen:
-        """The version that a reference means. Raises LtpError DATASET_NOT_READY."""
-        statement = select(datasets).where(datasets.c.name == ref.name, datasets.c.version.is_not(None))
-        if ref.version is not None:
-            statement = statement.where(datasets.c.version == ref.version)
-        async with self.engine.connect() as connection:
-            found = await connection.execute(statement.order_by(datasets.c.uploaded_at.desc()).limit(1))
-            row = found.mappings().one_or_none()
-        if row is None:
-            wanted = ref.name if ref.version is None else f"{ref.name} in version {ref.version[:12]}"
-            message = f"There is no frozen dataset {wanted}."
-            raise LtpError(ErrorCode.DATASET_NOT_READY, message, "`ltp dataset list` shows what there is.")
-        return Frozen(row["name"], row["version"], {s: Path(facts["path"]) for s, facts in row["splits"].items()})
+        """The version that a reference means. Raises LtpError NOT_FOUND, CONFLICT."""
+        source = await find(self.database, self.versions_dir, ref.name, ref.version)
+        splits = await asyncio.to_thread(lambda: source.manifest()["splits"])
+        files = {split: source.directory / facts["file"] for split, facts in splits.items()}
+        return Frozen(source, files, sum(facts["rows"] for facts in splits.values()))
 
     async def rows(self, frozen: Frozen, part: TextPart) -> RowsFile:
         """The rows of a version."""
         folder = self.folder / "rows" / frozen.version
-        # The name is no part of the version, but the files of two names with the same rows hold the same.
         return await self._held(
             self._rows, (frozen.version, part), lambda: open_rows(folder, frozen.splits, part), _HELD
         )
@@ -138,7 +144,7 @@ class Library:
 
     async def embedding(self, frozen: Frozen, part: TextPart, model: str | None) -> Mapping[str, Any]:
         """The newest completed embedding of a version. Raises LtpError EMBEDDING_NOT_READY."""
-        found = await store.latest(self.engine, frozen.version, part, self.label(model))
+        found = await store.latest(self.database.engine, frozen.version, part, self.label(model))
         if found is None:
             message = f"{frozen.name} {frozen.version[:12]} has no vectors of its {part} by {self.label(model)}."
             options = "" if part == "conversation" else f" --part {part}"

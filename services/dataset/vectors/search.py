@@ -54,7 +54,7 @@ class Search:
     _in_step: set[str] = field(default_factory=set[str])
 
     async def page(self, request: SearchRequest) -> SearchPage:
-        """One page. Raises LtpError: DATASET_NOT_READY, EMBEDDING_NOT_READY, NOT_FOUND (row), FIELD_UNKNOWN, INVALID_REQUEST."""
+        """One page. Raises LtpError: EMBEDDING_NOT_READY, NOT_FOUND (row), FIELD_UNKNOWN, INVALID_REQUEST."""
         ask = request.ask
         _check(ask)
         frozen = await self.library.frozen(request.target)

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import numpy as np
 import structlog
 
-from ltp.contracts.dedup import VersionRef
-from ltp.contracts.search import EmbeddingCompleted, EmbeddingFailed
+from ltp.contracts.dedup import TextPart, VersionRef
+from ltp.contracts.search import EmbedAsk, EmbeddingCompleted, EmbeddingFailed, EmbeddingRequested
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import Work, finish
@@ -23,6 +23,7 @@ from services.dataset.vectors import store
 from services.dataset.vectors.encoder import Encoder
 from services.dataset.vectors.index import F32
 from services.dataset.vectors.library import Frozen, Library, matrix_key
+from services.dataset.versions import Settle
 
 _BATCH = 128
 
@@ -38,7 +39,33 @@ class _Texts:
 
 async def embed(held: Held, database: Database, library: Library) -> None:
     """Make the vectors of one embedding, index them, say so."""
-    embedding_id = UUID(held.work.payload["embedding_id"])
+    await _embed(held, database, library, UUID(held.work.payload["embedding_id"]), lambda unit: finish(unit, held.work))
+
+
+async def ensure_vectors(
+    held: Held, database: Database, library: Library, frozen: Frozen, part: TextPart, model: str | None
+) -> F32:
+    """The vectors [rows, d] of a version, made in the course of other work when there are none."""
+    found = await store.latest(database.engine, frozen.version, part, library.label(model))
+    if found is None:
+        # The same id when this work is done again, so that it goes on with what it began.
+        embedding_id = uuid5(held.work.id, f"{frozen.version}:{part}")
+        event = EmbeddingRequested(
+            embedding_id=embedding_id, name=frozen.name, version=frozen.version, ask=EmbedAsk(part=part, model=model)
+        )
+        async with database.unit() as unit:
+            await store.add_embedding(unit, event, library.label(model))
+        await _embed(held, database, library, embedding_id, _nothing)
+        found = await store.latest(database.engine, frozen.version, part, library.label(model))
+        assert found is not None
+    return await vectors_of(database, library, frozen, found)
+
+
+async def _nothing(_: Unit) -> None:
+    """Settle nothing: the work goes on."""
+
+
+async def _embed(held: Held, database: Database, library: Library, embedding_id: UUID, settle: Settle) -> None:
     row = await store.embedding(database.engine, embedding_id)
     assert row is not None
     encoder = await library.encoder(row["model"])
@@ -52,7 +79,7 @@ async def embed(held: Held, database: Database, library: Library) -> None:
     await library.scan.rebuild(key, vectors)
     await library.words(frozen, row["part"])
     index, problem = await _index_beside(library, key, vectors)
-    await _complete(held, database, row, model_key, vectors, index, problem)
+    await _complete(database, row, model_key, vectors, index, problem, settle)
 
 
 async def fail_embedding(unit: Unit, work: Work, problem: Problem) -> None:
@@ -144,13 +171,13 @@ async def _index_beside(library: Library, key: str, vectors: F32) -> tuple[str |
 
 
 async def _complete(
-    held: Held,
     database: Database,
     row: Mapping[str, Any],
     model_key: str,
     vectors: F32,
     index: str | None,
     problem: LtpError | None,
+    settle: Settle,
 ) -> None:
     embedding_id: UUID = row["embedding_id"]
     noted = None if problem is None else Problem.of(problem).model_dump()
@@ -168,4 +195,4 @@ async def _complete(
             unit.emit(fact, about=embedding_id)
         else:
             await store.note_index(unit, embedding_id, index, noted)
-        await finish(unit, held.work)
+        await settle(unit)
