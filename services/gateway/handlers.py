@@ -13,8 +13,10 @@ from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts.dataset import DatasetUploaded
+from ltp.contracts.dedup import DedupApplyRequested, DedupRequested, LeakCheckRequested
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.search import EmbeddingRequested
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -24,7 +26,15 @@ from services.gateway.news import NEWS_CHANNEL
 SERVICE = "gateway"
 router = NatsRouter()
 
-for event in (JobSubmitted, JobCancellationRequested, DatasetUploaded):
+for event in (
+    JobSubmitted,
+    JobCancellationRequested,
+    DatasetUploaded,
+    EmbeddingRequested,
+    DedupRequested,
+    DedupApplyRequested,
+    LeakCheckRequested,
+):
     router.publisher(**said(event))
 
 Raw = Annotated[Any, Context("message")]

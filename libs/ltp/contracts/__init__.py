@@ -1,6 +1,6 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else."""
 
-from ltp.contracts import attempt, checkpoint, dataset, evaluation, host, job, lease, plan, telemetry
+from ltp.contracts import attempt, checkpoint, dataset, dedup, evaluation, host, job, lease, plan, search, telemetry
 from ltp.contracts.event import REGISTRY, SERVICES, Event, Value
 
 __all__ = [
@@ -11,10 +11,12 @@ __all__ = [
     "attempt",
     "checkpoint",
     "dataset",
+    "dedup",
     "evaluation",
     "host",
     "job",
     "lease",
     "plan",
+    "search",
     "telemetry",
 ]

@@ -81,6 +81,8 @@ class DedupApplyRequested(Event, subject="ltp.dedup.v1.apply-requested", speaker
     """Somebody asked for a new version without the duplicates found at these thresholds."""
 
     dedup_id: UUID
+    # Of the version to be made; follows from the rest, so that asking twice makes one.
+    dataset_id: UUID
     thresholds: Thresholds
     name: Name
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
-from uuid import uuid5
 
 from faststream import Context
 from faststream.nats import NatsRouter
@@ -64,13 +63,7 @@ async def queue_dedup(event: DedupRequested, unit: InboxUnit) -> None:
 
 @router.subscriber(**heard_by(SERVICE, DedupApplyRequested))
 async def queue_apply(event: DedupApplyRequested, unit: InboxUnit) -> None:
-    payload = {
-        "dedup_id": str(event.dedup_id),
-        # The new version's id follows from the request, so that doing it again makes the same one.
-        "dataset_id": str(uuid5(event.dedup_id, f"{event.name}:{event.thresholds.model_dump_json()}")),
-        "thresholds": event.thresholds.model_dump(),
-        "name": event.name,
-    }
+    payload = event.model_dump(mode="json")
     await enqueue(unit, Queue.PREPROCESSING, "dedup-apply", payload, dedup_key=f"dedup-apply:{payload['dataset_id']}")
 
 
