@@ -24,7 +24,9 @@ from ltp.contracts.values import Problem
 
 app = typer.Typer(no_args_is_help=True, help="Find rows that repeat others, and make versions without them.")
 
-CosineOption = Annotated[float | None, typer.Option("--threshold", "--cosine", help="Cosine from which rows are the same.")]
+CosineOption = Annotated[
+    float | None, typer.Option("--threshold", "--cosine", help="Cosine from which rows are the same.")
+]
 JaccardOption = Annotated[float | None, typer.Option(help="Jaccard index of 5-character runs from which they are.")]
 MethodOption = Annotated[
     DedupMethod, typer.Option(help="exact: same text; near: characters; semantic: vectors; combined: both of these.")

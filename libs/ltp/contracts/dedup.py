@@ -45,7 +45,9 @@ class DedupAsk(Value):
     @model_validator(mode="after")
     def _near_is_measured(self) -> DedupAsk:
         if self.method == "near" and self.thresholds.jaccard < 0.6:
-            raise ValueError("method near finds pairs from a Jaccard index of 0.6 on; give 0.6 or more, or use combined")
+            raise ValueError(
+                "method near finds pairs from a Jaccard index of 0.6 on; give 0.6 or more, or use combined"
+            )
         return self
 
 

@@ -99,9 +99,7 @@ async def show_removals(request: DedupQuestion, library: Held) -> RemovalPage:
     removals = await asyncio.to_thread(removed_rows, measured, thresholds, compared.reference)
     which = range(min(request.offset, len(removals)), min(request.offset + request.limit, len(removals)))
     items = await asyncio.to_thread(listed_removals, compared, removals, measured, which)
-    places = [
-        (compared.place(int(removals.row[index])), compared.place(int(removals.twin[index]))) for index in which
-    ]
+    places = [(compared.place(int(removals.row[index])), compared.place(int(removals.twin[index]))) for index in which]
     page = [
         Removal(text=_text(compared.rows[a].table, b), twin_text=_text(compared.rows[c].table, d), **item)
         for item, ((a, b), (c, d)) in zip(items, places, strict=True)

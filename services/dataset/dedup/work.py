@@ -272,4 +272,3 @@ class _Teller:
     async def _note(self, share: float) -> None:
         async with self._database.unit() as unit:
             await store.change(unit, store.dedups, self._dedup_id, progress=share)
-

@@ -191,7 +191,9 @@ def checked(vectors: F32, count: int, dimension: int | None) -> F32:
         raise _invalid(f"The embedding model answered {shape} numbers for {wanted}")
     length = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if not np.isfinite(length).all():
-        raise _invalid(f"The embedding model answered NaN or infinity for text {int(np.argmin(np.isfinite(length))) + 1}")
+        raise _invalid(
+            f"The embedding model answered NaN or infinity for text {int(np.argmin(np.isfinite(length))) + 1}"
+        )
     if (length == 0).any():
         raise _invalid(f"The embedding model answered a zero vector for text {int(np.argmin(length)) + 1}")
     return (vectors / length[:, None]).astype(np.float32)

@@ -62,9 +62,7 @@ async def resolve(request: ResolveRequest, library: Annotated[Library, Context("
 
 @router.subscriber(**answered_by(SERVICE, "embeddings"))
 @replies
-async def show_embeddings(
-    request: EmbeddingsRequest, library: Annotated[Library, Context("library")]
-) -> EmbeddingList:
+async def show_embeddings(request: EmbeddingsRequest, library: Annotated[Library, Context("library")]) -> EmbeddingList:
     engine = library.database.engine
     if request.embedding_id is None:
         return EmbeddingList(embeddings=await store.listed(engine, request.name, request.version))

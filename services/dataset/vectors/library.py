@@ -94,7 +94,9 @@ class Library:
         """An index by name. Raises LtpError DEPENDENCY_MISSING for Milvus without a URI."""
         if name not in self.indexes:
             message = "No Milvus is configured (LTP_MILVUS_URI is not set)."
-            raise LtpError(ErrorCode.DEPENDENCY_MISSING, message, "Set it, start with `ltp up`, or use pgvector or scan.")
+            raise LtpError(
+                ErrorCode.DEPENDENCY_MISSING, message, "Set it, start with `ltp up`, or use pgvector or scan."
+            )
         return self.indexes[name]
 
     @property
@@ -181,5 +183,3 @@ class Library:
 def matrix_key(version: str, part: str, model_key: str) -> str:
     """The name of one set of vectors in every index: 32 hexadecimal digits."""
     return hashlib.sha256(f"{version}\n{part}\n{model_key}".encode()).hexdigest()[:32]
-
-

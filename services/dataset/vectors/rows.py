@@ -16,7 +16,9 @@ from ltp.contracts.dedup import TextPart
 from ltp.core.errors import ErrorCode, LtpError
 
 # Columns that verl wants and nobody filters on: they repeat others.
-_LEFT_OUT = frozenset({"prompt", "data_source", "reward_model", "extra_info", "messages", "chosen", "rejected", "fields"})
+_LEFT_OUT = frozenset(
+    {"prompt", "data_source", "reward_model", "extra_info", "messages", "chosen", "rejected", "fields"}
+)
 _BATCH = 4096
 
 

@@ -57,9 +57,7 @@ async def find_duplicates(named: Named, wanted: DedupAsk, runtime: Serving, resp
     if target in against:
         message = f"{target.name} cannot be compared against itself: every row would be its own twin."
         raise LtpError(ErrorCode.INVALID_REQUEST, message, "Its own duplicates are found without naming it.")
-    event = DedupRequested(
-        dedup_id=new_id(), name=target.name, version=target.version, ask=wanted, against=against
-    )
+    event = DedupRequested(dedup_id=new_id(), name=target.name, version=target.version, ask=wanted, against=against)
     async with runtime.database.unit() as unit:
         unit.emit(event, about=event.dedup_id)
     response.headers["Location"] = f"/api/v1/datasets/{named}/dedup/{event.dedup_id}"
@@ -131,9 +129,7 @@ async def check_leaks(named: Named, wanted: LeakAsk, runtime: Serving, response:
     target = await resolve_named(runtime, named)
     assert target.version is not None
     against = [await resolve_ref(runtime, ref) for ref in wanted.against]
-    event = LeakCheckRequested(
-        check_id=new_id(), name=target.name, version=target.version, ask=wanted, against=against
-    )
+    event = LeakCheckRequested(check_id=new_id(), name=target.name, version=target.version, ask=wanted, against=against)
     async with runtime.database.unit() as unit:
         unit.emit(event, about=event.check_id)
     response.headers["Location"] = f"/api/v1/datasets/{named}/leaks/{event.check_id}"

@@ -21,7 +21,9 @@ T = TypeVar("T")
 
 _LOOKS, _LOOK_SECONDS = 60, 0.05
 
-Named = Annotated[str, Path(max_length=200, description="A dataset's id, its name (the newest version), or NAME@VERSION.")]
+Named = Annotated[
+    str, Path(max_length=200, description="A dataset's id, its name (the newest version), or NAME@VERSION.")
+]
 
 
 async def resolve_named(runtime: Runtime, named: str) -> VersionRef:

@@ -54,7 +54,9 @@ def _against_semhash() -> list[Result]:
         peer = _measured(python, "semhash", path)
     name = f"semantic dedup {ROWS} x {SIZE}"
     same = float(all(found["removed"] == exact["removed"] for found in ours))
-    print(f"exact greedy removes {len(exact['removed'])}; SemHash {len(peer['removed'])}; exact scan {exact['cpu_seconds']:.0f} CPU s")
+    print(
+        f"exact greedy removes {len(exact['removed'])}; SemHash {len(peer['removed'])}; exact scan {exact['cpu_seconds']:.0f} CPU s"
+    )
     cpu = [found["cpu_seconds"] for found in ours]
     peak = [found["peak_mib"] for found in ours]
     wall = [found["wall_seconds"] for found in ours]
@@ -113,7 +115,9 @@ async def _embed(texts: list[str]) -> np.ndarray:
 
 def _measured(python: str, way: str, path: Path) -> dict[str, Any]:
     argv = [python, measured.__file__, way, str(path), str(THRESHOLD)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, env={**os.environ, "TOKENIZERS_PARALLELISM": "0"})
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env={**os.environ, "TOKENIZERS_PARALLELISM": "0"}
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

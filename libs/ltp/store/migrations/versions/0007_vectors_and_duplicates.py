@@ -37,7 +37,10 @@ def upgrade() -> None:
         sa.Column("dimension", sa.Integer()),
         sa.Column("rows", sa.Integer()),
         sa.Column("texts", sa.Integer()),
-        *(sa.Column(c, sa.Integer(), server_default="0", nullable=False) for c in ("done", "cached", "empty", "truncated")),
+        *(
+            sa.Column(c, sa.Integer(), server_default="0", nullable=False)
+            for c in ("done", "cached", "empty", "truncated")
+        ),
         sa.Column("index", sa.String()),
         *_end("embedding_id", "embeddings"),
         schema=SCHEMA,
