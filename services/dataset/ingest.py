@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -237,3 +238,26 @@ def _surveyed(sources: Sequence[SourceFile]) -> Iterator[tuple[SourceFile, int, 
             return
 
 
+
+
+def tables_of(sources: Sequence[SourceFile], columns: Columns | None) -> tuple[Columns, Iterator[pa.Table]]:
+    """How the sources are read, and their rows in the core schema, block by block: for a conversion without a version."""
+    reader = _Reader(columns or _first(sources), is_told=columns is not None)
+
+    def tables() -> Iterator[pa.Table]:
+        try:
+            for _, block in _blocks(sources):
+                table, _ = reader.table(block)
+                if table.num_rows:
+                    yield table
+        except _MixedError:
+            raise _mixed(sources) from None
+
+    return reader.columns, tables()
+
+
+def first_rows(sources: Sequence[SourceFile], columns: Columns | None, count: int) -> tuple[Columns, list[dict[str, Any]]]:
+    """How the sources would be read, and the first rows in the normal form."""
+    found = columns or _first(sources)
+    rows = [row for _, block in itertools.islice(_blocks(sources), 1) for row in itertools.islice(block.rows(), count)]
+    return found, [normalise(raw, found, line) for line, raw in rows]

@@ -15,7 +15,18 @@ from services.gateway import errors
 from services.gateway.access import authenticate
 from services.gateway.handlers import SERVICE, router
 from services.gateway.news import NEWS_CHANNEL, News
-from services.gateway.routes import datasets, dedup, events, health, jobs, plans, results, search
+from services.gateway.routes import (
+    dataset_uploads,
+    dataset_versions,
+    datasets,
+    dedup,
+    events,
+    health,
+    jobs,
+    plans,
+    results,
+    search,
+)
 from services.gateway.settings import GatewaySettings
 
 settings = GatewaySettings()
@@ -41,7 +52,7 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news = runtime, news
 errors.install(app)
 app.include_router(health.router)
-for part in (datasets, search, dedup, plans, jobs, results, events):
+for part in (dataset_uploads, dataset_versions, search, dedup, datasets, plans, jobs, results, events):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
 
 

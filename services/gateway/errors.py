@@ -24,6 +24,7 @@ STATUS = {
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.SERVICE_UNAVAILABLE: 503,
     ErrorCode.DISK_FULL: 507,
+    ErrorCode.SOURCE_UNREACHABLE: 502,
     ErrorCode.INTERNAL: 500,
 }
 _OTHERWISE = 422

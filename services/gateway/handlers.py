@@ -12,7 +12,14 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
-from ltp.contracts.dataset import DatasetUploaded
+from ltp.contracts.dataset import (
+    DatasetDeletionRequested,
+    DatasetDerivationRequested,
+    DatasetMarked,
+    DatasetRequested,
+    DatasetUploaded,
+    ProjectQuotaSet,
+)
 from ltp.contracts.dedup import DedupApplyRequested, DedupRequested, LeakCheckRequested
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.job import JobCancellationRequested, JobSubmitted
@@ -34,6 +41,11 @@ for event in (
     DedupRequested,
     DedupApplyRequested,
     LeakCheckRequested,
+    DatasetRequested,
+    DatasetDerivationRequested,
+    DatasetDeletionRequested,
+    DatasetMarked,
+    ProjectQuotaSet,
 ):
     router.publisher(**said(event))
 

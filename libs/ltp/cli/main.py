@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ltp.cli import datasets, dedup, events, jobs, results, search, up
+from ltp.cli import dataset_views, dedup, events, jobs, results, search, up
 from ltp.cli.demo import demo
 from ltp.cli.proto import app as proto_app
 
@@ -19,7 +19,7 @@ app = typer.Typer(
 for command in (up.up, up.down, up.status, up.doctor, jobs.plan, results.checkpoints, results.compare, demo):
     app.command()(command)
 for verbs in (search, dedup):
-    verbs.register(datasets.app)
+    verbs.register(dataset_views.app)
 app.command("eval")(results.evaluations)
-for name, group in (("dataset", datasets.app), ("job", jobs.app), ("events", events.app), ("proto", proto_app)):
+for name, group in (("dataset", dataset_views.app), ("job", jobs.app), ("events", events.app), ("proto", proto_app)):
     app.add_typer(group, name=name)

@@ -39,6 +39,10 @@ class ErrorCode(StrEnum):
     EMBEDDING_NOT_READY = "embedding_not_ready"
     FIELD_UNKNOWN = "field_unknown"
     DEDUP_NOT_READY = "dedup_not_ready"
+    DATASET_MASK_EMPTY = "dataset_mask_empty"
+    SOURCE_UNREACHABLE = "source_unreachable"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
+    QUOTA_EXCEEDED = "quota_exceeded"
     # Training
     LAUNCH_FAILED = "launch_failed"
     TRAINING_FAILED = "training_failed"
