@@ -56,11 +56,16 @@ class ScanIndex:
         found: F32 = np.load(self.path(key), mmap_mode="r", allow_pickle=False)
         return found
 
-    def _rows(self, key: str) -> int | None:
+    def has(self, key: str) -> bool:
+        """Whether a whole file stands under the key."""
         try:
-            return len(self.vectors(key))
+            self.vectors(key)
         except (FileNotFoundError, ValueError):  # a file cut short is as good as none
-            return None
+            return False
+        return True
+
+    def _rows(self, key: str) -> int | None:
+        return int(self.vectors(key).any(axis=1).sum()) if self.has(key) else None
 
     def _write(self, key: str, vectors: F32) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -92,7 +92,7 @@ async def fail_embedding(unit: Unit, work: Work, problem: Problem) -> None:
 async def vectors_of(database: Database, library: Library, frozen: Frozen, row: Mapping[str, Any]) -> F32:
     """The vectors [rows, d] of a completed embedding, from the mapped file or, when that is gone, from the cache."""
     key = matrix_key(frozen.version, row["part"], row["model_key"])
-    if await library.scan.rows(key) is None:
+    if not await asyncio.to_thread(library.scan.has, key):
         rows = await library.rows(frozen, row["part"])
         texts = await asyncio.to_thread(_distinct_texts, rows.texts)
         await library.scan.rebuild(key, await _matrix(database, row["model_key"], texts))
