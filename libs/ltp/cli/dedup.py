@@ -79,8 +79,10 @@ def list_all(dataset: DatasetArgument, data_dir: DataDirOption = None, json: Jso
         found = Gateway.find(data_dir).get(f"{path(dataset)}/dedup")["dedups"]
         columns = ("DEDUP", "STATE", "METHOD", "COSINE", "JACCARD", "ROWS", "REMOVALS", "MADE")
         rows = [
-            (d["dedup_id"], d["state"], d["method"], d["thresholds"]["cosine"], d["thresholds"]["jaccard"], d["rows"])
-            + (d["removals"], moment(d["created_at"]))
+            (
+                *(d["dedup_id"], d["state"], d["method"], d["thresholds"]["cosine"], d["thresholds"]["jaccard"]),
+                *(d["rows"], d["removals"], moment(d["created_at"])),
+            )
             for d in found
         ]
         show(found, json, lambda: rows_table(columns, rows))
@@ -196,8 +198,10 @@ def _reference(text: str) -> dict[str, str | None]:
 def _removals(page: Any) -> Any:
     columns = ("ROW", "TEXT", "TWIN", "TWIN TEXT", "BY", "COSINE", "JACCARD")
     rows = [
-        (r["row_id"][:12], one_line(r["text"], 50), r["twin_row_id"][:12], one_line(r["twin_text"], 50), r["method"])
-        + tuple(None if r[k] is None else f"{r[k]:.3f}" for k in ("cosine", "jaccard"))
+        (
+            *(r["row_id"][:12], one_line(r["text"], 50), r["twin_row_id"][:12], one_line(r["twin_text"], 50)),
+            *(r["method"], _share(r["cosine"]), _share(r["jaccard"])),
+        )
         for r in page["removals"]
     ]
     table = rows_table(columns, rows)
@@ -207,6 +211,10 @@ def _removals(page: Any) -> Any:
     return table
 
 
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
 def _made(made: Any) -> str:
     return f"{made['name']}  {made['state']}  {made['dataset_id']}\n  version  {made['version']}\n  rows     {made['rows']}"
 
@@ -214,9 +222,11 @@ def _made(made: Any) -> str:
 def _leaks(found: Any) -> Any:
     columns = ("EVALUATION ROW", "OF", "TEXT", "TRAINING ROW", "BY", "OVERLAP", "COSINE")
     rows = [
-        (leak["evaluation_row_id"][:12], f"{leak['evaluation_name']}/{leak['evaluation_split']}")
-        + (one_line(leak["evaluation_text"], 60), leak["training_row_id"][:12], leak["method"])
-        + tuple(None if leak[k] is None else f"{leak[k]:.2f}" for k in ("overlap", "cosine"))
+        (
+            *(leak["evaluation_row_id"][:12], f"{leak['evaluation_name']}/{leak['evaluation_split']}"),
+            *(one_line(leak["evaluation_text"], 60), leak["training_row_id"][:12], leak["method"]),
+            *(_share(leak["overlap"]), _share(leak["cosine"])),
+        )
         for leak in found["found"]
     ]
     table = rows_table(columns, rows)

@@ -90,8 +90,10 @@ def embeddings(dataset: DatasetArgument, data_dir: DataDirOption = None, json: J
         found = Gateway.find(data_dir).get(f"{path(dataset)}/embeddings")["embeddings"]
         columns = ("EMBEDDING", "STATE", "PART", "MODEL", "DONE", "TEXTS", "DIMENSION", "INDEX", "MADE")
         rows = [
-            (e["embedding_id"], e["state"], e["part"], e["model"], e["done"], e["texts"], e["dimension"], e["index"])
-            + (moment(e["created_at"]),)
+            (
+                *(e["embedding_id"], e["state"], e["part"], e["model"], e["done"], e["texts"], e["dimension"]),
+                *(e["index"], moment(e["created_at"])),
+            )
             for e in found
         ]
         show(found, json, lambda: rows_table(columns, rows))

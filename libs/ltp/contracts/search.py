@@ -142,7 +142,7 @@ class EmbeddingList(Value):
 
 
 class ResolveRequest(Value):
-    """Does this version exist?"""
+    """Whether a version exists, and its whole hash."""
 
     target: VersionRef
 

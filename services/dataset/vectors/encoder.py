@@ -116,7 +116,9 @@ class LocalEncoder:
 
     async def _exchange(self, texts: list[str]) -> tuple[dict[str, Any], F32]:
         process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         request = json.dumps({"texts": texts}).encode()
         try:
             process.stdin.write(struct.pack("<I", len(request)) + request)
@@ -129,7 +131,8 @@ class LocalEncoder:
         return facts, np.frombuffer(body, dtype="<f4").reshape(int(facts["rows"]), -1)
 
     async def _answer(self) -> dict[str, Any]:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         try:
             head = await self._process.stdout.readexactly(4)
             facts: dict[str, Any] = json.loads(await self._process.stdout.readexactly(struct.unpack("<I", head)[0]))

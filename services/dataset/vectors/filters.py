@@ -94,10 +94,7 @@ def _typed(value: Any, kind: pa.DataType, condition: Condition) -> Any:
         if pa.types.is_boolean(kind):
             return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
         if pa.types.is_integer(kind):
-            number = float(value)
-            if not number.is_integer():
-                raise ValueError(value)
-            return int(number)
+            return int(str(value))  # through text: a fraction is an error, and a large number stays exact
         if pa.types.is_floating(kind):
             return float(value)
         if pa.types.is_string(kind) and not isinstance(value, list | dict):

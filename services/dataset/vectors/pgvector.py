@@ -4,7 +4,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -91,7 +90,7 @@ class PgvectorIndex:
             connection = await asyncpg.connect(
                 host=url.host, port=url.port, user=url.username, password=url.password, database=url.database
             )
-        except (OSError, asyncpg.PostgresError, asyncio.TimeoutError) as error:
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
             message = f"Postgres cannot be reached ({type(error).__name__})."
             raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, message, "`ltp status` shows what is down.") from error
         try:

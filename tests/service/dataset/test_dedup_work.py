@@ -142,8 +142,16 @@ async def test_leaks_into_an_evaluation_set_are_found_and_warned_of(bench: Bench
         "exam",
         [
             {"id": "e0", "prompt": STORY.title(), "response": "copied"},
-            {"id": "e1", "prompt": "a question that nobody has ever seen in any training set before", "response": "new"},
-            {"id": "e2", "prompt": "stove warm the near sleeps cat old the while dog lazy the over fox", "response": "mixed"},
+            {
+                "id": "e1",
+                "prompt": "a question that nobody has ever seen in any training set before",
+                "response": "new",
+            },
+            {
+                "id": "e2",
+                "prompt": "stove warm the near sleeps cat old the while dog lazy the over fox",
+                "response": "mixed",
+            },
         ],
     )
     against = [VersionRef(name="exam", version=exam)]

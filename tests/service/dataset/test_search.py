@@ -151,7 +151,11 @@ async def test_what_cannot_be_searched_says_why(bench: Bench) -> None:
     cases: list[tuple[dict[str, Any], ErrorCode, str]] = [
         ({"text": "x", "where": [{"field": "nope", "value": 1}]}, ErrorCode.FIELD_UNKNOWN, "nope"),
         ({"text": "x", "where": [{"field": "level", "value": "high"}]}, ErrorCode.INVALID_REQUEST, "int64"),
-        ({"text": "x", "where": [{"field": "level", "op": "contains", "value": "1"}]}, ErrorCode.INVALID_REQUEST, "level"),
+        (
+            {"text": "x", "where": [{"field": "level", "op": "contains", "value": "1"}]},
+            ErrorCode.INVALID_REQUEST,
+            "level",
+        ),
         ({"text": "  "}, ErrorCode.INVALID_REQUEST, "empty"),
         ({}, ErrorCode.INVALID_REQUEST, "either"),
         ({"text": "x", "row_id": "r1"}, ErrorCode.INVALID_REQUEST, "either"),

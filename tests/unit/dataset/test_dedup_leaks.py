@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from services.dataset.dedup.leaks import shared_words
 
-QUESTION = "A train leaves Vienna at nine and reaches Graz at half past eleven, how long does the journey take in minutes?"
+QUESTION = (
+    "A train leaves Vienna at nine and reaches Graz at half past eleven, how long does the journey take in minutes?"
+)
 
 
 def test_a_copied_question_is_found_with_its_training_row() -> None:
@@ -24,7 +26,9 @@ def test_a_small_share_is_no_leak_until_asked_for() -> None:
 def test_an_instruction_common_to_all_rows_is_no_leak() -> None:
     instruction = "Answer the following question with a single number and nothing else at all please:"
     training = [f"{instruction} What is {i} plus {i}?" for i in range(200)]
-    evaluation = [f"{instruction} Say how many legs {word} creatures of the sea have on average" for word in map(str, range(200))]
+    evaluation = [
+        f"{instruction} Say how many legs {word} creatures of the sea have on average" for word in map(str, range(200))
+    ]
     assert shared_words(training, evaluation, 8, 0.5) == []
 
 

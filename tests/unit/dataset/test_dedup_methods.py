@@ -121,7 +121,11 @@ def test_exact_is_blind_to_case_width_and_space_and_to_nothing_else() -> None:
 
 
 def test_near_finds_edited_texts_with_their_exact_jaccard() -> None:
-    texts = [STORY, STORY.replace("lazy", "sleepy"), "Something else entirely, of about the same length as that story is."]
+    texts = [
+        STORY,
+        STORY.replace("lazy", "sleepy"),
+        "Something else entirely, of about the same length as that story is.",
+    ]
     pairs = near_pairs(texts, 0.6)
     one, other = (set(char_runs(text).tolist()) for text in texts[:2])
     assert pairs.later.tolist() == [1] and pairs.earlier.tolist() == [0]
