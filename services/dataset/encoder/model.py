@@ -18,6 +18,8 @@ from transformers import AutoModel, AutoTokenizer
 # A token is hardly ever longer than this; what lies beyond the model's limit is not even tokenised.
 _CHARACTERS_PER_TOKEN = 24
 _BATCH_TOKENS = 8192
+_MODULES = frozenset({"Transformer", "Pooling", "Normalize"})
+_POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
 
 
 @dataclass
@@ -39,6 +41,7 @@ class SentenceModel:
             raise FileNotFoundError(f"{path} has no config.json")
         if not list(path.glob("*.safetensors")):
             raise FileNotFoundError(f"{path} has no *.safetensors")
+        _require_known_modules(path)
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
         model = AutoModel.from_pretrained(
             str(path), trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -97,11 +100,21 @@ def _batch(order: list[int], lengths: list[int], limit: int) -> list[int]:
     return taken
 
 
+def _require_known_modules(path: Path) -> None:
+    """A layer that is not applied would give other vectors than the model's, silently."""
+    listed: Any = json.loads((path / "modules.json").read_text()) if (path / "modules.json").is_file() else []
+    unknown = [m["type"] for m in listed if str(m["type"]).rpartition(".")[2] not in _MODULES]
+    if unknown:
+        raise ValueError(f"its modules {', '.join(unknown)} are not supported")
+
+
 def _pooling(path: Path) -> str:
     config = _json(path / "1_Pooling" / "config.json")
-    if config.get("pooling_mode_cls_token"):
-        return "cls"
-    return "last" if config.get("pooling_mode_lasttoken") else "mean"
+    modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
+    unknown = [name for name in modes if name not in _POOLING]
+    if unknown or len(modes) > 1:
+        raise ValueError(f"its pooling ({', '.join(modes)}) is not supported")
+    return _POOLING[modes[0]] if modes else "mean"
 
 
 def _prefix(path: Path) -> str:

@@ -22,6 +22,7 @@ from ltp.contracts.dedup import (
     LeakCheckRequested,
     LeakChecks,
     LeaksRequest,
+    LeakWarnings,
     RemovalPage,
     Thresholds,
 )
@@ -151,6 +152,13 @@ async def list_leak_checks(named: Named, runtime: Serving) -> LeakChecks:
     target = await resolve_named(runtime, named)
     request = LeaksRequest(name=target.name, version=target.version)
     return await ask(runtime.client, "dataset", "leaks", request, LeakChecks)
+
+
+@router.get("/datasets/{named}/leaks/warnings")
+async def warn_of_leaks(named: Named, runtime: Serving) -> LeakWarnings:
+    """What a submitter should know: what the newest checks of the version found, and whether there was one."""
+    target = await resolve_named(runtime, named)
+    return await ask(runtime.client, "dataset", "leak-warnings", target, LeakWarnings)
 
 
 @router.get("/datasets/{named}/leaks/{check_id}")
