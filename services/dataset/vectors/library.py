@@ -67,11 +67,16 @@ class Library:
     settings: DatasetSettings
     scan: ScanIndex = field(init=False)
     indexes: dict[str, VectorIndex] = field(init=False)
+    _frozen: OrderedDict[tuple[str, str], Frozen] = field(default_factory=OrderedDict[tuple[str, str], Frozen])
     _rows: OrderedDict[tuple[str, str], RowsFile] = field(default_factory=OrderedDict[tuple[str, str], RowsFile])
     _words: OrderedDict[tuple[str, str], LexicalIndex] = field(
         default_factory=OrderedDict[tuple[str, str], LexicalIndex]
     )
     _encoders: OrderedDict[str, Encoder] = field(default_factory=OrderedDict[str, Encoder])
+    # Completed embeddings do not change; which is the newest does, here, when one is completed.
+    _embedded: dict[tuple[str, str, str], Mapping[str, Any]] = field(
+        default_factory=dict[tuple[str, str, str], Mapping[str, Any]]
+    )
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -108,9 +113,8 @@ class Library:
     async def frozen(self, ref: VersionRef) -> Frozen:
         """The version that a reference means. Raises LtpError NOT_FOUND, CONFLICT."""
         source = await find(self.database, self.versions_dir, ref.name, ref.version)
-        splits = await asyncio.to_thread(lambda: source.manifest()["splits"])
-        files = {split: source.directory / facts["file"] for split, facts in splits.items()}
-        return Frozen(source, files, sum(facts["rows"] for facts in splits.values()))
+        # A version never changes, so its manifest is read once; that it still exists was asked just now.
+        return await self._held(self._frozen, (source.name, source.version), lambda: _opened(source), _HELD)
 
     async def rows(self, frozen: Frozen, part: TextPart) -> RowsFile:
         """The rows of a version."""
@@ -146,14 +150,22 @@ class Library:
 
     async def embedding(self, frozen: Frozen, part: TextPart, model: str | None) -> Mapping[str, Any]:
         """The newest completed embedding of a version. Raises LtpError EMBEDDING_NOT_READY."""
-        found = await store.latest(self.database.engine, frozen.version, part, self.label(model))
+        key = (frozen.version, part, self.label(model))
+        found = self._embedded.get(key)
+        if found is None:
+            found = await store.latest(self.database.engine, *key)
         if found is None:
             message = f"{frozen.name} {frozen.version[:12]} has no vectors of its {part} by {self.label(model)}."
             options = "" if part == "conversation" else f" --part {part}"
             options += "" if model is None else f" --model {model}"
             hint = f"Make them: `ltp dataset embed {frozen.name}{options}`; or search with --mode lexical."
             raise LtpError(ErrorCode.EMBEDDING_NOT_READY, message, hint)
+        self._embedded[key] = found
         return found
+
+    def forget_embedding(self, version: str, part: str, label: str) -> None:
+        """Look for the newest embedding again: another one was completed."""
+        self._embedded.pop((version, part, label), None)
 
     async def close(self) -> None:
         """End the encoders' processes."""
@@ -178,6 +190,12 @@ class Library:
                         shelf.popitem(last=False)
         shelf.move_to_end(key)
         return shelf[key]
+
+
+def _opened(source: Source) -> Frozen:
+    splits = source.manifest()["splits"]
+    files = {split: source.directory / facts["file"] for split, facts in splits.items()}
+    return Frozen(source, files, sum(facts["rows"] for facts in splits.values()))
 
 
 def matrix_key(version: str, part: str, model_key: str) -> str:

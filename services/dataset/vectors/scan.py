@@ -53,12 +53,20 @@ class ScanIndex:
 
     def vectors(self, key: str) -> F32:
         """The mapped vectors [rows, d]. Raises FileNotFoundError when nothing stands under the key."""
+        with self._lock:
+            if key in self._held:
+                return self._held[key][1]
+        return self._mapped(key)
+
+    def _mapped(self, key: str) -> F32:
         found: F32 = np.load(self.path(key), mmap_mode="r", allow_pickle=False)
         return found
 
     def has(self, key: str) -> bool:
         """Whether a whole file stands under the key."""
         try:
+            if not self.path(key).exists():
+                return False
             self.vectors(key)
         except (FileNotFoundError, ValueError):  # a file cut short is as good as none
             return False
@@ -99,7 +107,7 @@ class ScanIndex:
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key]
-            vectors = self.vectors(key)
+            vectors = self._mapped(key)
             index = faiss.IndexScalarQuantizer(
                 vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
             )

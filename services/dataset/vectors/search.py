@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -188,7 +187,7 @@ def _found(rows: RowsFile, ranking: _Ranking, offset: int, limit: int) -> list[F
     if not places:
         return []
     shown = [n for n in rows.table.column_names if n not in _HIDDEN and n != "id"]
-    records: list[dict[str, Any]] = rows.table.take(pa.array(places, pa.int64())).to_pylist()
+    records = rows.records(places)
     room = _REPLY_BYTES // len(places)
     found: list[Found] = []
     for place, score, record in zip(places, ranking.scores[offset : offset + limit], records, strict=True):

@@ -80,6 +80,7 @@ async def _embed(held: Held, database: Database, library: Library, embedding_id:
     await library.words(frozen, row["part"])
     index, problem = await _index_beside(library, key, vectors)
     await _complete(database, row, model_key, vectors, index, problem, settle)
+    library.forget_embedding(frozen.version, row["part"], row["model"])
 
 
 async def fail_embedding(unit: Unit, work: Work, problem: Problem) -> None:
