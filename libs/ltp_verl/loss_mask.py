@@ -28,7 +28,7 @@ def _tokenizer(model: str, stamp: float) -> Any:
 
 
 def _dataset(request: dict[str, Any], tokenizer: Any) -> Any:
-    """verl's dataset over the file, with the trainer's own defaults and the recipe's overrides."""
+    """Verl's dataset over the file, with the trainer's own defaults and the recipe's overrides."""
     # The trainer's file as it is shipped; composing it whole would need its model and engine groups too.
     import verl.trainer
 
@@ -96,7 +96,7 @@ def main() -> None:
         try:
             reply = answer(json.loads(line))
         except Exception as error:
-            reply = {"problem": f"{type(error).__name__}: {error}"[:2000]}
+            reply = {"problem": f"verl cannot use this tokenizer and template: {type(error).__name__}: {error}"[:2000]}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 

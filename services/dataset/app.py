@@ -26,9 +26,7 @@ runtime.workers += [
         handler=lambda held: derive_version(held, _database, _versions),
         on_failed=reject,
     ),
-    Worker(
-        _database, kind="remove", name=SERVICE, handler=lambda held: remove_files(held, _database, _versions)
-    ),
+    Worker(_database, kind="remove", name=SERVICE, handler=lambda held: remove_files(held, _database, _versions)),
 ]
 runtime.loops += [
     ("retention", lambda: retire_forever(_database, settings.dataset_retention_poll_seconds)),

@@ -98,7 +98,13 @@ def _untar(path: Path, into: Path, budget: _Budget) -> Iterator[tuple[Path, str]
     with tarfile.open(path, "r|*") as archive:
         for number, member in enumerate(archive):
             _check_count(number + 1)
-            kind = None if member.isfile() or member.isdir() else "a link" if member.issym() or member.islnk() else "a device"
+            kind = (
+                None
+                if member.isfile() or member.isdir()
+                else "a link"
+                if member.issym() or member.islnk()
+                else "a device"
+            )
             _check(member.name, kind)
             content = archive.extractfile(member) if member.isfile() else None
             if content is not None:
@@ -107,7 +113,7 @@ def _untar(path: Path, into: Path, budget: _Budget) -> Iterator[tuple[Path, str]
 
 def _gunzip(path: Path, into: Path, budget: _Budget, called: str) -> Iterator[tuple[Path, str]]:
     inner = called.removesuffix(".gz").removesuffix(".tgz")
-    target, _ = _copied(lambda: gzip.open(path), into / "unzipped", inner, budget)
+    target, _ = _copied(lambda: gzip.GzipFile(path), into / "unzipped", inner, budget)
     if kind_of(target) == "tar":
         (into / "tar").mkdir(exist_ok=True)
         yield from _untar(target, into / "tar", budget)
@@ -116,7 +122,9 @@ def _gunzip(path: Path, into: Path, budget: _Budget, called: str) -> Iterator[tu
         yield target, inner
 
 
-def _copied(open_it: Callable[[], IO[bytes] | gzip.GzipFile], target: Path, name: str, budget: _Budget) -> tuple[Path, str]:
+def _copied(
+    open_it: Callable[[], IO[bytes] | gzip.GzipFile], target: Path, name: str, budget: _Budget
+) -> tuple[Path, str]:
     with open_it() as source, target.open("wb") as out:
         while chunk := source.read(_CHUNK):
             budget.spend(len(chunk), name)

@@ -42,7 +42,7 @@ def _names(source: Source) -> np.ndarray:
     for split, table in source.tables(["row_id", "id"], rows=65_536):
         part = np.empty(table.num_rows, dtype=kind)
         part["row"] = table.column("row_id").to_pylist()
-        part["id"] = [digest.hex() for digest in id_hashes(table.column("id").to_pylist())[:, :16]]
+        part["id"] = [bytes(digest).hex() for digest in id_hashes(table.column("id").to_pylist())[:, :16]]
         part["split"] = split.encode()[:64]
         parts.append(part)
     return np.concatenate(parts)

@@ -129,7 +129,7 @@ def _text(row: Record, name: str) -> Record:
 
 
 def _verl_rl(row: Record, name: str) -> Record:
-    """verl's own example files: data_source, prompt, ability, reward_model, extra_info."""
+    """Verl's own example files: data_source, prompt, ability, reward_model, extra_info."""
     if row["answer"] is None:
         raise _unfit(row, "no reference answer", "verl_rl")
     own = row.get("fields") or {}

@@ -168,7 +168,7 @@ def _frozen(table: pa.Table, keys: np.ndarray, schema: pa.Schema, name: str, sta
         "reward_model": pa.StructArray.from_arrays([pa.repeat("rule", count), answer], ["style", "ground_truth"]),
         "extra_info": pa.StructArray.from_arrays([ids, index], ["id", "index"]),
     }
-    return pa.table([made.get(column, None) if column in made else table.column(column) for column in schema.names],
+    return pa.table([made.get(column) if column in made else table.column(column) for column in schema.names],
                     schema=schema)  # fmt: skip
 
 

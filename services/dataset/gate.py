@@ -35,7 +35,7 @@ class Gate:
         if recipe.algorithm != "sft":
             return GateAnswer(checked=False, why=f"{recipe.algorithm} has no loss mask over the dataset's rows")
         model = Path(recipe.model.path)
-        if not model.is_dir():
+        if not await asyncio.to_thread(model.is_dir):
             return GateAnswer(checked=False, why=f"{model} is not on this machine")
         key = (source.version, recipe.dataset.train_split, _stamp(model), str(model), recipe.training.max_length)
         if key not in self._known:

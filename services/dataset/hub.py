@@ -94,24 +94,15 @@ def _from_hf(reference: Reference, into: Path, settings: HubSettings) -> list[tu
 
 def _from_modelscope(reference: Reference, into: Path, settings: HubSettings) -> list[tuple[Path, str]]:
     with _answered(reference, settings.modelscope_endpoint or "https://www.modelscope.cn"):
-        from modelscope.hub.api import HubApi
-        from modelscope.hub.file_download import dataset_file_download
+        from modelscope_hub import HubApi
 
-        endpoint = settings.modelscope_endpoint or None
-        api = HubApi(endpoint=endpoint)
-        if settings.modelscope_token:
-            api.login(settings.modelscope_token)
-        revision = reference.revision or "master"
-        files = api.get_dataset_files(reference.repo, revision=revision, recursive=True, endpoint=endpoint)
-        sizes = {f["Path"]: int(f.get("Size") or 0) for f in files if f.get("Type") != "tree"}
+        api = HubApi(token=settings.modelscope_token, endpoint=settings.modelscope_endpoint or None)
+        files = api.list_repo_files(reference.repo, "dataset", revision=reference.revision)
+        sizes = {file.path: file.size or 0 for file in files if file.type != "tree"}
         names = _chosen(reference, list(sizes), sizes, settings)
         return [
             (
-                Path(
-                    dataset_file_download(
-                        reference.repo, name, revision=revision, local_dir=str(into), endpoint=endpoint
-                    )
-                ),
+                Path(api.download_file(reference.repo, "dataset", name, revision=reference.revision, local_dir=into)),
                 name,
             )
             for name in names

@@ -238,8 +238,6 @@ def _surveyed(sources: Sequence[SourceFile]) -> Iterator[tuple[SourceFile, int, 
             return
 
 
-
-
 def tables_of(sources: Sequence[SourceFile], columns: Columns | None) -> tuple[Columns, Iterator[pa.Table]]:
     """How the sources are read, and their rows in the core schema, block by block: for a conversion without a version."""
     reader = _Reader(columns or _first(sources), is_told=columns is not None)
@@ -256,7 +254,9 @@ def tables_of(sources: Sequence[SourceFile], columns: Columns | None) -> tuple[C
     return reader.columns, tables()
 
 
-def first_rows(sources: Sequence[SourceFile], columns: Columns | None, count: int) -> tuple[Columns, list[dict[str, Any]]]:
+def first_rows(
+    sources: Sequence[SourceFile], columns: Columns | None, count: int
+) -> tuple[Columns, list[dict[str, Any]]]:
     """How the sources would be read, and the first rows in the normal form."""
     found = columns or _first(sources)
     rows = [row for _, block in itertools.islice(_blocks(sources), 1) for row in itertools.islice(block.rows(), count)]

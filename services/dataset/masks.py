@@ -184,8 +184,7 @@ def judged(rows: Sequence[dict[str, Any]], names: Sequence[str], total: int, max
     good = [(name, row) for name, row in zip(names, rows, strict=True) if "problem" not in row]
     failed = [(name, row["problem"]) for name, row in zip(names, rows, strict=True) if "problem" in row]
     tokens, trained, kept, learnt = (
-        np.array([row[key] for _, row in good], dtype=np.int64)
-        for key in ("tokens", "trained", "kept", "kept_trained")
+        np.array([row[key] for _, row in good], dtype=np.int64) for key in ("tokens", "trained", "kept", "kept_trained")
     )
     lengths, responses = Numbers(), Numbers()
     lengths.update(tokens)
@@ -228,5 +227,7 @@ def verdict(found: dict[str, Any], template: Template) -> LtpError | None:
         return LtpError(ErrorCode.DATASET_MASK_EMPTY, message, hint)
     if found["all_trained_rows"] == usable:
         message = f"Every token of every row is trained on, the prompts too, {under}: the mask is all one ({asked})."
-        return LtpError(ErrorCode.DATASET_MASK_EMPTY, message, "Use a model whose chat template has a generation prompt.")
+        return LtpError(
+            ErrorCode.DATASET_MASK_EMPTY, message, "Use a model whose chat template has a generation prompt."
+        )
     return None

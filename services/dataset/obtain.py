@@ -127,5 +127,3 @@ def _chosen(found: Found, member: str | None) -> Found:
 
 def _ending(name: str) -> str:
     return Path(name.lower().removesuffix(".gz")).suffix
-
-

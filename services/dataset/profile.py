@@ -75,7 +75,10 @@ class Profile:
                 # A pair that was not watched from the first row to the last would tell half of it.
                 if {*pair} <= {*labels} and sum(counts.values()) == self.rows
             ],
-            "outliers": {"shortest": _rows(sorted(self.shortest)), "longest": _rows(sorted(self.longest, reverse=True))},
+            "outliers": {
+                "shortest": _rows(sorted(self.shortest)),
+                "longest": _rows(sorted(self.longest, reverse=True)),
+            },
             "representatives": self._representatives(),
         }
 

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-
 from faststream import Context
 from faststream.nats import NatsRouter
 
@@ -118,7 +117,11 @@ def _page(source: Source, split: str | None, offset: int, limit: int) -> tuple[l
     at = 0
     for name, table in source.tables(rows=4096):
         if split in {None, name}:
-            part = table.slice(max(0, offset - at), limit - len(rows)) if at + table.num_rows > offset else table.slice(0, 0)
+            part = (
+                table.slice(max(0, offset - at), limit - len(rows))
+                if at + table.num_rows > offset
+                else table.slice(0, 0)
+            )
             rows += [{**row, "split": name} for row in part.to_pylist()]
             at += table.num_rows
         if len(rows) >= limit:
@@ -150,7 +153,9 @@ def without_personal(splits: dict[str, dict[str, Any]], personal: set[str]) -> N
     """Take the values of marked fields out of profiles; counts of values and nulls stay."""
     for found in splits.values():
         for name in personal & found["fields"].keys():
-            found["fields"][name] = {k: v for k, v in found["fields"][name].items() if k in {"count", "nulls", "distinct"}}
+            found["fields"][name] = {
+                k: v for k, v in found["fields"][name].items() if k in {"count", "nulls", "distinct"}
+            }
             found["fields"][name]["personal"] = True
         found["crosstabs"] = [table for table in found["crosstabs"] if not personal & {*table["fields"]}]
         found["lengths"] = {k: v for k, v in found["lengths"].items() if k.removeprefix("fields.") not in personal}
@@ -271,7 +276,9 @@ def detected(root: Path) -> Detected:
         packed = (*DATA_SUFFIXES, ".txt", ".zip", ".tar", ".tar.gz", ".tgz")
         data = [p for p in names if p.name.lower().endswith(packed)]
         if data:
-            datasets.append(DetectedPath(name=path.name, path=str(path), size_bytes=sum(p.stat().st_size for p in data)))
+            datasets.append(
+                DetectedPath(name=path.name, path=str(path), size_bytes=sum(p.stat().st_size for p in data))
+            )
     models = [
         DetectedPath(
             name=config.parent.relative_to(root / "models").as_posix(), path=str(config.parent),
@@ -306,5 +313,3 @@ def _fitting(answer: Any) -> Any:
         message = f"The answer has {size} bytes, and at most {_REPLY_BYTES} can be carried."
         raise LtpError(ErrorCode.TOO_LARGE, message, "Ask for fewer rows.")
     return answer
-
-

@@ -21,7 +21,6 @@ Turn = dict[str, Any]
 Row = dict[str, Any]
 
 
-
 def normalise(raw: Mapping[str, Any], columns: Columns, line: int) -> Row:
     """The core columns of a row (`schema.core_schema`), and the user's own fields as a dict under `fields`.
 
@@ -134,9 +133,7 @@ def _turn(role: str, content: str) -> Turn:
     return {"role": role, "content": content}
 
 
-def _pair(
-    raw: Mapping[str, Any], columns: Columns, truth: str | None, line: int
-) -> tuple[list[Turn], str | None]:
+def _pair(raw: Mapping[str, Any], columns: Columns, truth: str | None, line: int) -> tuple[list[Turn], str | None]:
     value = columns.get(raw, "response")
     if isinstance(value, list):
         reply = _turns(value, "response", columns, line)
@@ -157,7 +154,9 @@ def _preference(row: Row, raw: Mapping[str, Any], columns: Columns, line: int) -
         while alike < min(map(len, sides)) - 1 and sides[0][alike] == sides[1][alike]:
             alike += 1
         before, sides = sides[0][:alike], [side[alike:] for side in sides]
-    sides = [side[len(before) :] if side[: len(before)] == before and len(side) > len(before) else side for side in sides]
+    sides = [
+        side[len(before) :] if side[: len(before)] == before and len(side) > len(before) else side for side in sides
+    ]
     if not before:
         raise _invalid(line, "there is no prompt before 'chosen' and 'rejected'", "Give it as 'prompt'.")
     if sides[0] == sides[1]:

@@ -108,9 +108,7 @@ def _conformed(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
 
 def _struct(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
     have = {field.name: i for i, field in enumerate(array.type)}
-    parts = [
-        array.field(have[f.name]).cast(f.type) if f.name in have else pa.nulls(len(array), f.type) for f in kind
-    ]
+    parts = [array.field(have[f.name]).cast(f.type) if f.name in have else pa.nulls(len(array), f.type) for f in kind]
     return pa.StructArray.from_arrays(parts, fields=list(kind))
 
 
@@ -210,7 +208,7 @@ def hexadecimal(keys: np.ndarray) -> pa.Array:
 
 
 def from_hexadecimal(row_ids: Sequence[str]) -> np.ndarray:
-    """n strings of 32 digits -> (n, 16) uint8."""
+    """N strings of 32 digits -> (n, 16) uint8."""
     return np.frombuffer(bytes.fromhex("".join(row_ids)), dtype=np.uint8).reshape(-1, ROW_ID_BYTES)
 
 

@@ -351,5 +351,3 @@ def _object(value: object, number: int) -> dict[str, Any]:
         message = f"Row {number} is {json.dumps(value)[:40]}, not an object."
         raise LtpError(ErrorCode.DATASET_ROW_INVALID, message, _JSON_HINT)
     return cast("dict[str, Any]", value)
-
-

@@ -93,14 +93,12 @@ class Uploads:
             except LtpError:
                 os.ftruncate(descriptor, offset)
                 raise
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise _full(at) from error
-                raise
-            except BaseException:
+            except BaseException as error:
                 # The connection was cut: what came is good, unless the piece promised to come whole.
                 if sha256 is not None:
                     os.ftruncate(descriptor, offset)
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise _full(at) from error
                 raise
         return self.find(upload_id)
 

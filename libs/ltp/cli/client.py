@@ -72,8 +72,7 @@ class Gateway:
                 if response.status_code >= 400:
                     response.read()
                     self._decoded(response)
-                for chunk in response.iter_bytes():
-                    out.write(chunk)
+                out.writelines(response.iter_bytes())
                 return response.headers
         except httpx.TransportError as error:
             raise _unreachable(self.url, error) from error

@@ -110,7 +110,11 @@ def _profile(found: Any) -> str:
     lines = [f"{found['name']}  {found['version']}"]
     for name, split in found["splits"].items():
         languages = ", ".join(f"{code} {ratio:.0%}" for code, ratio in list(split["language"]["ratios"].items())[:6])
-        lines += ["", f"split {name}: {split['rows']} rows", f"  language of {split['language']['sampled_rows']}: {languages}"]
+        lines += [
+            "",
+            f"split {name}: {split['rows']} rows",
+            f"  language of {split['language']['sampled_rows']}: {languages}",
+        ]
         for what, numbers in split["lengths"].items():
             lines.append(f"  {what:24} {_numbers(numbers)}")
         for field, values in split["fields"].items():
@@ -142,8 +146,9 @@ def _tokens(tokens: Any) -> list[str]:
         f"  tokens                   {_numbers(tokens['tokens'])}",
         f"  trained tokens           {_numbers(tokens['trained_tokens'])}",
         f"  trained share            {tokens['trained_ratio']:.1%}",
-        f"  rows cut                 {tokens['truncated_rows_ratio']:.1%}, "
-        f"tokens lost {tokens['tokens_lost_ratio']:.1%}, trained tokens lost {tokens['trained_tokens_lost_ratio']:.1%}",
-        f"  rows with nothing to learn {tokens['zero_trained_rows']}, all trained {tokens['all_trained_rows']}, "
-        f"refused by verl {tokens['problem_rows']}",
+        f"  rows cut                 {tokens['truncated_rows_ratio']:.1%}",
+        f"  tokens lost              {tokens['tokens_lost_ratio']:.1%}",
+        f"  trained tokens lost      {tokens['trained_tokens_lost_ratio']:.1%}",
+        f"  rows with nothing to learn {tokens['zero_trained_rows']}, all trained {tokens['all_trained_rows']}",
+        f"  rows refused by verl     {tokens['problem_rows']}",
     ]

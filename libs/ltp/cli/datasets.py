@@ -34,10 +34,14 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would ha
 
 @app.command()
 def add(
-    source: Annotated[str, typer.Argument(help="A file here, hf://OWNER/NAME, modelscope://..., or --server with a path.")],
+    source: Annotated[
+        str, typer.Argument(help="A file here, hf://OWNER/NAME, modelscope://..., or --server with a path.")
+    ],
     name: NameOption = None,
     holdout: Annotated[float, typer.Option(min=0, max=0.99, help="Share of rows held out as split `test`.")] = 0.1,
-    server: Annotated[bool, typer.Option("--server", help="The path is the server's; relative: in DATA/datasets.")] = False,
+    server: Annotated[
+        bool, typer.Option("--server", help="The path is the server's; relative: in DATA/datasets.")
+    ] = False,
     mapping: MappingOption = None,
     member: MemberOption = None,
     project: Annotated[str | None, typer.Option(help="The project it belongs to.")] = None,
@@ -123,7 +127,9 @@ def detected(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
 @app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV, Parquet, or an archive of them.")],
-    to: Annotated[str, typer.Option(help="messages, sharegpt, alpaca, prompt_response, preference, kto, text, verl_...")],
+    to: Annotated[
+        str, typer.Option(help="messages, sharegpt, alpaca, prompt_response, preference, kto, text, verl_...")
+    ],
     out: Annotated[Path, typer.Option(help="Where to write; its ending says which kind of file.")],
     mapping: MappingOption = None,
     member: MemberOption = None,
@@ -142,9 +148,7 @@ def convert(
             return
         data = {"format": to, "kind": _kind(out), "options": text_json.dumps(options)}
         with _opened(file) as content:
-            rows = _fetched(
-                gateway, "POST", "/datasets/convert", out, files={"file": (file.name, content)}, data=data
-            )
+            rows = _fetched(gateway, "POST", "/datasets/convert", out, files={"file": (file.name, content)}, data=data)
         show({"path": str(out), "format": to, "rows": rows}, json, lambda: f"{rows} rows as {to}  {out}")
 
 
@@ -168,7 +172,9 @@ def export(
 def mix(
     parts: Annotated[list[str], typer.Argument(help="NAME=WEIGHT or NAME@HASH=WEIGHT, one for each version.")],
     name: Annotated[str, typer.Option(help="The name of the mix.")],
-    rows: Annotated[int | None, typer.Option(min=1, help="Rows in all; left out, as many as the weights allow.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows in all; left out, as many as the weights allow.")
+    ] = None,
     wait: WaitOption = True,
     dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
@@ -328,7 +334,9 @@ def _mapping(file: Path, member: str | None, name: str) -> dict[str, Any]:
         message = f"{file} is no JSON that can be read ({error})."
         raise LtpError(ErrorCode.INVALID_REQUEST, message, "Give an entry of a dataset_info.json.") from error
     if not isinstance(found, dict):
-        raise LtpError(ErrorCode.INVALID_REQUEST, f"{file} holds no JSON object.", "Give an entry of a dataset_info.json.")
+        raise LtpError(
+            ErrorCode.INVALID_REQUEST, f"{file} holds no JSON object.", "Give an entry of a dataset_info.json."
+        )
     whole = all(isinstance(value, dict) for value in found.values()) and not {"columns", "tags"} & set(found)
     if not whole:
         return {"mapping": found}
@@ -376,9 +384,7 @@ def _described_inspection(found: Any) -> str:
     return "\n".join(lines)
 
 
-def _make(
-    path: str, request: dict[str, Any], wait: bool, dry_run: bool, data_dir: Path | None, as_json: bool
-) -> None:
+def _make(path: str, request: dict[str, Any], wait: bool, dry_run: bool, data_dir: Path | None, as_json: bool) -> None:
     with reported():
         gateway = Gateway.find(data_dir)
         if dry_run:

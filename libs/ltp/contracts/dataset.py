@@ -12,7 +12,6 @@ from ltp.contracts.event import Event, Value
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Name, Problem, Ratio, Sha256
 
-
 DEFAULT_PROJECT = "default"
 
 
@@ -249,7 +248,7 @@ class MaskedRows(Value):
 
 
 class GateAsked(Value):
-    """May a job with this recipe start on this version?"""
+    """Whether a job with this recipe may start on this version."""
 
     recipe: Recipe
     dataset: DatasetVersion

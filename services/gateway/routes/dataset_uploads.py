@@ -62,7 +62,9 @@ async def append_to_upload(
     runtime: Serving,
     response: Response,
     upload_offset: Annotated[int, Header(ge=0, description="Where the body begins; must be where the upload stands.")],
-    upload_sha256: Annotated[Sha256 | None, Header(description="SHA-256 of the body; it stays only whole then.")] = None,
+    upload_sha256: Annotated[
+        Sha256 | None, Header(description="SHA-256 of the body; it stays only whole then.")
+    ] = None,
 ) -> UploadState:
     """Append the body. What arrived before a lost connection stays, so that the next piece goes on from there."""
     upload = await uploads_of(runtime).append(upload_id, upload_offset, request.stream(), upload_sha256)

@@ -142,7 +142,13 @@ async def show_mask(
     """Token by token, what verl would train on: the rows named, else the first ones."""
     version = await _version(runtime, ref)
     asked = MaskAsked(
-        **version, split=split, model=model, row_ids=row or [], max_length=max_length, truncation=truncation, limit=limit
+        **version,
+        split=split,
+        model=model,
+        row_ids=row or [],
+        max_length=max_length,
+        truncation=truncation,
+        limit=limit,
     )
     return await ask(runtime.client, "dataset", "mask", asked, MaskedRows, timeout=300.0)
 
@@ -161,7 +167,9 @@ async def show_diff(
 async def export_version(
     ref: str,
     runtime: Serving,
-    to: Annotated[str, Query(alias="format", description="messages, sharegpt, alpaca, verl_sft, verl_rl, verl_dpo ...")],
+    to: Annotated[
+        str, Query(alias="format", description="messages, sharegpt, alpaca, verl_sft, verl_rl, verl_dpo ...")
+    ],
     split: str | None = None,
     kind: Annotated[str | None, Query(description="jsonl, json, csv or parquet.")] = None,
 ) -> FileResponse:
@@ -312,4 +320,6 @@ def _file(found: ExportedFile) -> FileResponse:
     """The file, which is removed once it was sent."""
     path = Path(found.path)
     headers = {"X-Rows": str(found.rows)}
-    return FileResponse(path, filename=path.name, headers=headers, background=BackgroundTask(path.unlink, missing_ok=True))
+    return FileResponse(
+        path, filename=path.name, headers=headers, background=BackgroundTask(path.unlink, missing_ok=True)
+    )

@@ -55,7 +55,7 @@ class SourceRequest(BaseModel):
 
 
 class InspectRequest(BaseModel):
-    """How would this be read?"""
+    """How a source would be read."""
 
     model_config = ConfigDict(extra="forbid")
 
