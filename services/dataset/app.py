@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
+from services.dataset import similar
 from services.dataset.gate import Gate
 from services.dataset.handlers import SERVICE, Freezer, derive_version, reject, remove_files, retire_forever, router
 from services.dataset.masks import MaskProcess
@@ -11,7 +12,7 @@ from services.dataset.questions import questions, versions_dir
 from services.dataset.settings import DatasetSettings
 
 settings = DatasetSettings()
-runtime = Runtime(SERVICE, settings, [router, questions])
+runtime = Runtime(SERVICE, settings, [router, questions, *similar.ROUTERS])
 masks = MaskProcess(settings.dataset_python)
 runtime.provide(masks=masks, gate=Gate(masks, settings.dataset_gate_rows))
 _database, _versions = runtime.database, versions_dir(settings)
@@ -31,3 +32,4 @@ runtime.loops += [
     ("retention", lambda: retire_forever(_database, settings.dataset_retention_poll_seconds)),
     ("mask process", masks.rest_forever),
 ]
+similar.install(runtime, settings)

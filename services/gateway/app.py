@@ -22,6 +22,7 @@ from services.gateway.routes import (
     dataset_uploads,
     dataset_versions,
     datasets,
+    dedup,
     events,
     health,
     hosts,
@@ -32,6 +33,7 @@ from services.gateway.routes import (
     plans,
     results,
     schedules,
+    search,
     work,
 )
 from services.gateway.settings import GatewaySettings
@@ -72,6 +74,8 @@ app.include_router(health.router)
 for part in (
     dataset_uploads,
     dataset_versions,
+    search,
+    dedup,
     datasets,
     plans,
     jobs,

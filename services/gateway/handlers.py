@@ -22,6 +22,7 @@ from ltp.contracts.dataset import (
     DatasetUploaded,
     ProjectQuotaSet,
 )
+from ltp.contracts.dedup import DedupApplyRequested, DedupRequested, LeakCheckRequested
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
@@ -41,6 +42,7 @@ from ltp.contracts.pipeline import (
     PipelineRunSubmitted,
 )
 from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSubmitted
+from ltp.contracts.search import EmbeddingRequested
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -56,6 +58,10 @@ for event in (
     JobResumeRequested,
     JobCancellationRequested,
     DatasetUploaded,
+    EmbeddingRequested,
+    DedupRequested,
+    DedupApplyRequested,
+    LeakCheckRequested,
     DatasetRequested,
     DatasetDerivationRequested,
     DatasetDeletionRequested,

@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": "ltp.cli.results:compare",
     "demo": "ltp.cli.demo:demo",
     "eval": "ltp.cli.results:evaluations",
-    "dataset": "ltp.cli.dataset_views:app",
+    "dataset": "ltp.cli.dataset_commands:app",
     "plan": "ltp.cli.plans:app",
     "job": "ltp.cli.job_control:app",
     "host": "ltp.cli.hosts:app",

@@ -6,6 +6,7 @@ from ltp.contracts import (
     calibration,
     checkpoint,
     dataset,
+    dedup,
     evaluation,
     host,
     job,
@@ -14,6 +15,7 @@ from ltp.contracts import (
     pipeline,
     plan,
     schedule,
+    search,
     telemetry,
     work,
 )
@@ -29,6 +31,7 @@ __all__ = [
     "calibration",
     "checkpoint",
     "dataset",
+    "dedup",
     "evaluation",
     "host",
     "job",
@@ -37,6 +40,7 @@ __all__ = [
     "pipeline",
     "plan",
     "schedule",
+    "search",
     "telemetry",
     "work",
 ]

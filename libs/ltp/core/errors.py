@@ -33,6 +33,12 @@ class ErrorCode(StrEnum):
     DATASET_ROW_WITHOUT_ANSWER = "dataset_row_without_answer"
     DATASET_TOO_SMALL = "dataset_too_small"
     DATASET_NOT_READY = "dataset_not_ready"
+    # Vectors, search, dedup
+    VECTORS_INVALID = "vectors_invalid"
+    EMBEDDING_FAILED = "embedding_failed"
+    EMBEDDING_NOT_READY = "embedding_not_ready"
+    FIELD_UNKNOWN = "field_unknown"
+    DEDUP_NOT_READY = "dedup_not_ready"
     DATASET_MASK_EMPTY = "dataset_mask_empty"
     SOURCE_UNREACHABLE = "source_unreachable"
     CHECKSUM_MISMATCH = "checksum_mismatch"
