@@ -44,6 +44,11 @@ class ErrorCode(StrEnum):
     INFERENCE_SERVER_FAILED = "inference_server_failed"
     EVALUATION_EMPTY = "evaluation_empty"
     EVALUATION_FAILED = "evaluation_failed"
+    ENDPOINT_UNREACHABLE = "endpoint_unreachable"
+    ENDPOINT_REFUSED = "endpoint_refused"
+    SECRET_NOT_FOUND = "secret_not_found"
+    SCORER_FAILED = "scorer_failed"
+    COMPARISON_UNSOUND = "comparison_unsound"
     # The platform itself
     DATA_DIR_UNWRITABLE = "data_dir_unwritable"
     DATA_DIR_IN_USE = "data_dir_in_use"
