@@ -19,6 +19,7 @@ STATUS = {
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.CONFLICT: 409,
     ErrorCode.DATASET_NOT_READY: 409,
+    ErrorCode.COMPARISON_UNSOUND: 409,
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.SERVICE_UNAVAILABLE: 503,
     ErrorCode.DISK_FULL: 507,

@@ -13,6 +13,12 @@ from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts.dataset import DatasetUploaded
+from ltp.contracts.evaluation import (
+    EvaluationCancellationRequested,
+    EvaluationRequested,
+    EvaluationRescoreRequested,
+    EvaluationUploaded,
+)
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.job import JobCancellationRequested, JobSubmitted
 from ltp.contracts.telemetry import StepMetrics
@@ -24,7 +30,10 @@ from services.gateway.news import NEWS_CHANNEL
 SERVICE = "gateway"
 router = NatsRouter()
 
-for event in (JobSubmitted, JobCancellationRequested, DatasetUploaded):
+for event in (
+    *(JobSubmitted, JobCancellationRequested, DatasetUploaded, EvaluationRequested, EvaluationUploaded),
+    *(EvaluationCancellationRequested, EvaluationRescoreRequested),
+):
     router.publisher(**said(event))
 
 Raw = Annotated[Any, Context("message")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ltp.cli import datasets, events, jobs, results, up
+from ltp.cli import datasets, evaluations, events, jobs, results, up
 from ltp.cli.demo import demo
 from ltp.cli.proto import app as proto_app
 
@@ -16,8 +16,10 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for command in (up.up, up.down, up.status, up.doctor, jobs.plan, results.checkpoints, results.compare, demo):
+for command in (up.up, up.down, up.status, up.doctor, jobs.plan, results.checkpoints, evaluations.compare, demo):
     app.command()(command)
-app.command("eval")(results.evaluations)
-for name, group in (("dataset", datasets.app), ("job", jobs.app), ("events", events.app), ("proto", proto_app)):
+for name, group in (
+    *(("dataset", datasets.app), ("job", jobs.app), ("eval", evaluations.app)),
+    *(("events", events.app), ("proto", proto_app)),
+):
     app.add_typer(group, name=name)
