@@ -102,6 +102,9 @@ class Evaluator:
         )
         async with self.database.unit() as unit:
             samples = await store_samples.samples_of(unit, work.evaluation_id)
+            if run.stopped is None and len(samples) != total:
+                message = f"{len(samples)} of {total} samples are stored after a whole run."
+                raise LtpError(ErrorCode.INTERNAL, message, "The run is tried again and completes what is missing.")
             found = await asyncio.to_thread(
                 result_of, samples, spec, usage, without_reference=missing, stopped=run.stopped
             )

@@ -135,10 +135,13 @@ class Run:
             await asyncio.to_thread(self._look)
 
     async def _flush(self) -> None:
-        done = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        done = list(self._waiting)
         if done:
             async with self.database.unit() as unit:
                 await store_samples.keep(unit, self.evaluation_id, self.fingerprint, done)
+            # Only what is committed is let go: a flush that is cancelled half-way is made again, and has no effect twice.
+            for _ in done:
+                self._waiting.popleft()
 
     def _look(self) -> None:
         """Stop once decided. Only rows before the first unanswered one count: short answers come early, and are easier."""
