@@ -66,10 +66,10 @@ async def _every_turn(endpoint: Endpoint, row: Row, sampling: Sampling, index: i
 async def _likelihood(endpoint: Endpoint, row: Row, sampling: Sampling) -> Answer | Failure:
     """The log-probability of the reference after the prompt, by vLLM's `tokenize` and OpenAI's echoed completions."""
     root = {"messages": _prompt(row, sampling), "add_generation_prompt": True}
-    context = await endpoint.post("../tokenize", root)
+    context = await endpoint.post("/tokenize", root)
     if isinstance(context, Failure):
         return _without_echo(context)
-    wanted = await endpoint.post("../tokenize", {"prompt": row.answer or "", "add_special_tokens": False})
+    wanted = await endpoint.post("/tokenize", {"prompt": row.answer or "", "add_special_tokens": False})
     if isinstance(wanted, Failure):
         return _without_echo(wanted)
     try:

@@ -107,7 +107,12 @@ class Endpoint:
         return Answer(text or "", reason, *tokens, seconds)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float] | Failure:
-        """Any other request: the decoded answer with the seconds it took, or why there is none."""
+        """Any other request: the decoded answer with the seconds it took, or why there is none.
+
+        A path that begins with a slash stands beside `/v1`, where vLLM has what OpenAI does not.
+        """
+        if path.startswith("/"):
+            path = self.address.url.removesuffix("/v1") + path
         return await self._post(path, {"model": self.address.model, **body})
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float] | Failure:
