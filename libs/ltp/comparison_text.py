@@ -16,13 +16,13 @@ _LONGEST_CELL = 300
 
 
 async def lines_of(
-    format: str, verdict: ComparisonRecord, first: PairRecords, page: Callable[[int], Awaitable[PairRecords]]
+    kind: str, verdict: ComparisonRecord, first: PairRecords, page: Callable[[int], Awaitable[PairRecords]]
 ) -> AsyncIterator[str]:
     """The file in parts, page by page."""
-    yield csv_lines([list(COLUMNS)]) if format == "csv" else "".join(report(verdict))
+    yield csv_lines([list(COLUMNS)]) if kind == "csv" else "".join(report(verdict))
     found, offset = first, 0
     while found.pairs:
-        for part in render(format, found.pairs):
+        for part in render(kind, found.pairs):
             yield part
         offset += len(found.pairs)
         if offset >= found.total:
@@ -30,9 +30,9 @@ async def lines_of(
         found = await page(offset)
 
 
-def render(format: str, pairs: Sequence[PairRecord]) -> Iterator[str]:
+def render(kind: str, pairs: Sequence[PairRecord]) -> Iterator[str]:
     """Rows in either format."""
-    if format == "csv":
+    if kind == "csv":
         yield csv_lines([list(row_of(pair).values()) for pair in pairs])
         return
     for pair in pairs:

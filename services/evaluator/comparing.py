@@ -68,7 +68,11 @@ class _Pairs:
 
     def changes(self) -> dict[Change, int]:
         signs = [change_of(before, after) for before, after in zip(self.before, self.after, strict=True)]
-        return {"improved": signs.count("improved"), "regressed": signs.count("regressed"), "unchanged": signs.count("unchanged")}
+        return {
+            "improved": signs.count("improved"),
+            "regressed": signs.count("regressed"),
+            "unchanged": signs.count("unchanged"),
+        }
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ def compare(before: Side, after: Side, labels: Sequence[str]) -> ComparisonRecor
     said = _verdict(tested.difference, tested.p_value)
     mean_before, _ = accuracy([before.samples[key] for key in keys])
     mean_after, _ = accuracy([after.samples[key] for key in keys])
-    assert mean_before is not None and mean_after is not None
+    assert mean_before is not None
+    assert mean_after is not None
     drawn = bootstrap_mean(pairs.differences, pairs.rows, random.Random(0), resamples=1000)  # noqa: S311 - statistics
     changed = (changes["improved"] + changes["regressed"]) / len(keys)
     return ComparisonRecord(
@@ -117,7 +122,7 @@ def compare(before: Side, after: Side, labels: Sequence[str]) -> ComparisonRecor
         improved=changes["improved"],
         regressed=changes["regressed"],
         unchanged=changes["unchanged"],
-        minimum_detectable=minimum_detectable_gain(len(keys), changed) if 0 < changed and len(keys) <= 20_000 else None,
+        minimum_detectable=minimum_detectable_gain(len(keys), changed) if changed > 0 and len(keys) <= 20_000 else None,
         rows_advised=_advice(said, changed, tested.difference.value),
         slices=_slices(before, after, keys, labels),
         warnings=warnings,
@@ -177,9 +182,11 @@ def _check(before: Side, after: Side, keys: Sequence[tuple[str, int]]) -> list[s
     found: list[str] = []
     if before.dataset != after.dataset:
         found.append(f"Different datasets ({before.dataset}, {after.dataset}): only the rows in common are compared.")
-    for name in sorted(set(before.sampling) | set(after.sampling)):
-        if name != "samples" and before.sampling.get(name) != after.sampling.get(name):
-            found.append(f"{name} differs: {before.sampling.get(name)} and {after.sampling.get(name)}.")
+    found += [
+        f"{name} differs: {before.sampling.get(name)} and {after.sampling.get(name)}."
+        for name in sorted({*before.sampling, *after.sampling} - {"samples"})
+        if before.sampling.get(name) != after.sampling.get(name)
+    ]
     left_out = len(before.samples.keys() ^ after.samples.keys())
     if left_out:
         found.append(f"{left_out} samples were scored in one evaluation only and are left out.")
@@ -239,7 +246,7 @@ def _slices(before: Side, after: Side, keys: Sequence[tuple[str, int]], labels: 
     for label, _ in groups:
         values[label] += 1
     # A label that names almost every row is no slice.
-    groups = {g: ks for g, ks in groups.items() if labels or 1 < values[g[0]] <= _MOST_SLICES and len(ks) >= 2}
+    groups = {g: ks for g, ks in groups.items() if labels or (1 < values[g[0]] <= _MOST_SLICES and len(ks) >= 2)}
     parts = [(group, _pairs(before, after, members)) for group, members in sorted(groups.items())]
     tests = [_test(pairs) for _, pairs in parts]
     adjusted = holm([tested.p_value for tested in tests])

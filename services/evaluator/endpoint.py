@@ -21,7 +21,9 @@ _TRIES = 6
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 20.0
 # What an endpoint asks for beyond this is not waited for: the sample is an error, and a later run asks again.
 _LONGEST_WAIT_SECONDS = 120.0
-_OVERFLOW = re.compile(r"context[ _-]?(length|window)|maximum context|too (many tokens|long)|max_model_len", re.IGNORECASE)
+_OVERFLOW = re.compile(
+    r"context[ _-]?(length|window)|maximum context|too (many tokens|long)|max_model_len", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,16 @@ class Endpoint:
         payload, seconds = found
         try:
             choice, usage = payload["choices"][0], payload.get("usage") or {}
-            text = choice["message"]["content"]
-            if text is not None and not isinstance(text, str):
-                raise TypeError(f"content is {type(text).__name__}")
+            text = choice["message"]["content"] or ""
+            tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
             reason = choice.get("finish_reason")
         except (LookupError, TypeError, AttributeError) as error:
             return Failure("malformed", f"the answer has no choices[0].message.content: {error!r}")
-        tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        if not isinstance(text, str):
+            return Failure("malformed", f"content is {type(text).__name__}, not text")
         self.spent.prompt_tokens += tokens[0] or 0
         self.spent.completion_tokens += tokens[1] or 0
-        return Answer(text or "", reason, *tokens, seconds)
+        return Answer(text, reason, *tokens, seconds)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float] | Failure:
         """Any other request: the decoded answer with the seconds it took, or why there is none.
@@ -116,7 +118,8 @@ class Endpoint:
         return await self._post(path, {"model": self.address.model, **body})
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float] | Failure:
-        assert self._pacer is not None and self._width is not None, "use Endpoint as an async context manager"
+        assert self._pacer is not None, "use Endpoint as an async context manager"
+        assert self._width is not None
         async with self._width.slot():
             for attempt in range(_TRIES):
                 await self._pacer.turn()
@@ -140,7 +143,9 @@ class Endpoint:
         self, path: str, body: Mapping[str, Any]
     ) -> tuple[tuple[dict[str, Any], float] | Failure, float | None]:
         """One try: what came, and how long to wait before the next; None when there should be none, 0 for a back-off."""
-        assert self._pacer is not None and self._width is not None and self._client is not None
+        assert self._pacer is not None
+        assert self._width is not None
+        assert self._client is not None
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
@@ -165,7 +170,8 @@ class Endpoint:
         return self._refused(response)
 
     def _refused(self, response: httpx.Response) -> tuple[Failure, float | None]:
-        assert self._pacer is not None and self._width is not None
+        assert self._pacer is not None
+        assert self._width is not None
         status, said = response.status_code, _said(response)
         failure = Failure(_kind(status, said), f"HTTP {status}: {self._clean(said)}")
         if status == 429:

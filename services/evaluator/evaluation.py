@@ -278,7 +278,9 @@ def _nothing_scored(samples: list[Sample]) -> LtpError:
         message = f"None of the {len(samples)} samples was answered ({kinds}); the first: {failures[0].message}"
         hint = "There is no accuracy, rather than one of 0. Mend the cause and run again: nothing is stored of these."
     else:
-        why = next((str(s.verdict.detail.get("why")) for s in samples if s.verdict.detail.get("why")), "no reason given")
+        why = next(
+            (str(s.verdict.detail.get("why")) for s in samples if s.verdict.detail.get("why")), "no reason given"
+        )
         message = f"None of the {len(samples)} answers could be judged; the first: {why}"
         hint = "There is no accuracy, rather than one of 0. The stored answers can be rescored with another scorer."
     return LtpError(ErrorCode.EVALUATION_FAILED, message, hint)

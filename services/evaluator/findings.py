@@ -96,7 +96,7 @@ def passes(kept: Sequence[Sample]) -> dict[str, float]:
 
 
 def perplexity(samples: Iterable[Sample]) -> float | None:
-    """exp of the mean negative log-likelihood of a reference token; None where there is none."""
+    """Exp of the mean negative log-likelihood of a reference token; None where there is none."""
     details = [s.answer.detail for s in samples if s.answer is not None and "logprob" in s.answer.detail]
     tokens = sum(int(detail["tokens"]) for detail in details)
     return math.exp(-math.fsum(float(detail["logprob"]) for detail in details) / tokens) if tokens else None

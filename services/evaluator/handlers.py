@@ -142,4 +142,3 @@ async def leave_devices(
 
 def _base_key(job_id: UUID) -> str:
     return f"{WORK_KIND}:{job_id}:base"
-

@@ -93,9 +93,14 @@ def _alarms(compared: ComparisonRecord | None, about: dict[str, Any]) -> list[Re
     if compared.verdict == "worse":
         values = {"difference": compared.difference.value, "p_value": compared.p_value}
         found.append(RegressionFound(**about, than_evaluation_id=compared.before_id, **values))
-    for part in compared.slices:
-        if part.verdict == "worse":
-            values = {"difference": part.difference.value, "p_value": part.adjusted_p}
-            name = f"{part.label}={part.value}"
-            found.append(RegressionFound(**about, than_evaluation_id=compared.before_id, slice=name, **values))
-    return found
+    return found + [
+        RegressionFound(
+            **about,
+            than_evaluation_id=compared.before_id,
+            slice=f"{part.label}={part.value}",
+            difference=part.difference.value,
+            p_value=part.adjusted_p,
+        )
+        for part in compared.slices
+        if part.verdict == "worse"
+    ]

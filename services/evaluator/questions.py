@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -117,8 +118,7 @@ async def page_of_samples(query: SampleQuery, database: Db) -> SampleRecords:
 async def comparison(query: ComparisonQuery, database: Db) -> ComparisonRecord:
     before, after = await _completed(database, query.before_id), await _completed(database, query.after_id)
     sides = [
-        Side.of(row, await store_samples.read_samples(database.engine, row["evaluation_id"]))
-        for row in (before, after)
+        Side.of(row, await store_samples.read_samples(database.engine, row["evaluation_id"])) for row in (before, after)
     ]
     return await asyncio.to_thread(compare, sides[0], sides[1], query.slices)
 
@@ -169,7 +169,7 @@ def _history(row_id: str, places: Mapping[int, Sample], count: int) -> HistoryRo
         prompt=first.prompt[-1]["content"][:_LONGEST_TEXT] if first.prompt else "",
         reference=first.answer,
         outcomes=outcomes,
-        flips=sum(one != other for one, other in zip(known, known[1:], strict=False)),
+        flips=sum(one != other for one, other in pairwise(known)),
     )
 
 

@@ -96,7 +96,9 @@ class Sample:
         return self.answer is not None and self.answer.finish_reason == "length"
 
 
-def answer_key(fingerprint: str, prompt: tuple[Message, ...], sampling: Mapping[str, Any], index: int, once: str) -> str:
+def answer_key(
+    fingerprint: str, prompt: tuple[Message, ...], sampling: Mapping[str, Any], index: int, once: str
+) -> str:
     """What an answer depends on, as a hash. `once` makes answers that were drawn at random an evaluation's own."""
     asked = {"model": fingerprint, "prompt": list(prompt), "sampling": dict(sampling), "index": index, "once": once}
     return content_hash(asked)

@@ -31,9 +31,7 @@ async def known_answers(unit: Unit, keys: Sequence[str]) -> dict[str, Answer]:
 
 async def known_samples(unit: Unit, evaluation_id: UUID) -> dict[tuple[str, int], Verdict]:
     """What of an evaluation is scored already. Samples that failed are forgotten, so that they are asked again."""
-    await unit.execute(
-        delete(samples).where(samples.c.evaluation_id == evaluation_id, samples.c.outcome == "error")
-    )
+    await unit.execute(delete(samples).where(samples.c.evaluation_id == evaluation_id, samples.c.outcome == "error"))
     query = select(samples.c.row_id, samples.c.sample, samples.c.outcome, samples.c.value)
     rows = await unit.execute(query.where(samples.c.evaluation_id == evaluation_id))
     return {(row.row_id, row.sample): Verdict(row.outcome, row.value) for row in rows}

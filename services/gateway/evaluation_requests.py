@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
@@ -96,7 +95,7 @@ async def accept(runtime: Runtime, body: EvaluationBody) -> Accepted:
     kind = await _device_kind(runtime) if body.device_kind == "auto" else body.device_kind
     model = body.model
     if isinstance(model, LocalModel):
-        path = runtime.settings.root() / "models" / Path(model.path).expanduser()  # an absolute path stays as it is
+        path = runtime.settings.root() / "models" / model.path  # an absolute path stays as it is
         model = LocalModel(path=str(path))
     requests = [
         EvaluationRequested(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,12 +28,17 @@ from ltp.queue.work import claim
 from ltp.queue.worker import Held
 from ltp.store.clock import new_id
 from ltp.store.database import Database
+from ltp.store.schema import migrate
+from ltp.up.postgres import SUPERUSER, Cluster
+from ltp.up.privileges import server_account
+from ltp.up.state import DataDir, prepare, read_or_make_secret
 from services.evaluator import store
 from services.evaluator.evaluation import Evaluator
 from services.evaluator.opening import open_requested
 from services.evaluator.settings import EvaluatorSettings
 from tests.bench.result import Result as Line
 from tests.bench.result import at_least, at_most, higher_is_better
+from tests.conftest import _create, _reachable, free_port
 from tests.service.evaluator.stub import Stub
 from tests.tiny_model import write_tiny_model
 
@@ -55,6 +65,31 @@ async def _run(folder: Path) -> list[Line]:
             await database.close()
 
 
+@asynccontextmanager
+async def _database(folder: Path) -> AsyncIterator[str]:
+    """A Postgres of its own with all tables."""
+    data = DataDir(folder / "postgres")
+    prepare(data)
+    password = read_or_make_secret(data.secret("superuser"))
+    account = server_account(signal.SIGINT)
+    cluster = Cluster(data.postgres, account, data.secret("superuser"), "unused", os.environ, data.log("postgres"))
+    await cluster.prepare()
+    port = free_port()
+    with data.log("postgres").open("ab") as log:
+        process = subprocess.Popen(cluster.argv(port), stdout=log, stderr=log, cwd="/")
+    place = f"127.0.0.1:{port}"
+    try:
+        while not await _reachable(place, password):
+            await asyncio.sleep(0.1)
+        await _create(place, password, "bench", None)
+        url = f"postgresql+asyncpg://{SUPERUSER}:{password}@{place}/bench"
+        await asyncio.to_thread(migrate, url)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+
+
 async def _local(evaluator: Evaluator, folder: Path) -> list[Line]:
     """Our evaluator and a bare client, one after the other, on the same warm server with the same requests."""
     model = folder / "model"
@@ -63,7 +98,7 @@ async def _local(evaluator: Evaluator, folder: Path) -> list[Line]:
     under_test = LocalModel(path=str(model))
     spec = {"sampling": {"max_new_tokens": TOKENS}, "reuse": False}
     await _evaluate(evaluator, under_test, dataset, spec)  # starts the server and warms it
-    server = next(iter(evaluator.cache._servers.values())).server  # noqa: SLF001 - to drive the very same one
+    server = next(iter(evaluator.cache._servers.values())).server
     ours, raw, starts = list[float](), list[float](), list[float]()
     for _ in range(ROUNDS):
         raw.append(LOCAL_ROWS / await _drive(f"{server.url}/v1", server.model_name, dataset))
@@ -110,7 +145,11 @@ async def _evaluate(
     evaluator: Evaluator, model: ModelUnderTest, dataset: DatasetUnderTest, spec: dict[str, Any]
 ) -> dict[Any, Any]:
     event = EvaluationRequested(
-        evaluation_id=new_id(), name=None, model=model, dataset=dataset, spec=RunSpec.model_validate({"max_rows": 10_000, **spec})
+        evaluation_id=new_id(),
+        name=None,
+        model=model,
+        dataset=dataset,
+        spec=RunSpec.model_validate({"max_rows": 10_000, **spec}),
     )
     async with evaluator.database.unit() as unit:
         await open_requested(unit, event)

@@ -46,13 +46,17 @@ EvaluationId = Annotated[str, typer.Argument(metavar="EVALUATION", help="An eval
 @app.command()
 def run(
     dataset: Annotated[list[str], typer.Option("--dataset", "-d", help="Name of a dataset; repeat for several.")],
-    model: Annotated[str | None, typer.Option(help="Model directory, or with --api / --preset the model's name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model directory, or with --api / --preset the model's name.")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Id of a training checkpoint.")] = None,
     api: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible endpoint.")] = None,
     preset: Annotated[str | None, typer.Option(help="openai or dashscope, instead of --api.")] = None,
     secret: Annotated[str | None, typer.Option(help="Name of the stored secret with the key.")] = None,
     rpm: Annotated[float | None, typer.Option(help="Requests per minute that the endpoint allows.")] = None,
-    scorer: Annotated[str, typer.Option(help="A scorer's name, or its settings as YAML: '{name: regex, …}'.")] = "exact",
+    scorer: Annotated[
+        str, typer.Option(help="A scorer's name, or its settings as YAML: '{name: regex, …}'.")
+    ] = "exact",
     split: Annotated[str | None, typer.Option(help="Default: test.")] = None,
     max_rows: Annotated[int, typer.Option(min=1)] = 1000,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
@@ -64,7 +68,9 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask anew, whatever answers are stored.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Show progress, return when over; exit 1 unless completed.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show progress, return when over; exit 1 unless completed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the request only.")] = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
@@ -319,7 +325,12 @@ def _accuracy(found: Any) -> str:
 
 
 def _model(
-    model: str | None, checkpoint: str | None, api: str | None, preset: str | None, secret: str | None, rpm: float | None
+    model: str | None,
+    checkpoint: str | None,
+    api: str | None,
+    preset: str | None,
+    secret: str | None,
+    rpm: float | None,
 ) -> dict[str, Any]:
     if checkpoint is not None:
         return {"kind": "checkpoint", "checkpoint_id": checkpoint}
@@ -413,4 +424,3 @@ def _verdict(verdict: Any) -> str:
 def _pair_line(pair: Any) -> tuple[Any, ...]:
     texts = (pair["prompt"], pair["reference"] or "", pair["before_response"], pair["after_response"])
     return (pair["change"], pair["row_id"], *(results.short(text) for text in texts))
-

@@ -173,7 +173,7 @@ class PairQuery(Value):
     before_id: UUID
     after_id: UUID
     change: Change | None = None
-    # `label=value`
+    # A label with its value, as tenant=acme.
     label: str | None = None
     contains: str | None = None
     before_outcome: Outcome | None = None

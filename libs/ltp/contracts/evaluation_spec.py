@@ -104,8 +104,10 @@ class Sampling(_Spec):
 
 
 class PlainScorer(_Spec):
-    """A rule without settings. `exact`: same text, case and white space aside. `normalised`: also without articles and
-    punctuation. `math`: equal as mathematics (needs the extra `scorers`)."""
+    """A rule without settings.
+
+    `exact`: same text, case and white space aside. `normalised`: also without articles and punctuation. `math`: equal as mathematics (needs the extra `scorers`).
+    """
 
     name: Literal["exact", "normalised", "math"]
 

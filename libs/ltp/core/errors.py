@@ -46,7 +46,7 @@ class ErrorCode(StrEnum):
     EVALUATION_FAILED = "evaluation_failed"
     ENDPOINT_UNREACHABLE = "endpoint_unreachable"
     ENDPOINT_REFUSED = "endpoint_refused"
-    SECRET_NOT_FOUND = "secret_not_found"
+    SECRET_NOT_FOUND = "secret_not_found"  # noqa: S105 - the name of a code
     SCORER_FAILED = "scorer_failed"
     COMPARISON_UNSOUND = "comparison_unsound"
     # The platform itself

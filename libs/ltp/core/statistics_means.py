@@ -48,10 +48,8 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable], confid
     squares = fsum((total - count * mean) ** 2 for total, count in sums)
     error = sqrt(squares * groups / (groups - 1)) / n
     half = t_quantile((1 + confidence) / 2, groups - 1) * error
-    if error == 0:
-        p_value = 1.0 if mean == 0 else 0.0
-    else:
-        p_value = 2 * t_cdf(-abs(mean / error), groups - 1)
+    without_spread = 1.0 if mean == 0 else 0.0
+    p_value = 2 * t_cdf(-abs(mean / error), groups - 1) if error else without_spread
     return Mean(mean, error, Interval(mean - half, mean + half), p_value, groups)
 
 

@@ -93,7 +93,8 @@ class Sandbox:
         return process
 
     async def _exchange(self, process: asyncio.subprocess.Process, line: str, seconds: float) -> dict[str, Any]:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         if line:
             process.stdin.write(line.encode())
             await process.stdin.drain()

@@ -54,7 +54,10 @@ def math(settings: dict[str, Any]) -> Judge:
             return {"outcome": "no_reference", "detail": {"why": "the reference is no mathematics"}}
         if not found:
             return {"outcome": "unparsable", "detail": {"why": "no mathematics in the answer"}}
-        return {"value": float(verify(wanted, found, timeout_seconds=None)), "detail": {"extracted": str(found[0])[:200]}}
+        return {
+            "value": float(verify(wanted, found, timeout_seconds=None)),
+            "detail": {"extracted": str(found[0])[:200]},
+        }
 
     return judge
 
@@ -71,7 +74,7 @@ def code(settings: dict[str, Any]) -> Judge:
             exec(compile(item["reference"], "tests.py", "exec"), names)  # noqa: S102 - as above
         except MemoryError:
             return {"value": 0.0, "detail": {"why": "out of memory"}}
-        except BaseException as error:  # noqa: BLE001 - also SystemExit
+        except BaseException as error:
             return {"value": 0.0, "detail": {"why": f"{type(error).__name__}: {error}"[:500]}}
         return {"value": 1.0, "detail": {}}
 
@@ -112,7 +115,7 @@ def main() -> None:
             os._exit(0)
         cage.die_with_parent()
         judge = judge or make(settings)
-    except Exception as error:  # noqa: BLE001 - the parent reports it
+    except Exception as error:
         _say({"problem": f"{type(error).__name__}: {error}"[:1000]})
         return
     _say({"cage": hold})
@@ -157,8 +160,11 @@ def _judge_and_exit(judge: Judge, item: dict[str, Any], settings: dict[str, Any]
     cage.limit(settings["memory_bytes"], settings["timeout_seconds"])
     try:
         result = judge(item)
-    except BaseException as error:  # noqa: BLE001 - a scorer that fails is an error of the sample, said as such
-        result = {"outcome": "unparsable", "detail": {"why": f"the scorer failed: {type(error).__name__}: {error}"[:500]}}
+    except BaseException as error:
+        result = {
+            "outcome": "unparsable",
+            "detail": {"why": f"the scorer failed: {type(error).__name__}: {error}"[:500]},
+        }
     os.write(writer, json.dumps(result).encode() + b"\n")
     os._exit(0)
 

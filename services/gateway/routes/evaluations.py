@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from ltp.bus.rpc import ask
+from ltp.comparison_text import lines_of
 from ltp.contracts.evaluation import (
     EvaluationCancellationRequested,
     EvaluationRescoreRequested,
@@ -39,7 +40,6 @@ from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.clock import new_id
 from services.gateway.access import Engine, Serving
-from ltp.comparison_text import lines_of
 from services.gateway.evaluation_requests import Accepted, EvaluationBody, TriggerBody, accept, find
 from services.gateway.routes.jobs import show_job
 from services.gateway.settings import GatewaySettings
@@ -224,7 +224,10 @@ async def compare_samples(
 
 @router.get("/comparisons/export")
 async def export(
-    before: UUID, after: UUID, runtime: Serving, format: Literal["csv", "markdown"] = "markdown"
+    before: UUID,
+    after: UUID,
+    runtime: Serving,
+    kind: Annotated[Literal["csv", "markdown"], Query(alias="format")] = "markdown",
 ) -> StreamingResponse:
     """The whole comparison as a file. Parquet is written by `ltp compare --export`."""
     verdict = await compare(before, after, runtime)
@@ -233,8 +236,8 @@ async def export(
         return await compare_samples(before, after, runtime, offset=offset, limit=200)
 
     first = await page(0)
-    kind = "text/csv" if format == "csv" else "text/markdown"
-    return StreamingResponse(lines_of(format, verdict, first, page), media_type=f"{kind}; charset=utf-8")
+    media = "text/csv" if kind == "csv" else "text/markdown"
+    return StreamingResponse(lines_of(kind, verdict, first, page), media_type=f"{media}; charset=utf-8")
 
 
 @router.get("/jobs/{job_id}/evaluations/history")
@@ -245,4 +248,3 @@ async def history(
     await show_job(job_id, engine)
     query = HistoryQuery(job_id=job_id, only_changed=only_changed, offset=offset, limit=limit)
     return await ask(runtime.client, "evaluator", "evaluation-history", query, HistoryRecord, timeout=_PATIENCE_SECONDS)
-

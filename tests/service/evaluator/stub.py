@@ -83,7 +83,13 @@ class Stub:
             return ""
         if model == "judge":
             first, second = (part.split("\n")[1] for part in text.split("# Answer ")[1:])
-            return "VERDICT: 1" if len(first) > len(second) else "VERDICT: 2" if len(second) > len(first) else "VERDICT: TIE"
+            return (
+                "VERDICT: 1"
+                if len(first) > len(second)
+                else "VERDICT: 2"
+                if len(second) > len(first)
+                else "VERDICT: TIE"
+            )
         if model == "first":
             return "I like it. VERDICT: 1"
         if model == "mumbling":

@@ -75,7 +75,12 @@ def dataset(tmp_path: Path) -> DatasetUnderTest:
 
 
 async def opened(
-    evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub, model: str = "good", secret: str | None = None, **spec: Any
+    evaluator: Evaluator,
+    dataset: DatasetUnderTest,
+    stub: Stub,
+    model: str = "good",
+    secret: str | None = None,
+    **spec: Any,
 ) -> UUID:
     """Ask for an evaluation, as the gateway does."""
     asked = RunSpec.model_validate({"scorer": "numeric", **spec})
@@ -125,7 +130,9 @@ async def test_every_row_is_asked_once_and_scored(evaluator: Evaluator, dataset:
     assert one.answer is not None and one.answer.completion_tokens == 1 and one.row.labels["tenant"] in {"acme", "zen"}
 
 
-async def test_stored_answers_are_not_generated_again(evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub) -> None:
+async def test_stored_answers_are_not_generated_again(
+    evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub
+) -> None:
     await evaluated(evaluator, dataset, stub)
     _, again = await evaluated(evaluator, dataset, stub, scorer="exact")
     assert again.usage.cached == ROWS and again.usage.requests == 0
@@ -136,7 +143,9 @@ async def test_stored_answers_are_not_generated_again(evaluator: Evaluator, data
     assert fresh.usage.requests == ROWS
 
 
-async def test_a_run_that_is_killed_goes_on_where_it_was(evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub) -> None:
+async def test_a_run_that_is_killed_goes_on_where_it_was(
+    evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub
+) -> None:
     stub.delay = 0.02
     evaluation_id = await opened(evaluator, dataset, stub, reuse=False)
     held = await work(evaluator, lease=0)  # its lease is over at once, as that of a dead worker
@@ -201,7 +210,9 @@ async def test_trouble_that_passes_costs_no_sample(
     assert found.counts.right == ROWS and found.usage.retries == 12
 
 
-async def test_cut_and_empty_answers_are_counted_apart(evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub) -> None:
+async def test_cut_and_empty_answers_are_counted_apart(
+    evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub
+) -> None:
     _, cut = await evaluated(evaluator, dataset, stub, "cut")
     assert (cut.counts.right, cut.counts.truncated) == (0, ROWS)
     assert any("cut off" in warning for warning in cut.warnings)
@@ -245,7 +256,12 @@ async def test_rescoring_asks_nobody_and_comparing_finds_the_slice(
         assert row is not None
         spec = RunSpec(scorer={"name": "regex", "pattern": r"\d+"})  # pyright: ignore[reportArgumentType]
         values = {name: row[name] for name in ("model", "model_path", "dataset", "fingerprint")}
-        values |= {"evaluation_id": new_id(), "spec": spec.model_dump(mode="json"), "source_id": weak, "source": "rescored"}
+        values |= {
+            "evaluation_id": new_id(),
+            "spec": spec.model_dump(mode="json"),
+            "source_id": weak,
+            "source": "rescored",
+        }
         await store.open_evaluation(unit, values)
         from ltp.queue.policy import Queue
         from ltp.queue.work import enqueue
