@@ -156,8 +156,8 @@ class Endpoint:
                 return Failure("unreachable", f"{self.address.url} did not accept a connection in time"), 0.0
             return Failure("timeout", f"no answer within {self.address.request_seconds:g} s"), 0.0
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # Our own server does not come back: whoever watches its process finds out why.
-            again = None if self.address.own else 0.0
+            # Our own server does not come back, and its log says why; but a connection it closed for idleness is no end.
+            again = None if self.address.own and isinstance(error, httpx.ConnectError) else 0.0
             return Failure("unreachable", f"{self.address.url}: {type(error).__name__}: {error}"), again
         if response.is_success:
             try:

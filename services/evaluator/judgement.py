@@ -58,9 +58,11 @@ def decide(gate: Gate, result: Result, compared: ComparisonRecord | None) -> tup
             against.append(f"a loss of {low} is not excluded; at most {gate.max_loss:.1%} is allowed")
         else:
             facts.append(f"not worse than before: {compared.headline}")
-        for part in compared.slices:
-            if part.label in gate.slices and part.verdict == "worse":
-                against.append(f"worse on {part.label}={part.value}: {part.difference.value:+.1%}")
+        against += [
+            f"worse on {part.label}={part.value}: {part.difference.value:+.1%}"
+            for part in compared.slices
+            if part.label in gate.slices and part.verdict == "worse"
+        ]
     elif gate.max_loss is not None:
         against.append("there is nothing to compare with")
     return not against, against or facts

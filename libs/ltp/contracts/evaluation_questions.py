@@ -196,7 +196,7 @@ class PairRecord(Value):
     after_value: float | None
     before_outcome: Outcome
     after_outcome: Outcome
-    # (kept | removed | added, words)
+    # What became of the words, and the words.
     diff: list[tuple[Literal["kept", "removed", "added"], str]]
 
 
