@@ -27,11 +27,13 @@ async def test_vllm_serves_a_model_with_and_without_a_template(tmp_path: Path, t
     if not template:
         (model / "chat_template.jinja").unlink()
     log = tmp_path / "server.log"
-    async with InferenceServer(model, log, vllm_python=Path(PYTHON or ""), start_seconds=400) as server:
-        async with Endpoint(Address(f"{server.url}/v1", server.model_name, own=True)) as endpoint:
-            prompt = [Message(role="user", content="2 + 2")]
-            answer = await endpoint.chat(prompt, {"max_tokens": 8, "temperature": 0})
-            tokens = await endpoint.post("/tokenize", {"prompt": "2 + 2", "add_special_tokens": False})
+    async with (
+        InferenceServer(model, log, vllm_python=Path(PYTHON or ""), start_seconds=400) as server,
+        Endpoint(Address(f"{server.url}/v1", server.model_name, own=True)) as endpoint,
+    ):
+        prompt = [Message(role="user", content="2 + 2")]
+        answer = await endpoint.chat(prompt, {"max_tokens": 8, "temperature": 0})
+        tokens = await endpoint.post("/tokenize", {"prompt": "2 + 2", "add_special_tokens": False})
     assert isinstance(answer, Answer), answer
     assert answer.completion_tokens is not None and 0 < answer.completion_tokens <= 8
     assert isinstance(tokens, tuple) and tokens[0]["count"] > 0
