@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, Integer, String, Table, Uuid, func, update
+from sqlalchemy import Column, Integer, String, Table, Uuid, false, func, null, or_, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from ltp.contracts.dataset import DatasetUploaded
@@ -41,5 +41,9 @@ async def open_dataset(unit: Unit, event: DatasetUploaded) -> None:
 
 async def close_dataset(unit: Unit, dataset_id: UUID, **values: Any) -> bool:
     """Note how reading it ended; False when that is noted already."""
-    statement = update(datasets).where(datasets.c.dataset_id == dataset_id, datasets.c.ended_at.is_(None))
+    # Dead work may be tried again: a success replaces a failure, nothing replaces a success.
+    failed = false() if "problem" in values else datasets.c.problem.is_not(None)
+    open_ = or_(datasets.c.ended_at.is_(None), failed)
+    values = {"problem": null()} | values
+    statement = update(datasets).where(datasets.c.dataset_id == dataset_id, open_)
     return await unit.change(statement.values(ended_at=now(), **values)) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import null
 from sqlalchemy.engine import RowMapping
 
 from ltp.contracts.evaluation import (
@@ -62,10 +63,12 @@ class Evaluator:
         work = EvaluationWork.model_validate(held.work.payload)
         async with self.database.unit() as unit:
             row = await store.evaluation(unit, work.evaluation_id)
-            if row is None or row["ended_at"] is not None:
+            if row is None or row["state"] in {"completed", "cancelled"}:
                 await finish(unit, held.work)
                 return
-            await store.note(unit, work.evaluation_id, state="running", started_at=row["started_at"] or now())
+            # Dead work that is tried again is no failure any more.
+            opened_at = {"started_at": row["started_at"] or now(), "ended_at": None, "problem": null()}
+            await store.note(unit, work.evaluation_id, state="running", **opened_at)
         spec, dataset = RunSpec.model_validate(row["spec"]), DatasetUnderTest.model_validate(row["dataset"])
         rows, missing = await asyncio.to_thread(read_with_missing, Path(dataset.split.path), spec.max_rows)
         loop, warnings = asyncio.get_running_loop(), list[str]()

@@ -5,7 +5,23 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Boolean, Column, Float, Index, Integer, String, Table, Text, Uuid, func, select, text, update
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    Uuid,
+    func,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -185,16 +201,28 @@ async def open_evaluation(unit: Unit, values: dict[str, Any]) -> bool:
 
 
 async def note(unit: Unit, evaluation_id: UUID, **values: Any) -> bool:
-    """Record facts about an evaluation that is not over; False when it is."""
-    statement = update(evaluations).where(
-        evaluations.c.evaluation_id == evaluation_id, evaluations.c.ended_at.is_(None)
-    )
-    return await unit.change(statement.values(**values)) == 1
+    """Record facts about an evaluation that is not over; False when it is. Dead work may be tried again: then it is not."""
+    return await _change(unit, evaluation_id, _again(), values)
 
 
 async def close_evaluation(unit: Unit, evaluation_id: UUID, state: str, **values: Any) -> bool:
-    """Note how an evaluation ended; False when that is noted already."""
-    return await note(unit, evaluation_id, state=state, ended_at=now(), **values)
+    """Note how an evaluation ended; False when that is noted already. A success replaces a failure, nothing a success."""
+    if "problem" in values:
+        return await _change(unit, evaluation_id, evaluations.c.ended_at.is_(None), _ended(state, values))
+    return await _change(unit, evaluation_id, _again(), _ended(state, {"problem": null()} | values))
+
+
+def _ended(state: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {"state": state, "ended_at": now()} | values
+
+
+def _again() -> Any:
+    return or_(evaluations.c.ended_at.is_(None), evaluations.c.state == "failed")
+
+
+async def _change(unit: Unit, evaluation_id: UUID, guard: Any, values: dict[str, Any]) -> bool:
+    statement = update(evaluations).where(evaluations.c.evaluation_id == evaluation_id, guard)
+    return await unit.change(statement.values(**values)) == 1
 
 
 async def evaluation(unit: Unit, evaluation_id: UUID) -> RowMapping | None:

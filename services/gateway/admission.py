@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+from uuid import UUID
+
 from ltp.bus.rpc import ask
 from ltp.contracts.dataset import DatasetVersion
+from ltp.contracts.job import JobOptions, JobSubmitted
 from ltp.contracts.plan import PlanRequest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
+from ltp.store.clock import new_id, now
 from services.gateway import store
 
 
@@ -46,3 +51,53 @@ async def admit(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> No
     except LtpError as error:
         if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
             raise
+
+
+async def submit(runtime: Runtime, recipe: Recipe, options: JobOptions, idempotency_key: str | None = None) -> UUID:
+    """Check a recipe, and say that it was submitted; returns the job. A key that was used gives the job it was used for."""
+    resolved, dataset = await resolve(runtime, recipe)
+    known = await _known(runtime, idempotency_key, resolved, options)
+    if known is not None:
+        return known
+    await admit(runtime, resolved, dataset)
+    event = JobSubmitted(
+        job_id=new_id(), recipe=resolved, recipe_hash=resolved.hash(), dataset=dataset, options=options
+    )
+    async with runtime.database.unit() as unit:
+        added = await store.add_job(unit, _row(event, idempotency_key))
+        if added:
+            unit.emit(event, about=event.job_id)
+    # Somebody else was faster with the same key.
+    known = event.job_id if added else await _known(runtime, idempotency_key, resolved, options)
+    assert known is not None
+    return known
+
+
+def _row(event: JobSubmitted, key: str | None) -> dict[str, Any]:
+    return {
+        "job_id": event.job_id,
+        "name": event.recipe.name,
+        "recipe": event.recipe.settings(),
+        "recipe_hash": event.recipe_hash,
+        "dataset": event.dataset.model_dump(mode="json"),
+        "options": event.options.model_dump(mode="json"),
+        "idempotency_key": key,
+        "submitted_at": now(),
+    }
+
+
+async def _known(runtime: Runtime, key: str | None, recipe: Recipe, options: JobOptions) -> UUID | None:
+    """The job an idempotency key stands for; a key used for another request is an error."""
+    if key is None:
+        return None
+    row = await store.job_by_key(runtime.database.engine, key)
+    if row is None:
+        return None
+    if row["recipe_hash"] != recipe.hash() or JobOptions.model_validate(row["options"]) != options:
+        raise LtpError(
+            ErrorCode.CONFLICT,
+            f"Idempotency-Key {key!r} was used for another recipe or other options (job {row['job_id']}).",
+            "Use a new key for a new request.",
+        )
+    job_id: UUID = row["job_id"]
+    return job_id

@@ -12,6 +12,7 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
+from ltp.contracts import work
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.evaluation import (
     EvaluationCancellationRequested,
@@ -20,7 +21,8 @@ from ltp.contracts.evaluation import (
     EvaluationUploaded,
 )
 from ltp.contracts.event import REGISTRY
-from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
+from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -31,8 +33,20 @@ SERVICE = "gateway"
 router = NatsRouter()
 
 for event in (
-    *(JobSubmitted, JobCancellationRequested, DatasetUploaded, EvaluationRequested, EvaluationUploaded),
-    *(EvaluationCancellationRequested, EvaluationRescoreRequested),
+    EvaluationRequested,
+    EvaluationUploaded,
+    EvaluationCancellationRequested,
+    EvaluationRescoreRequested,
+    JobSubmitted,
+    JobPauseRequested,
+    JobResumeRequested,
+    JobCancellationRequested,
+    DatasetUploaded,
+    HostLabelled,
+    HostCordoned,
+    HostUncordoned,
+    HostGivenUp,
+    *work.REQUESTS,
 ):
     router.publisher(**said(event))
 

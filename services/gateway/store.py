@@ -33,6 +33,11 @@ jobs = Table(
     Column("plan", JSONB),
     Column("run_id", Uuid),
     Column("problem", JSONB),
+    Column("options", JSONB, nullable=False, server_default=text("'{}'")),
+    # What a user asked for and the scheduler has not said to be done: pause, resume or cancel.
+    Column("requested", String),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("checkpoint_step", Integer),
     Column("idempotency_key", String, unique=True),
     Column("submitted_at", TIME, nullable=False),
     Column("started_at", TIME),
@@ -101,12 +106,23 @@ async def add_dataset(unit: Unit, row: dict[str, Any]) -> None:
 async def change_job(unit: Unit, job_id: UUID, changes: dict[str, Any], state: tuple[JobState, int] | None) -> None:
     """Fold an event into a job's row; the state only moves to a higher rank."""
     if changes:
-        await unit.execute(update(jobs).where(jobs.c.job_id == job_id).values(**changes))
+        # What only grows is not taken back by news that comes late.
+        growing = {
+            name: func.greatest(func.coalesce(jobs.c[name], 0), value)
+            for name, value in changes.items()
+            if name in {"attempt", "checkpoint_step"}
+        }
+        await unit.execute(update(jobs).where(jobs.c.job_id == job_id).values(**{**changes, **growing}))
     if state is not None:
         target, rank = state
         await unit.execute(
             update(jobs).where(jobs.c.job_id == job_id, jobs.c.rank < rank).values(state=target, rank=rank)
         )
+
+
+async def request(unit: Unit, job_id: UUID, wish: str) -> None:
+    """Note what a user asked of a job, until the scheduler says that it is so."""
+    await unit.execute(update(jobs).where(jobs.c.job_id == job_id).values(requested=wish))
 
 
 async def change_dataset(unit: Unit, dataset_id: UUID, changes: dict[str, Any]) -> None:

@@ -5,21 +5,39 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.contracts.dataset import DatasetFrozen, DatasetRejected, DatasetUploaded
 from ltp.contracts.event import Event
-from ltp.contracts.job import JobCancelled, JobFailed, JobPlanned, JobQueued, JobStarted, JobSubmitted, JobSucceeded
+from ltp.contracts.job import (
+    JobCancelled,
+    JobFailed,
+    JobPaused,
+    JobPlanned,
+    JobQueued,
+    JobStarted,
+    JobSubmitted,
+    JobSucceeded,
+)
 from ltp.contracts.plan import PlanMade
 from ltp.core.lifecycle import JOB, JobState
 
-# A job only moves on; with the attempt's number this orders its states, whatever order the events arrive in.
-_RANK = {JobState.SUBMITTED: 0, JobState.PLANNED: 1, JobState.QUEUED: 2, JobState.RUNNING: 3, JobState.PAUSED: 4}
-_RANKS_PER_ATTEMPT = 4
+# A job only moves on: the attempt's number, and within it these ranks, order its states whatever order events arrive in.
+# Attempt 0 is the time before the first; a job may be paused in it.
+_RANK = {
+    JobState.SUBMITTED: 0,
+    JobState.PLANNED: 1,
+    JobState.QUEUED: 2,
+    JobState.RUNNING: 3,
+    JobState.PAUSED: 4,
+}
+_RANKS_PER_ATTEMPT = 5
 _FINAL_RANK = 1_000_000
 _STATE_OF: dict[type[Event], JobState] = {
     JobSubmitted: JobState.SUBMITTED,
     JobPlanned: JobState.PLANNED,
     JobQueued: JobState.QUEUED,
     JobStarted: JobState.RUNNING,
+    JobPaused: JobState.PAUSED,
     JobSucceeded: JobState.SUCCEEDED,
     JobFailed: JobState.FAILED,
     JobCancelled: JobState.CANCELLED,
@@ -33,10 +51,16 @@ def job_changes(event: Event, at: datetime) -> dict[str, Any]:
         changes["plan"] = event.plan.model_dump(mode="json")
     if isinstance(event, JobStarted):
         changes |= {"run_id": event.run_id, "started_at": at}
+    if isinstance(event, JobQueued | JobStarted):
+        changes["attempt"] = event.attempt
+    if isinstance(event, CheckpointWritten):
+        changes["checkpoint_step"] = event.step
+    if isinstance(event, JobQueued | JobPaused):
+        changes["requested"] = None
     if isinstance(event, JobFailed):
         changes["problem"] = event.problem.model_dump()
     if isinstance(event, JobSucceeded | JobFailed | JobCancelled):
-        changes["ended_at"] = at
+        changes |= {"ended_at": at, "requested": None}
     return changes
 
 
@@ -47,8 +71,8 @@ def job_state(event: Event) -> tuple[JobState, int] | None:
         return None
     if JOB.is_over(state):
         return state, _FINAL_RANK
-    attempt = event.attempt if isinstance(event, JobQueued | JobStarted) else 1
-    return state, _RANK[state] + _RANKS_PER_ATTEMPT * (attempt - 1)
+    attempt = event.attempt if isinstance(event, JobQueued | JobStarted | JobPaused) else 0
+    return state, _RANK[state] + _RANKS_PER_ATTEMPT * attempt
 
 
 def dataset_changes(event: Event) -> dict[str, Any] | None:

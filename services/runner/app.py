@@ -11,6 +11,7 @@ from services.runner.attempt import Attempt
 from services.runner.backends.local import LocalBackend
 from services.runner.handlers import SERVICE, router, tell_host
 from services.runner.settings import RunnerSettings
+from services.runner.sweep import sweep_forever
 
 # One watcher per attempt costs little; the scheduler's leases limit how many there are.
 _CONCURRENCY = 64
@@ -20,6 +21,7 @@ runtime = Runtime(SERVICE, settings, [router])
 backend = LocalBackend()
 runtime.provide(backend=backend)
 runtime.loops.append(("host", lambda: tell_host(runtime.database, settings)))
+runtime.loops.append(("sweep", lambda: sweep_forever(runtime.database, backend, settings, settings.host_id())))
 
 
 def _attempt(held: Held) -> Attempt:
@@ -37,5 +39,7 @@ worker = Worker(
     handler=lambda held: _attempt(held).live(),
     on_failed=_give_up,
     concurrency=_CONCURRENCY,
+    # A watcher's death says nothing about the run it watched.
+    max_deaths=None,
 )
 runtime.workers.append(worker)

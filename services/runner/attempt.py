@@ -28,12 +28,13 @@ from ltp.store.database import Database, Unit
 from services.runner import store
 from services.runner.backends import Backend, LaunchStatus
 from services.runner.facts import AttemptFacts
-from services.runner.policy import Verdict, judge
+from services.runner.policy import Stop, Verdict, judge, last_available_share
 from services.runner.recipes.verl_0_9 import launch_spec
 from services.runner.settings import RunnerSettings
 from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoints, read_metrics
 
-_LOG_TAIL_BYTES = 32_768
+# A traceback of many ranks is long, and the first of them is the one that counts.
+_LOG_TAIL_BYTES = 262_144
 
 
 @dataclass
@@ -88,6 +89,8 @@ class Attempt:
             return
         async with self.database.unit() as unit:
             await store.move(unit, self.attempt_id, AttemptState.STARTING)
+            earlier = await store.earlier_run_dirs(unit, self.run_id, self.number)
+        await self._fence(earlier)
         splits, recipe = self.made.dataset.splits, self.made.recipe
         train = splits[recipe.dataset.train_split]
         held_out = splits.get(recipe.evaluation.split) if recipe.evaluation else None
@@ -112,6 +115,19 @@ class Attempt:
             if error.code is not ErrorCode.CONFLICT:
                 raise
 
+    async def _fence(self, run_dirs: list[str]) -> None:
+        """End what an earlier attempt may have left running here, before this one touches the same devices."""
+        for run_dir in map(Path, run_dirs):
+            status = await self.backend.status(run_dir)
+            if status is not None and status.state == "running":
+                structlog.get_logger().warning("ending an earlier attempt that still ran", run_dir=str(run_dir))
+                await self.backend.kill(run_dir)
+                await self._until_ended(run_dir)
+
+    async def _until_ended(self, run_dir: Path) -> None:
+        while (status := await self.backend.status(run_dir)) is not None and status.state == "running":
+            await asyncio.sleep(self.settings.runner_poll_seconds)
+
     async def _look(self) -> bool:
         """One look: gather what is new, decide, apply. True when the attempt is over and that is recorded."""
         status = await self.backend.status(self.run_dir)
@@ -125,10 +141,16 @@ class Attempt:
         await self._apply_news(row, status, lines, found)
         if lines or found:
             return False  # There may be more: the verdict comes when everything was read.
-        stop_asked = await self._pass_on_stop(row)
+        stop = await self._pass_on_stop(row)
         saved = self.made.recipe.training.steps in known
-        tail = await self._log_tail() if status.state == "exited" else ""
-        verdict = judge(status, stop_asked=stop_asked, final_step_saved=saved, log_tail=tail)
+        exited = status.state == "exited"
+        verdict = judge(
+            status,
+            stop=stop,
+            final_step_saved=saved,
+            log_tail=await self._log_tail() if exited else "",
+            host_available_share=await self._host_available_share() if exited else None,
+        )
         if verdict.outcome == "running":
             return False
         if verdict.outcome == "lost":
@@ -181,16 +203,25 @@ class Attempt:
         )
         unit.emit(event, about=checkpoint_id)
 
-    async def _pass_on_stop(self, row: store.Row) -> bool:
-        """Kill the process when the job was cancelled; returns whether its end was asked for, now or earlier."""
-        if row["stop_asked"]:
-            return True
-        if not self.held.cancelled.is_set():
-            return False
+    async def _pass_on_stop(self, row: store.Row) -> Stop | None:
+        """Kill the process when the job was cancelled, ask it to leave when the scheduler wants it to; what was asked of it."""
+        passed: Stop | None = row["stop_passed"]
+        wanted: Stop | None = "kill" if self.held.cancelled.is_set() else "leave" if row["stop_wanted"] else None
+        if wanted is None or passed in {wanted, "kill"}:
+            return passed
         async with self.database.unit() as unit:
-            await store.note(unit, self.attempt_id, stop_asked=True)
-        await self.backend.kill(self.run_dir)
-        return True
+            await store.note(unit, self.attempt_id, stop_passed=wanted)
+        if wanted == "kill":
+            await self.backend.kill(self.run_dir)
+        else:
+            await self.backend.request_stop(self.run_dir)
+        return wanted
+
+    async def _host_available_share(self) -> float | None:
+        """What the host had left of its memory at the launcher's last sample."""
+        path = self.run_dir / "samples.jsonl"
+        size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)
+        return last_available_share(await self.backend.read(self.run_dir, path.name, max(0, size - 8192), 8192))
 
     async def _log_tail(self) -> str:
         path = self.run_dir / "log.txt"

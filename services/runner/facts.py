@@ -39,8 +39,9 @@ class AttemptFacts:
         if verdict.outcome == "stopped" or verdict.problem is None:
             return AttemptStopped(**known)
         if verdict.outcome == "lost":
-            return AttemptLost(**known, problem=verdict.problem)
-        return AttemptFailed(**known, problem=verdict.problem, exit_code=verdict.exit_code)
+            return AttemptLost(**known, problem=verdict.problem, host_id=self.placement.host_id)
+        host_id = self.placement.host_id
+        return AttemptFailed(**known, problem=verdict.problem, exit_code=verdict.exit_code, host_id=host_id)
 
     def step(self, number: int, line: MetricsLine, seen_at: datetime) -> Message:
         """The `number`-th line of metrics, as telemetry: read twice, it is one message."""

@@ -9,9 +9,18 @@ from typing import Annotated
 from faststream import Context
 from faststream.nats import NatsRouter
 
+from ltp.bus.delivery import NotYetError
+from ltp.bus.inbox import InboxUnit
 from ltp.bus.rpc import answered_by, replies
-from ltp.bus.subscriptions import said
-from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
+from ltp.bus.subscriptions import heard_by, said
+from ltp.contracts.attempt import (
+    AttemptFailed,
+    AttemptLost,
+    AttemptStarted,
+    AttemptStopped,
+    AttemptStopRequested,
+    AttemptSucceeded,
+)
 from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.contracts.host import HostSeen
 from ltp.contracts.questions import LogPart, LogRequest
@@ -36,6 +45,13 @@ for event in (
     CheckpointWritten,
 ):
     router.publisher(**said(event))
+
+
+@router.subscriber(**heard_by(SERVICE, AttemptStopRequested))
+async def want_stop(event: AttemptStopRequested, unit: InboxUnit) -> None:
+    # The watcher of the attempt sees it at its next look, in whichever runner it lives.
+    if not await store.want_stop(unit, event.run_id, event.number):
+        raise NotYetError(f"attempt {event.number} of run {event.run_id} is not known yet")
 
 
 @router.subscriber(**answered_by(SERVICE, "log"))
@@ -67,7 +83,7 @@ async def read_log(
 async def tell_host(database: Database, settings: RunnerSettings) -> None:
     """Say what this host has, at once and then now and again."""
     while True:
-        seen = await describe(settings.runner_host_name)
+        seen = await describe(settings.host_id())
         async with database.unit() as unit:
             unit.emit(seen, about=seen.host_id)
         await asyncio.sleep(settings.runner_host_seen_seconds)

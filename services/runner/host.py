@@ -6,7 +6,6 @@ import asyncio
 import os
 import platform
 import shutil
-import socket
 from pathlib import Path
 
 from ltp.contracts.host import HostSeen
@@ -16,9 +15,8 @@ _QUERY = ("--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"
 _MIB = 1 << 20
 
 
-async def describe(host_name: str | None) -> HostSeen:
+async def describe(name: str) -> HostSeen:
     """This host as it is now. The processors are always offered as well, for recipes that ask for `cpu`."""
-    name = host_name or socket.gethostname()
     memory = await asyncio.to_thread(_memory_bytes)
     processors = Device(index=0, kind="cpu", model=platform.processor() or platform.machine(), memory_bytes=memory)
     return HostSeen(

@@ -258,7 +258,10 @@ def host_sample(members: set[int]) -> dict[str, int]:
         with suppress(OSError, StopIteration):
             memory += _kibibytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
     available = _kibibytes(Path("/proc/meminfo"), "MemAvailable:")
-    return {"memory_bytes": memory, "processes": len(members), "host_available_bytes": available}
+    total = _kibibytes(Path("/proc/meminfo"), "MemTotal:")
+    return {
+        "memory_bytes": memory, "processes": len(members), "host_available_bytes": available, "host_total_bytes": total,
+    }  # fmt: skip
 
 
 def _kibibytes(path: Path, key: str) -> int:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode
 from services.runner.backends import LaunchStatus
+from services.runner.causes import Exit, diagnose
 
+# What was asked of an attempt: to save and leave at its next step, or to be gone.
+Stop = Literal["leave", "kill"]
 Outcome = Literal["running", "succeeded", "failed", "stopped", "lost"]
-
-_OUT_OF_MEMORY = re.compile(
-    r"CUDA out of memory|OutOfMemoryError|can't allocate memory|DefaultCPUAllocator|Cannot allocate"
-)
-_FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded")
-# The last line that names an error, as Python's tracebacks end.
-_ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt)\b.*|Error executing job.*)$", re.MULTILINE)
-_SIGKILL = 9
 
 
 @dataclass(frozen=True)
@@ -30,13 +26,22 @@ class Verdict:
     exit_code: int | None = None
 
 
-def judge(status: LaunchStatus, *, stop_asked: bool, final_step_saved: bool, log_tail: str) -> Verdict:
-    """How an attempt stands. Success is proven by the last checkpoint, not by an exit code."""
+def judge(
+    status: LaunchStatus,
+    *,
+    stop: Stop | None,
+    final_step_saved: bool,
+    log_tail: str,
+    host_available_share: float | None = None,
+) -> Verdict:
+    """How an attempt stands, given what was asked of it. Success is proven by the last checkpoint, not by an exit code."""
     if status.state == "running":
         return Verdict("running") if status.alive else Verdict("lost", _lost())
     if final_step_saved and status.exit_code == 0:
         return Verdict("succeeded", exit_code=0)
-    if stop_asked:
+    # Killed on request, it may end as it likes; asked to save and leave, it must have done so, also for its host's shutdown.
+    left_in_peace = status.exit_code == 0 and (stop == "leave" or status.reason == "stopped")
+    if stop == "kill" or left_in_peace:
         return Verdict("stopped", exit_code=status.exit_code)
     if status.reason == "time_limit":
         problem = Problem(
@@ -45,31 +50,8 @@ def judge(status: LaunchStatus, *, stop_asked: bool, final_step_saved: bool, log
             hint="Raise resources.time_limit_seconds, or train fewer steps.",
         )
         return Verdict("failed", problem, status.exit_code)
-    return Verdict("failed", diagnose(log_tail, status.exit_code, status.signal), status.exit_code)
-
-
-def diagnose(log_tail: str, exit_code: int | None, signal: int | None) -> Problem:
-    """The most likely cause of a failure, from the end of the training log."""
-    found = _ERROR_LINE.findall(log_tail)
-    said = found[-1].strip()[:500] if found else "it printed no error"
-    ended = f"signal {signal}" if signal else f"exit code {exit_code}"
-    if _OUT_OF_MEMORY.search(log_tail) or (signal == _SIGKILL and not found):
-        return Problem(
-            code=ErrorCode.TRAINING_OUT_OF_MEMORY,
-            message=f"Training ran out of memory ({ended}): {said}.",
-            hint="Lower training.max_length or resources.micro_batch_size, or use training.lora_rank.",
-        )
-    if _FULL_DISK.search(log_tail):
-        return Problem(
-            code=ErrorCode.DISK_FULL,
-            message=f"The disk filled up during training ({ended}).",
-            hint="Free space under the data directory; a checkpoint takes 12 bytes per parameter.",
-        )
-    return Problem(
-        code=ErrorCode.TRAINING_FAILED,
-        message=f"Training ended with {ended}: {said}.",
-        hint="`ltp job logs JOB` shows the whole log.",
-    )
+    end = Exit(status.exit_code, status.signal, host_available_share)
+    return Verdict("failed", diagnose(log_tail, end), status.exit_code)
 
 
 def _lost() -> Problem:
@@ -84,3 +66,12 @@ def complete_lines(data: bytes) -> list[bytes]:
     """Whole lines of a file that is still being written; the rest is read again later."""
     end = data.rfind(b"\n") + 1
     return data[:end].splitlines(keepends=True)
+
+
+def last_available_share(samples: bytes) -> float | None:
+    """The share of its memory that the host had left at the last whole sample; None where no sample tells."""
+    for line in reversed(complete_lines(samples)):
+        with suppress(ValueError, KeyError, ZeroDivisionError):
+            sample = json.loads(line)
+            return float(sample["host_available_bytes"]) / float(sample["host_total_bytes"])
+    return None

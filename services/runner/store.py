@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.core.lifecycle import ATTEMPT, AttemptState
+from ltp.queue.tables import work
 from ltp.store.clock import new_id
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
@@ -29,8 +30,10 @@ attempts = Table(
     Column("state", String, nullable=False),
     Column("run_dir", String, nullable=False),
     Column("placement", JSONB, nullable=False),
-    # Whether the end was asked for, so that a restarted runner still knows why the process ended.
-    Column("stop_asked", Boolean, nullable=False, server_default=text("false")),
+    # What the scheduler wants (leave), and what was passed on to the process (leave, kill): a restarted runner still
+    # knows why the process ended.
+    Column("stop_wanted", Boolean, nullable=False, server_default=text("false")),
+    Column("stop_passed", String),
     Column("metrics_offset", BigInteger, nullable=False, server_default=text("0")),
     Column("metrics_lines", Integer, nullable=False, server_default=text("0")),
     Column("last_step", Integer, nullable=False, server_default=text("0")),
@@ -71,6 +74,33 @@ async def move(unit: Unit, attempt_id: UUID, target: AttemptState, **values: Any
 async def note(unit: Unit, attempt_id: UUID, **values: Any) -> None:
     """Record facts about an attempt that do not change its state."""
     await unit.execute(update(attempts).where(attempts.c.attempt_id == attempt_id).values(**values))
+
+
+async def want_stop(unit: Unit, run_id: UUID, number: int) -> bool:
+    """Note that an attempt is to save and leave; False when it is not known yet."""
+    statement = update(attempts).where(attempts.c.run_id == run_id, attempts.c.number == number)
+    return await unit.change(statement.values(stop_wanted=True)) == 1
+
+
+async def earlier_run_dirs(unit: Unit, run_id: UUID, number: int) -> list[str]:
+    """Run directories of the attempts of a run before this one."""
+    query = select(attempts.c.run_dir).where(attempts.c.run_id == run_id, attempts.c.number < number)
+    return list((await unit.execute(query)).scalars().all())
+
+
+async def given_up(unit: Unit, host_id: str) -> list[Row]:
+    """Attempts placed on a host that are not over although their work is: somebody gave them up."""
+    key = func.concat("train:", attempts.c.job_id, ":", attempts.c.number)
+    query = (
+        select(attempts)
+        .join(work, work.c.dedup_key == key)
+        .where(
+            attempts.c.state.in_(sorted(state for state in AttemptState if not ATTEMPT.is_over(state))),
+            attempts.c.placement["host_id"].astext == host_id,
+            work.c.state.in_(["failed", "cancelled", "done"]),
+        )
+    )
+    return list((await unit.execute(query)).mappings().all())
 
 
 async def add_checkpoint(unit: Unit, attempt_id: UUID, step: int, path: str, size_bytes: int) -> UUID | None:

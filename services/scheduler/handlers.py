@@ -2,84 +2,141 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from datetime import timedelta
+from typing import Annotated
 
 from faststream import Context
 from faststream.nats import NatsRouter
 
 from ltp.bus.delivery import NotYetError
 from ltp.bus.inbox import InboxUnit
+from ltp.bus.rpc import answered_by, replies
 from ltp.bus.subscriptions import heard_by, said
-from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
+from ltp.contracts.attempt import (
+    AttemptFailed,
+    AttemptLost,
+    AttemptStarted,
+    AttemptStopped,
+    AttemptStopRequested,
+    AttemptSucceeded,
+)
 from ltp.contracts.checkpoint import CheckpointWritten
-from ltp.contracts.host import HostSeen
+from ltp.contracts.host import (
+    HostCordoned,
+    HostGivenUp,
+    HostLabelled,
+    HostList,
+    HostLost,
+    HostSeen,
+    HostsRequest,
+    HostUncordoned,
+)
 from ltp.contracts.job import (
     JobCancellationRequested,
     JobCancelled,
     JobFailed,
+    JobOutgrown,
+    JobPaused,
+    JobPauseRequested,
     JobPlanned,
+    JobPreempted,
     JobQueued,
+    JobResumeRequested,
     JobStarted,
     JobSubmitted,
     JobSucceeded,
 )
 from ltp.contracts.lease import LeaseGranted, LeaseReleased
 from ltp.contracts.plan import PlanMade, PlanRefused
-from ltp.contracts.values import Problem
+from ltp.contracts.why import Why, WhyRequest
 from ltp.core.lifecycle import JOB, JobState
-from ltp.queue.policy import Queue
-from ltp.queue.work import enqueue, request_cancel
+from ltp.queue.work import request_cancel
 from ltp.store.clock import new_id
-from ltp.store.database import Unit
-from services.scheduler import policy, store
+from ltp.store.database import Database
+from services.scheduler import hosts, jobs, store
+from services.scheduler.placement import lose_host
 from services.scheduler.settings import SchedulerSettings
+from services.scheduler.why import explain_job
 
 SERVICE = "scheduler"
 router = NatsRouter()
 
-for event in (JobPlanned, JobQueued, JobStarted, JobSucceeded, JobFailed, JobCancelled, LeaseGranted, LeaseReleased):
+for event in (
+    JobPlanned,
+    JobQueued,
+    JobStarted,
+    JobPaused,
+    JobPreempted,
+    JobOutgrown,
+    JobSucceeded,
+    JobFailed,
+    JobCancelled,
+    AttemptStopRequested,
+    LeaseGranted,
+    LeaseReleased,
+    HostLost,
+):
     router.publisher(**said(event))
 
 
 @router.subscriber(**heard_by(SERVICE, JobSubmitted))
 async def open_job(event: JobSubmitted, unit: InboxUnit) -> None:
-    await store.open_job(unit, event.job_id)
+    await store.open_job(unit, event)
 
 
 @router.subscriber(**heard_by(SERVICE, PlanMade))
-async def queue_planned(event: PlanMade, unit: InboxUnit) -> None:
-    # The submission may still be on its way: the plan carries all that is needed.
-    await store.open_job(unit, event.job_id)
-    job = await _job(unit, event.job_id)
+async def take_plan(event: PlanMade, unit: InboxUnit) -> None:
+    job = await jobs.locked(unit, event.job_id)
     if JOB.is_over(job.state):
         return  # Cancelled while it was planned.
-    if not await store.move(unit, event.job_id, JobState.PLANNED, made=event.model_dump(mode="json"), run_id=new_id()):
+    made = event.model_dump(mode="json")
+    if event.after_attempt is not None:
+        if job.awaiting_plan and event.after_attempt == job.attempt:
+            await store.note(unit, event.job_id, made=made, awaiting_plan=False)
+            await _queue_or_hold(unit, await jobs.locked(unit, event.job_id))
         return
-    unit.emit(JobPlanned(job_id=event.job_id, plan_id=event.plan_id), about=event.job_id)
-    await _queue_attempt(unit, event.job_id)
+    if await store.move(unit, event.job_id, JobState.PLANNED, made=made, run_id=new_id()):
+        unit.emit(JobPlanned(job_id=event.job_id, plan_id=event.plan_id), about=event.job_id)
+        await _queue_or_hold(unit, await jobs.locked(unit, event.job_id))
 
 
 @router.subscriber(**heard_by(SERVICE, PlanRefused))
 async def fail_unplannable(event: PlanRefused, unit: InboxUnit) -> None:
-    await store.open_job(unit, event.job_id)
-    await _end(unit, event.job_id, JobState.FAILED, event.problem)
+    job = await jobs.locked(unit, event.job_id)
+    if event.after_attempt is None or (job.awaiting_plan and event.after_attempt == job.attempt):
+        await jobs.end(unit, job, JobState.FAILED, event.problem)
+
+
+@router.subscriber(**heard_by(SERVICE, JobPauseRequested))
+async def pause(event: JobPauseRequested, unit: InboxUnit) -> None:
+    await jobs.ask_to_pause(unit, await jobs.locked(unit, event.job_id))
+
+
+@router.subscriber(**heard_by(SERVICE, JobResumeRequested))
+async def resume(event: JobResumeRequested, unit: InboxUnit) -> None:
+    job = await jobs.locked(unit, event.job_id)
+    if job.state is JobState.PAUSED:
+        await jobs.queue_attempt(unit, job)
+    elif not JOB.is_over(job.state):
+        # A pause on its way is taken back: the attempt may leave, but the job queues again by itself.
+        await store.note(unit, event.job_id, pause_requested=False)
 
 
 @router.subscriber(**heard_by(SERVICE, JobCancellationRequested))
 async def cancel(event: JobCancellationRequested, unit: InboxUnit) -> None:
-    job = await _job(unit, event.job_id)
+    job = await jobs.locked(unit, event.job_id)
     if JOB.is_over(job.state):
         return
     await store.note(unit, event.job_id, cancel_requested=True)
-    unstarted = job.attempt == 0 or await request_cancel(unit, _work_key(event.job_id, job.attempt))
-    if unstarted:
-        await _end(unit, event.job_id, JobState.CANCELLED)
+    idle = job.attempt == 0 or job.awaiting_plan or job.state is JobState.PAUSED
+    if idle or await request_cancel(unit, jobs.work_key(event.job_id, job.attempt)):
+        await jobs.end(unit, job, JobState.CANCELLED)
 
 
 @router.subscriber(**heard_by(SERVICE, AttemptStarted))
 async def start(event: AttemptStarted, unit: InboxUnit) -> None:
-    job = await _job(unit, event.job_id)
-    if job.attempt != event.number or JOB.is_over(job.state):
+    job = await jobs.locked(unit, event.job_id)
+    if job.attempt_id != event.attempt_id or JOB.is_over(job.state):
         return
     if not await store.move(unit, event.job_id, JobState.RUNNING):
         raise NotYetError(f"job is {job.state}")
@@ -89,92 +146,88 @@ async def start(event: AttemptStarted, unit: InboxUnit) -> None:
 
 @router.subscriber(**heard_by(SERVICE, AttemptSucceeded))
 async def succeed(event: AttemptSucceeded, unit: InboxUnit) -> None:
-    await _job(unit, event.job_id)
-    await _end(unit, event.job_id, JobState.SUCCEEDED, steps=event.steps)
+    job = await jobs.locked(unit, event.job_id)
+    if job.attempt_id == event.attempt_id:
+        await jobs.end(unit, job, JobState.SUCCEEDED, steps=event.steps)
 
 
 @router.subscriber(**heard_by(SERVICE, AttemptFailed))
-async def fail(event: AttemptFailed, unit: InboxUnit) -> None:
-    job = await _job(unit, event.job_id)
-    target = JobState.CANCELLED if job.cancel_requested else JobState.FAILED
-    await _end(unit, event.job_id, target, event.problem)
+async def retry_or_fail(event: AttemptFailed, unit: InboxUnit) -> None:
+    if await _is_newest(unit, event):
+        await jobs.attempt_over(unit, event.job_id, event.problem, host_id=event.host_id)
 
 
 @router.subscriber(**heard_by(SERVICE, AttemptStopped))
-async def stop(event: AttemptStopped, unit: InboxUnit) -> None:
-    job = await _job(unit, event.job_id)
-    await _continue_or_end(unit, job, policy.after_stop(job.cancel_requested), None)
+async def go_on_after_stop(event: AttemptStopped, unit: InboxUnit) -> None:
+    if await _is_newest(unit, event):
+        await jobs.attempt_stopped(unit, event.job_id)
 
 
 @router.subscriber(**heard_by(SERVICE, AttemptLost))
-async def retry_lost(event: AttemptLost, unit: InboxUnit, settings: SchedulerSettings = Context("settings")) -> None:
-    job = await _job(unit, event.job_id)
-    target = policy.after_loss(job.attempt, settings.scheduler_max_attempts, job.cancel_requested)
-    await _continue_or_end(unit, job, target, event.problem)
+async def retry_lost(event: AttemptLost, unit: InboxUnit) -> None:
+    if await _is_newest(unit, event):
+        await jobs.attempt_over(unit, event.job_id, event.problem, host_id=event.host_id)
 
 
 @router.subscriber(**heard_by(SERVICE, CheckpointWritten))
 async def note_checkpoint(event: CheckpointWritten, unit: InboxUnit) -> None:
-    await _job(unit, event.job_id)
-    await store.note(unit, event.job_id, checkpoint_path=event.path)
+    job = await jobs.locked(unit, event.job_id)
+    if job.checkpoint_step is None or event.step >= job.checkpoint_step:
+        await store.note(unit, event.job_id, checkpoint_path=event.path, checkpoint_step=event.step)
 
 
 @router.subscriber(**heard_by(SERVICE, HostSeen))
 async def see_host(event: HostSeen, unit: InboxUnit) -> None:
-    await store.see_host(unit, event)
+    await hosts.see_host(unit, event)
 
 
-async def _job(unit: Unit, job_id: UUID) -> store.Job:
-    job = await store.lock_job(unit, job_id)
-    if job is None:
-        raise NotYetError(f"job {job_id} is not known yet")
-    return job
+@router.subscriber(**heard_by(SERVICE, HostLabelled))
+async def label_host(event: HostLabelled, unit: InboxUnit) -> None:
+    await hosts.note_host(unit, event.host_id, labels=dict(event.labels))
 
 
-async def _queue_attempt(unit: Unit, job_id: UUID) -> None:
-    """Put the next attempt of a job into the training queue."""
-    job = await _job(unit, job_id)
-    if job.made is None or not await store.move(unit, job_id, JobState.QUEUED, attempt=job.attempt + 1):
-        raise NotYetError(f"job is {job.state}")
-    number = job.attempt + 1
-    payload = {
-        "attempt_id": str(new_id()),
-        "run_id": str(job.run_id),
-        "number": number,
-        "made": job.made.model_dump(mode="json"),
-        "resume_from": job.checkpoint_path,
-    }
-    wants = {"count": job.made.plan.devices, "kind": job.made.plan.device_kind}
-    await enqueue(unit, Queue.TRAINING, "train", payload, dedup_key=_work_key(job_id, number), wants=wants)
-    unit.emit(JobQueued(job_id=job_id, attempt=number), about=job_id)
+@router.subscriber(**heard_by(SERVICE, HostCordoned))
+async def cordon_host(event: HostCordoned, unit: InboxUnit) -> None:
+    await hosts.note_host(unit, event.host_id, cordoned=True)
 
 
-async def _continue_or_end(unit: Unit, job: store.Job, target: JobState, problem: Problem | None) -> None:
-    if JOB.is_over(job.state):
-        return
-    if target is JobState.QUEUED:
-        # A lost attempt may never have said that it started.
-        await store.move(unit, job.job_id, JobState.RUNNING)
-        await _queue_attempt(unit, job.job_id)
+@router.subscriber(**heard_by(SERVICE, HostUncordoned))
+async def uncordon_host(event: HostUncordoned, unit: InboxUnit) -> None:
+    await hosts.note_host(unit, event.host_id, cordoned=False)
+
+
+@router.subscriber(**heard_by(SERVICE, HostGivenUp))
+async def give_up_host(event: HostGivenUp, unit: InboxUnit) -> None:
+    await lose_host(unit, event.host_id)
+
+
+@router.subscriber(**answered_by(SERVICE, "why"))
+@replies
+async def why(
+    request: WhyRequest, database: Annotated[Database, Context()], settings: Annotated[SchedulerSettings, Context()]
+) -> Why:
+    async with database.unit() as unit:
+        return await explain_job(unit, request.job_id, timedelta(seconds=settings.scheduler_host_silent_seconds))
+
+
+@router.subscriber(**answered_by(SERVICE, "hosts"))
+@replies
+async def list_hosts(
+    request: HostsRequest, database: Annotated[Database, Context()], settings: Annotated[SchedulerSettings, Context()]
+) -> HostList:
+    async with database.unit() as unit:
+        silent_after = timedelta(seconds=settings.scheduler_host_silent_seconds)
+        return HostList(hosts=await hosts.views(unit, silent_after, request.host_id))
+
+
+async def _is_newest(unit: InboxUnit, event: AttemptFailed | AttemptStopped | AttemptLost) -> bool:
+    """News of an attempt that was replaced comes too late to matter."""
+    return (await jobs.locked(unit, event.job_id)).attempt_id == event.attempt_id
+
+
+async def _queue_or_hold(unit: InboxUnit, job: store.Job) -> None:
+    """Queue a job that has a plan, unless it was to be paused first."""
+    if job.pause_requested:
+        await jobs.pause_now(unit, job)
     else:
-        await _end(unit, job.job_id, target, problem)
-
-
-async def _end(unit: Unit, job_id: UUID, target: JobState, problem: Problem | None = None, steps: int = 0) -> None:
-    """Bring a job to a final state and say so; a job that is over stays as it is."""
-    job = await _job(unit, job_id)
-    if JOB.is_over(job.state):
-        return
-    evidence = None if problem is None else problem.model_dump()
-    if not await store.move(unit, job_id, target, problem=evidence):
-        raise NotYetError(f"job is {job.state}, not ready to become {target}")
-    if target is JobState.SUCCEEDED:
-        unit.emit(JobSucceeded(job_id=job_id, steps=steps), about=job_id)
-    elif target is JobState.CANCELLED:
-        unit.emit(JobCancelled(job_id=job_id), about=job_id)
-    elif problem is not None:
-        unit.emit(JobFailed(job_id=job_id, problem=problem), about=job_id)
-
-
-def _work_key(job_id: UUID, number: int) -> str:
-    return f"train:{job_id}:{number}"
+        await jobs.queue_attempt(unit, job)

@@ -1,68 +1,91 @@
-"""Which waiting work gets which devices, and what an attempt's end means for its job. Pure."""
+"""What an attempt's end means for its job: who is tried again, when, where, and who is over. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
-from uuid import UUID
 
-from ltp.contracts.values import Device, Placement
+from ltp.contracts.values import Problem
+from ltp.core.errors import ErrorCode
 from ltp.core.lifecycle import JobState
 
-DeviceKind = Literal["cpu", "gpu"]
+_BASE_SECONDS = 5.0
+_CEILING_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Work that wants devices, in the order of its turn."""
+class RetryRule:
+    """How a kind of failure is tried again: how often, how soon, and what must differ.
 
-    work_id: UUID
-    count: int
-    kind: DeviceKind
-
-
-@dataclass(frozen=True)
-class HostState:
-    """A host's devices, and the indexes that are leased, per kind."""
-
-    host_id: str
-    devices: Sequence[Device]
-    taken: Mapping[DeviceKind, frozenset[int]]
-
-    def free(self, kind: DeviceKind) -> list[int]:
-        """Indexes of unleased devices of a kind, in order."""
-        taken = self.taken.get(kind, frozenset())
-        return [d.index for d in self.devices if d.kind == kind and d.index not in taken]
-
-
-def place(waiting: Sequence[Waiting], hosts: Sequence[HostState]) -> list[tuple[UUID, Placement]]:
-    """Give devices to work, first come first served; work that does not fit now is passed over by smaller work behind it.
-
-    All devices of one piece of work come from one host.
+    Sources: what each cause needs is argued in docs/jobs.md.
     """
-    free = {(host.host_id, kind): host.free(kind) for host in hosts for kind in ("cpu", "gpu")}
-    placed: list[tuple[UUID, Placement]] = []
-    for work in waiting:
-        fitting = [host.host_id for host in hosts if len(free[host.host_id, work.kind]) >= work.count]
-        if not fitting:
-            continue
-        # The fullest host that fits, so that large work later finds whole hosts.
-        host_id = min(fitting, key=lambda h: (len(free[h, work.kind]), h))
-        indexes = free[host_id, work.kind]
-        placement = Placement(host_id=host_id, device_kind=work.kind, device_indexes=indexes[: work.count])
-        free[host_id, work.kind] = indexes[work.count :]
-        placed.append((work.work_id, placement))
-    return placed
+
+    # Attempts that may end this way before the job does; the job's own limit stands beside it.
+    limit: int
+    base_seconds: float = _BASE_SECONDS
+    change: Literal["nothing", "host", "plan"] = "nothing"
 
 
-def after_loss(number: int, max_attempts: int, cancel_requested: bool) -> JobState:
-    """Where a job goes when attempt `number` is lost: again to the queue, unless that was the last or it should end."""
-    if cancel_requested:
-        return JobState.CANCELLED
-    return JobState.QUEUED if number < max_attempts else JobState.FAILED
+NEVER = RetryRule(0)
+# A failure that is not here is the user's to mend: the same input would fail again.
+RULES: dict[str, RetryRule] = {
+    # The observer or the host is gone; another host may do. The training itself did nothing wrong.
+    ErrorCode.ATTEMPT_LOST: RetryRule(5, base_seconds=0.0),
+    ErrorCode.HOST_LOST: RetryRule(5, base_seconds=0.0, change="host"),
+    ErrorCode.TRAINING_KILLED: RetryRule(3),
+    # The same plan would fail again; a smaller one keeps the effective batch.
+    ErrorCode.TRAINING_OUT_OF_MEMORY: RetryRule(4, base_seconds=0.0, change="plan"),
+    # Who else was on the host may be gone by then.
+    ErrorCode.HOST_OUT_OF_MEMORY: RetryRule(2, base_seconds=30.0),
+    # Links and peers recover, or do not.
+    ErrorCode.COLLECTIVE_FAILED: RetryRule(3, base_seconds=15.0),
+    ErrorCode.DEVICE_FAILED: RetryRule(3, base_seconds=15.0, change="host"),
+    ErrorCode.TRAINING_STALLED: RetryRule(2, base_seconds=15.0),
+    # Somebody must make room first; give them time.
+    ErrorCode.DISK_FULL: RetryRule(3, base_seconds=60.0),
+    ErrorCode.SERVICE_UNAVAILABLE: RetryRule(5),
+    ErrorCode.INTERNAL: RetryRule(1),
+}
 
 
-def after_stop(cancel_requested: bool) -> JobState:
-    """Where a job goes when its attempt ended on request."""
-    return JobState.CANCELLED if cancel_requested else JobState.QUEUED
+@dataclass(frozen=True)
+class Wishes:
+    """What users, or the scheduler for them, asked of a job while it ran."""
+
+    cancel: bool = False
+    pause: bool = False
+
+
+@dataclass(frozen=True)
+class Next:
+    """Where a job goes when an attempt ended. `delay` and `change` matter when it is queued again."""
+
+    state: JobState
+    delay: timedelta = timedelta()
+    change: Literal["nothing", "host", "plan"] = "nothing"
+
+
+def after_stop(wishes: Wishes) -> Next:
+    """Where a job goes when its attempt ended on request. Without a wish it was preempted, or its host went down."""
+    if wishes.cancel:
+        return Next(JobState.CANCELLED)
+    return Next(JobState.PAUSED if wishes.pause else JobState.QUEUED)
+
+
+def after_failure(
+    problem: Problem, failures_of_kind: int, failures: int, max_attempts: int, wishes: Wishes, jitter: float
+) -> Next:
+    """Where a job goes after its `failures`-th failed attempt (from 1), the `failures_of_kind`-th of this kind.
+
+    `jitter` in 0..1 spreads the waiting of jobs that failed together: half to all of a doubling time.
+    """
+    if wishes.cancel:
+        return Next(JobState.CANCELLED)
+    rule = RULES.get(problem.code, NEVER)
+    if failures_of_kind > rule.limit or failures >= max_attempts:
+        return Next(JobState.FAILED)
+    if wishes.pause:
+        return Next(JobState.PAUSED, change=rule.change)
+    seconds = min(_CEILING_SECONDS, rule.base_seconds * 2 ** (failures_of_kind - 1))
+    return Next(JobState.QUEUED, timedelta(seconds=seconds * (0.5 + 0.5 * jitter)), rule.change)

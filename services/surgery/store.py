@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, Column, Integer, String, Table, Uuid, func, update
+from sqlalchemy import Boolean, Column, Integer, String, Table, Uuid, false, func, null, or_, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from ltp.contracts.checkpoint import CheckpointWritten
@@ -47,5 +47,9 @@ async def open_export(unit: Unit, event: CheckpointWritten) -> None:
 
 async def close_export(unit: Unit, checkpoint_id: UUID, **values: Any) -> bool:
     """Note how an export ended; False when that is noted already."""
-    statement = update(exports).where(exports.c.checkpoint_id == checkpoint_id, exports.c.ended_at.is_(None))
+    # Dead work may be tried again: a success replaces a failure, nothing replaces a success.
+    failed = false() if "problem" in values else exports.c.problem.is_not(None)
+    open_ = or_(exports.c.ended_at.is_(None), failed)
+    values = {"problem": null()} | values
+    statement = update(exports).where(exports.c.checkpoint_id == checkpoint_id, open_)
     return await unit.change(statement.values(ended_at=now(), **values)) == 1

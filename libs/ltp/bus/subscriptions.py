@@ -81,11 +81,15 @@ def said(event: type[Event]) -> dict[str, Any]:
     }
 
 
+def subscriptions_of(service: str) -> list[Subscription]:
+    """What a service of this process hears."""
+    return [subscription for subscription in DECLARED if subscription.service == service]
+
+
 async def reconcile(js: JetStreamContext, service: str) -> None:
     """Create or update this service's consumers, since a bound durable keeps its old configuration."""
-    for subscription in DECLARED:
-        if subscription.service == service:
-            await js.add_consumer(subscription.stream, subscription.consumer())
+    for subscription in subscriptions_of(service):
+        await js.add_consumer(subscription.stream, subscription.consumer())
 
 
 def _arguments(subscription: Subscription, *, title: str, description: str, workers: int | None) -> dict[str, Any]:

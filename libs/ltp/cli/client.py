@@ -51,6 +51,18 @@ class Gateway:
         """POST; the decoded answer."""
         return self._decoded(self._send("POST", path, **kwargs))
 
+    def patch(self, path: str, **kwargs: Any) -> Any:
+        """PATCH; the decoded answer."""
+        return self._decoded(self._send("PATCH", path, **kwargs))
+
+    def delete(self, path: str) -> Any:
+        """DELETE; the decoded answer."""
+        return self._decoded(self._send("DELETE", path))
+
+    def put(self, path: str, **kwargs: Any) -> Any:
+        """PUT; the decoded answer."""
+        return self._decoded(self._send("PUT", path, **kwargs))
+
     def follow(self, path: str, last_event_id: str | None = None) -> Iterator[tuple[str, str, Any]]:
         """Server-sent events as (name, id, data), until the server says `end` or hangs up."""
         headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}

@@ -42,6 +42,12 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Return when the job is over; exit 1 unless it succeeded.")
     ] = False,
+    project: Annotated[str, typer.Option(help="Whose quota it counts against.")] = "default",
+    owner: Annotated[str, typer.Option(help="Who shares the devices fairly with the others.")] = "default",
+    priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Higher goes first.")] = 0,
+    preemptible: Annotated[bool, typer.Option("--preemptible", help="Jobs of higher priority may pause it.")] = False,
+    max_attempts: Annotated[int, typer.Option(min=1, max=100, help="Failed attempts before it fails.")] = 3,
+    hold: Annotated[bool, typer.Option("--hold", help="Plan it, but do not start it until `ltp job resume`.")] = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -51,7 +57,9 @@ def submit(
         return
     with reported():
         gateway = Gateway.find(data_dir)
-        job = send(gateway, read_recipe(recipe), key)
+        options = {"project": project, "owner": owner, "priority": priority, "preemptible": preemptible}
+        options |= {"max_attempts": max_attempts, "start": not hold}
+        job = send(gateway, read_recipe(recipe), key, options)
         if wait:
             job = wait_until_over(gateway, job["job_id"])
         show(job, json, lambda: describe(job))
@@ -81,15 +89,6 @@ def get(job: JobId, data_dir: DataDirOption = None, json: JsonOption = False) ->
         gateway = Gateway.find(data_dir)
         found = gateway.get(f"/jobs/{resolve(gateway, job)}")
         show(found, json, lambda: describe(found))
-
-
-@app.command()
-def cancel(job: JobId, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
-    """Ask that a job end; its devices are freed."""
-    with reported():
-        gateway = Gateway.find(data_dir)
-        found = gateway.post(f"/jobs/{resolve(gateway, job)}/cancel")
-        show(found, json, lambda: f"Cancellation of {found['job_id']} requested.")
 
 
 @app.command()
@@ -148,10 +147,10 @@ def read_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def send(gateway: Gateway, recipe: Recipe, key: str | None = None) -> Any:
+def send(gateway: Gateway, recipe: Recipe, key: str | None = None, options: dict[str, Any] | None = None) -> Any:
     """Submit a recipe; returns the job."""
     headers = {} if key is None else {"Idempotency-Key": key}
-    return gateway.post("/jobs", json=recipe.settings(), headers=headers)
+    return gateway.post("/jobs", json=recipe.settings(), headers=headers, params=options or {})
 
 
 def resolve(gateway: Gateway, job: str) -> str:
@@ -199,13 +198,17 @@ def follow_metrics(gateway: Gateway, job_id: str) -> Iterator[Any]:
 
 def describe(job: Any) -> str:
     """A job in a few lines."""
-    lines = [f"{job['name']}  {job['state']}  {job['job_id']}", f"  submitted  {moment(job['submitted_at'])}"]
+    wish = f" ({job['requested']} requested)" if job["requested"] else ""
+    lines = [f"{job['name']}  {job['state']}{wish}  {job['job_id']}", f"  submitted  {moment(job['submitted_at'])}"]
     if job["started_at"]:
         lines.append(f"  started    {moment(job['started_at'])}")
     if job["ended_at"]:
         lines.append(f"  ended      {moment(job['ended_at'])}")
+    if job["checkpoint_step"] is not None:
+        lines.append(f"  checkpoint of step {job['checkpoint_step']}, attempt {job['attempt']}")
     if job["problem"]:
         lines += [f"  {job['problem']['code']}: {job['problem']['message']}", f"  {job['problem']['hint']}"]
+        lines += [f"    | {line}" for line in job["problem"].get("evidence", [])]
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ltp.cli import datasets, evaluations, events, jobs, results, up
+from ltp.cli import datasets, evaluations, events, hosts, job_control, jobs, results, up, work
 from ltp.cli.demo import demo
 from ltp.cli.proto import app as proto_app
 
@@ -18,8 +18,15 @@ app = typer.Typer(
 
 for command in (up.up, up.down, up.status, up.doctor, jobs.plan, results.checkpoints, evaluations.compare, demo):
     app.command()(command)
+job_control.add_to(jobs.app)
 for name, group in (
-    *(("dataset", datasets.app), ("job", jobs.app), ("eval", evaluations.app)),
-    *(("events", events.app), ("proto", proto_app)),
+    ("dataset", datasets.app),
+    ("job", jobs.app),
+    ("host", hosts.app),
+    ("eval", evaluations.app),
+    ("events", events.app),
+    ("proto", proto_app),
 ):
+    app.add_typer(group, name=name)
+for name, group in (("queue", work.queue_app), ("work", work.work_app)):
     app.add_typer(group, name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from ltp.contracts.event import Event
@@ -18,6 +19,15 @@ class AttemptStarted(Event, subject="ltp.attempt.v1.started", speaker="runner"):
     number: int
     placement: Placement
     started_at: datetime
+
+
+class AttemptStopRequested(Event, subject="ltp.attempt.v1.stop-requested", speaker="scheduler"):
+    """The attempt is to finish its step, save a checkpoint and leave: its job is paused, or must make room."""
+
+    job_id: UUID
+    run_id: UUID
+    number: int
+    reason: Literal["paused", "preempted"]
 
 
 class AttemptSucceeded(Event, subject="ltp.attempt.v1.succeeded", speaker="runner"):
@@ -41,6 +51,8 @@ class AttemptFailed(Event, subject="ltp.attempt.v1.failed", speaker="runner"):
     problem: Problem
     exit_code: int | None
     ended_at: datetime
+    # Where it ran.
+    host_id: str | None = None
     # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
     metrics_lines: int = 0
 
@@ -64,5 +76,7 @@ class AttemptLost(Event, subject="ltp.attempt.v1.lost", speaker="runner"):
     job_id: UUID
     problem: Problem
     ended_at: datetime
+    # Where it ran.
+    host_id: str | None = None
     # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
     metrics_lines: int = 0

@@ -18,6 +18,8 @@ class PlanMade(Event, subject="ltp.plan.v1.made", speaker="planner"):
     recipe: Recipe
     dataset: DatasetVersion
     plan: Plan
+    # The attempt that outgrew the plan before this one; null for a job's first plan.
+    after_attempt: int | None = None
 
 
 class PlanRefused(Event, subject="ltp.plan.v1.refused", speaker="planner"):
@@ -25,6 +27,8 @@ class PlanRefused(Event, subject="ltp.plan.v1.refused", speaker="planner"):
 
     job_id: UUID
     problem: Problem
+    # The attempt that outgrew its plan, when no smaller one exists.
+    after_attempt: int | None = None
 
 
 class PlanRequest(Value):

@@ -64,7 +64,9 @@ class Resources(_Section):
     """What to run on. `auto` takes a GPU where the host has one."""
 
     device_kind: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = Field(default=1, gt=0)
+    devices: int = Field(default=1, gt=0, description="Devices in all, over all hosts.")
+    hosts: int = Field(default=1, gt=0, description="Hosts to spread the devices over, the same number on each.")
+    labels: dict[str, str] = Field(default_factory=dict[str, str], description="Labels a host must have.")
     micro_batch_size: int | None = Field(default=None, gt=0, description="Left out, the planner chooses.")
     time_limit_seconds: float | None = Field(default=None, gt=0)
 

@@ -25,6 +25,8 @@ class Problem(Value):
     code: str
     message: str
     hint: str = ""
+    # Lines of a log that prove it, as they stand there.
+    evidence: list[str] = Field(default_factory=list[str])
 
     @classmethod
     def of(cls, error: LtpError) -> Problem:
@@ -46,12 +48,26 @@ class Device(Value):
     memory_bytes: int = Field(gt=0)
 
 
+class HostShare(Value):
+    """Devices of one host."""
+
+    host_id: str
+    device_indexes: list[int]
+
+
 class Placement(Value):
-    """Where leased work runs."""
+    """Where leased work runs: devices of one host, or of several when the work spans them (`others`, the same number each)."""
 
     host_id: str
     device_kind: Literal["cpu", "gpu"]
     device_indexes: list[int]
+    others: list[HostShare] = Field(default_factory=list[HostShare])
+    # The lease's fencing token: it only grows, so that whoever holds a smaller one is stale.
+    fence: int | None = None
+
+    def shares(self) -> list[HostShare]:
+        """What is taken of each host, the first one included."""
+        return [HostShare(host_id=self.host_id, device_indexes=self.device_indexes), *self.others]
 
 
 class PlanRejection(Value):

@@ -37,7 +37,15 @@ class ErrorCode(StrEnum):
     LAUNCH_FAILED = "launch_failed"
     TRAINING_FAILED = "training_failed"
     TRAINING_OUT_OF_MEMORY = "training_out_of_memory"
+    HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    COLLECTIVE_FAILED = "collective_failed"
+    DEVICE_FAILED = "device_failed"
+    REWARD_FAILED = "reward_failed"
+    TRAINING_DATA_INVALID = "training_data_invalid"
+    TRAINING_STALLED = "training_stalled"
+    TRAINING_KILLED = "training_killed"
     ATTEMPT_LOST = "attempt_lost"
+    HOST_LOST = "host_lost"
     TIME_LIMIT = "time_limit"
     # Checkpoints and evaluation
     EXPORT_FAILED = "export_failed"
@@ -60,6 +68,8 @@ class ErrorCode(StrEnum):
     NOT_RUNNING = "not_running"
     START_FAILED = "start_failed"
     STALE_LEASE = "stale_lease"
+    WORKER_KILLED = "worker_killed"
+    CANCELLED = "cancelled"
     INTERNAL = "internal"
 
 

@@ -63,7 +63,8 @@ JOB = Lifecycle(
     initial=_J.SUBMITTED,
     transitions={
         _J.SUBMITTED: frozenset({_J.PLANNED, _J.FAILED, _J.CANCELLED}),
-        _J.PLANNED: frozenset({_J.QUEUED, _J.FAILED, _J.CANCELLED}),
+        # Paused before it was ever queued: created to be started later, or paused while it was planned.
+        _J.PLANNED: frozenset({_J.QUEUED, _J.PAUSED, _J.FAILED, _J.CANCELLED}),
         _J.QUEUED: frozenset({_J.RUNNING, _J.PAUSED, _J.FAILED, _J.CANCELLED}),
         # Back to queued: the attempt was lost or preempted and the job waits for its next one.
         _J.RUNNING: frozenset({_J.QUEUED, _J.PAUSED, _J.SUCCEEDED, _J.FAILED, _J.CANCELLED}),

@@ -19,13 +19,14 @@ from nats.js import JetStreamContext
 from opentelemetry.sdk.trace import TracerProvider
 
 from ltp.bus.delivery import delivery_middleware
+from ltp.bus.recovery import keep_bus
 from ltp.bus.relay import Relay
 from ltp.bus.streams import ensure_streams
 from ltp.bus.subscriptions import reconcile
 from ltp.queue.worker import Worker
 from ltp.service.settings import CommonSettings
 from ltp.store.database import Database, wake_channel
-from ltp.store.listener import WORK_CHANNEL, Listener
+from ltp.store.listener import WORK_CHANNEL, Listener, work_channel
 from ltp.store.schema import wait_for_schema
 from ltp.telemetry.setup import tracer_provider
 
@@ -96,9 +97,11 @@ class Runtime:
         await self.broker.start()
         relay = Relay(self.database, self.js)
         channels = {wake_channel(self.service): relay.wake.set, WORK_CHANNEL: self._wake_workers} | self.channels
+        channels |= {work_channel(worker.kind): worker.wake.set for worker in self.workers}
         tasks = [
             self._keep("outbox relay", relay.run),
             self._keep("listener", Listener(self.database.engine, channels).run),
+            self._keep("bus", lambda: keep_bus(self.database, lambda: self.js, relay.wake.set)),
         ]
         tasks += [self._keep(f"worker {worker.kind}", worker.run) for worker in self.workers]
         tasks += [self._keep(name, loop) for name, loop in self.loops]

@@ -7,14 +7,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-# Work was added, placed or ended: workers and the scheduler look again.
+# Devices were asked for, given or freed, or a limit changed: the scheduler and all workers look again.
 WORK_CHANNEL = "ltp_work"
 _RECONNECT_SECONDS = 1.0
+
+
+async def raw_connection(engine: AsyncEngine, **options: Any) -> asyncpg.Connection:
+    """A connection of asyncpg's own to an engine's database, outside its pool."""
+    url = engine.url
+    return await asyncpg.connect(
+        host=url.host, port=url.port, user=url.username, password=url.password, database=url.database, **options
+    )
+
+
+def work_channel(kind: str) -> str:
+    """The channel on which work of one kind was added: only its workers wake up."""
+    return f"{WORK_CHANNEL}_{kind}"
 
 
 @dataclass
@@ -35,10 +49,7 @@ class Listener:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _listen(self) -> None:
-        url = self.engine.url
-        connection = await asyncpg.connect(
-            host=url.host, port=url.port, user=url.username, password=url.password, database=url.database
-        )
+        connection = await raw_connection(self.engine)
         self._closed.clear()
         connection.add_termination_listener(lambda _: self._closed.set())
         try:

@@ -1,27 +1,26 @@
-"""Jobs: submit, list, show, cancel, and read what they write."""
+"""Jobs: submit, list, show, and read what they write; `job_control.py` has what is done to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
 from ltp.bus.rpc import ask
-from ltp.contracts.job import JobCancellationRequested, JobSubmitted
+from ltp.contracts.job import JobOptions
 from ltp.contracts.questions import LogPart, LogRequest
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import JOB, JobState
-from ltp.service.runtime import Runtime
-from ltp.store.clock import new_id, now
+from ltp.store.clock import now
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
-from services.gateway.admission import admit, resolve
-from services.gateway.routes.models import Job, JobPage, StepLine
+from services.gateway.admission import submit
+from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
 from services.gateway.streams import Position, resume_point, stream
 
 router = APIRouter(tags=["jobs"])
@@ -35,23 +34,13 @@ async def submit_job(
     recipe: Recipe,
     runtime: Serving,
     response: Response,
+    options: Annotated[SubmitOptions, Query()],
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Job:
-    """Submit a recipe. The same Idempotency-Key with the same recipe gives the same job, however often it is sent."""
-    resolved, dataset = await resolve(runtime, recipe)
-    known = await _known(runtime, idempotency_key, resolved)
-    if known is None:
-        await admit(runtime, resolved, dataset)
-        event = JobSubmitted(job_id=new_id(), recipe=resolved, recipe_hash=resolved.hash(), dataset=dataset)
-        async with runtime.database.unit() as unit:
-            added = await store.add_job(unit, _row(event, idempotency_key))
-            if added:
-                unit.emit(event, about=event.job_id)
-        # Somebody else was faster with the same key.
-        known = event.job_id if added else await _known(runtime, idempotency_key, resolved)
-    assert known is not None
-    response.headers["Location"] = f"/api/v1/jobs/{known}"
-    return await show_job(known, runtime.database.engine)
+    """Submit a recipe. The same Idempotency-Key with the same request gives the same job, however often it is sent."""
+    job_id = await submit(runtime, recipe, JobOptions(**options.model_dump()), idempotency_key)
+    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
+    return await show_job(job_id, runtime.database.engine)
 
 
 @router.get("/jobs")
@@ -74,17 +63,6 @@ async def show_job(job_id: UUID, engine: Engine) -> Job:
     if row is None:
         raise LtpError(ErrorCode.NOT_FOUND, f"There is no job {job_id}.", "`ltp job list` shows all.")
     return Job.model_validate(dict(row))
-
-
-@router.post("/jobs/{job_id}/cancel", status_code=202)
-async def cancel_job(job_id: UUID, runtime: Serving) -> Job:
-    """Ask that a job end. It is `cancelled` once its devices are free."""
-    job = await show_job(job_id, runtime.database.engine)
-    if JOB.is_over(job.state):
-        raise LtpError(ErrorCode.CONFLICT, f"Job {job_id} is {job.state} already.", "Nothing is left to cancel.")
-    async with runtime.database.unit() as unit:
-        unit.emit(JobCancellationRequested(job_id=job_id), about=job_id)
-    return job
 
 
 @router.get("/jobs/{job_id}/metrics")
@@ -132,35 +110,6 @@ async def read_log(
     await show_job(job_id, runtime.database.engine)
     request = LogRequest(job_id=job_id, attempt=attempt, offset=offset, limit=limit)
     return await ask(runtime.client, "runner", "log", request, LogPart)
-
-
-def _row(event: JobSubmitted, key: str | None) -> dict[str, Any]:
-    return {
-        "job_id": event.job_id,
-        "name": event.recipe.name,
-        "recipe": event.recipe.settings(),
-        "recipe_hash": event.recipe_hash,
-        "dataset": event.dataset.model_dump(mode="json"),
-        "idempotency_key": key,
-        "submitted_at": now(),
-    }
-
-
-async def _known(runtime: Runtime, key: str | None, recipe: Recipe) -> UUID | None:
-    """The job an idempotency key stands for; a key used for another recipe is an error."""
-    if key is None:
-        return None
-    row = await store.job_by_key(runtime.database.engine, key)
-    if row is None:
-        return None
-    if row["recipe_hash"] != recipe.hash():
-        raise LtpError(
-            ErrorCode.CONFLICT,
-            f"Idempotency-Key {key!r} was used for another recipe (job {row['job_id']}).",
-            "Use a new key for a new recipe.",
-        )
-    job_id: UUID = row["job_id"]
-    return job_id
 
 
 def _lines(rows: Sequence[store.Row]) -> list[StepLine]:

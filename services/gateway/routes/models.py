@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ltp.contracts.dataset import DatasetVersion, Split
+from ltp.contracts.job import MOST_ATTEMPTS, JobOptions
 from ltp.contracts.recipe import Recipe
-from ltp.contracts.values import Plan, Problem
+from ltp.contracts.values import Name, Plan, Problem
 from ltp.core.lifecycle import JobState
 
 
@@ -30,9 +31,28 @@ class Job(_Answer):
     plan: Plan | None
     run_id: UUID | None
     problem: Problem | None
+    options: JobOptions
+    # What was asked of it and is not done yet: pause, resume, cancel.
+    requested: str | None
+    attempt: int
+    # The step of its newest checkpoint: where a resume goes on from.
+    checkpoint_step: int | None
     submitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+
+
+class SubmitOptions(BaseModel):
+    """How a job is run, beside what it trains; see `JobOptions`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    project: Name = "default"
+    owner: Name = "default"
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    preemptible: bool = False
+    max_attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] = 3
+    start: bool = True
 
 
 class JobPage(BaseModel):

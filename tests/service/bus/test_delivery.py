@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -173,6 +174,35 @@ async def test_a_stream_that_was_emptied_is_refilled_from_postgres(
         assert await relay.republish_all() == 3
         await until(lambda: len(heard) == 3)
     assert heard == [event.job_id for event in said] or sorted(heard) == sorted(e.job_id for e in said)
+
+
+async def test_a_stream_deleted_under_running_services_comes_back_with_all_it_held(
+    running: Running, gateway: Database, js: JetStreamContext
+) -> None:
+    router, heard = NatsRouter(), []
+
+    @router.subscriber(**heard_by("scheduler", JobCancellationRequested))
+    async def hear(event: JobCancellationRequested, unit: InboxUnit) -> None:
+        heard.append(event)
+
+    async with running("scheduler", router), running("gateway", NatsRouter()):
+        first = await say(gateway)
+        await until(lambda: heard == [first])
+        await js.delete_stream("LTP_EVENTS")
+        second = await say(gateway)
+        await until(lambda: len(heard) == 2, seconds=30)
+        assert heard == [first, second], "a fact was lost, or took effect twice"
+
+        async def complete() -> bool:
+            return (await js.stream_info("LTP_EVENTS")).state.messages == 2
+
+        await until_async(complete)
+
+
+async def until_async(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.05)
 
 
 async def test_only_its_speaker_may_say_an_event(gateway: Database) -> None:

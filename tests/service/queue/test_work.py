@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import UUID
 
@@ -19,13 +18,6 @@ from tests.conftest import until
 
 LEASE = timedelta(seconds=30)
 PAST = timedelta(seconds=-1)
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database.connect(database_url, "scheduler")
-    yield database
-    await database.close()
 
 
 async def put(database: Database, key: str, queue: Queue = Queue.DEFAULT) -> UUID | None:

@@ -27,7 +27,7 @@ def differences(connection: Connection) -> list[Any]:
 
 async def test_the_migrations_make_the_tables_of_the_code(database_url: str) -> None:
     for service in SERVICES:
-        importlib.import_module(f"services.{service}.store")
+        importlib.import_module(f"services.{service}.app")
     engine = create_async_engine(database_url)
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []

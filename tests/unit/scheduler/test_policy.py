@@ -1,50 +1,60 @@
-"""Which waiting work gets which devices."""
+"""What an attempt's end means for its job."""
 
 from __future__ import annotations
 
-from uuid import UUID
+from datetime import timedelta
 
-from ltp.contracts.values import Device
+import pytest
+
+from ltp.contracts.values import Problem
+from ltp.core.errors import ErrorCode
 from ltp.core.lifecycle import JobState
-from services.scheduler.policy import HostState, Waiting, after_loss, after_stop, place
-
-A, B, C = (UUID(int=i) for i in (1, 2, 3))
+from services.scheduler.policy import RULES, Next, Wishes, after_failure, after_stop
 
 
-def host(name: str, gpus: int, taken: frozenset[int] = frozenset()) -> HostState:
-    devices = [Device(index=i, kind="gpu", model="H200", memory_bytes=1) for i in range(gpus)]
-    cpu = Device(index=0, kind="cpu", model="x", memory_bytes=1)
-    return HostState(name, [*devices, cpu], {"gpu": taken, "cpu": frozenset()})
+def after(code: str, kind: int = 1, total: int | None = None, wishes: Wishes = Wishes(), most: int = 10) -> Next:
+    problem = Problem(code=code, message="")
+    return after_failure(problem, kind, total or kind, most, wishes, jitter=1.0)
 
 
-def test_work_is_placed_in_turn_and_no_device_twice() -> None:
-    placed = place([Waiting(A, 1, "gpu"), Waiting(B, 1, "gpu"), Waiting(C, 1, "gpu")], [host("h", 2)])
-    assert [(work, p.device_indexes) for work, p in placed] == [(A, [0]), (B, [1])]
+def test_a_stop_means_what_was_asked_for() -> None:
+    assert after_stop(Wishes(cancel=True, pause=True)).state is JobState.CANCELLED
+    assert after_stop(Wishes(pause=True)).state is JobState.PAUSED
+    # Preempted, or its host was shut down: it waits for devices again.
+    assert after_stop(Wishes()) == Next(JobState.QUEUED)
 
 
-def test_leased_devices_are_left_alone() -> None:
-    ((_, placement),) = place([Waiting(A, 1, "gpu")], [host("h", 2, taken=frozenset({0}))])
-    assert placement.device_indexes == [1]
+@pytest.mark.parametrize("code", sorted(set(ErrorCode) - set(RULES)))
+def test_what_the_user_must_mend_is_not_tried_again(code: str) -> None:
+    assert after(code).state is JobState.FAILED
 
 
-def test_a_gang_gets_all_its_devices_on_one_host_or_none() -> None:
-    assert place([Waiting(A, 3, "gpu")], [host("a", 2), host("b", 2)]) == []
-    ((_, placement),) = place([Waiting(A, 2, "gpu")], [host("a", 1), host("b", 2)])
-    assert (placement.host_id, placement.device_indexes) == ("b", [0, 1])
+@pytest.mark.parametrize("code", sorted(RULES))
+def test_each_cause_is_tried_again_up_to_its_limit(code: str) -> None:
+    limit = RULES[code].limit
+    assert after(code, limit).state is JobState.QUEUED
+    assert after(code, limit + 1).state is JobState.FAILED
 
 
-def test_small_work_goes_to_the_fullest_host_that_fits() -> None:
-    ((_, placement),) = place([Waiting(A, 1, "gpu")], [host("big", 8), host("small", 1)])
-    assert placement.host_id == "small"
+def test_a_jobs_own_limit_counts_failures_of_all_kinds() -> None:
+    assert after(ErrorCode.ATTEMPT_LOST, 1, total=2, most=3).state is JobState.QUEUED
+    assert after(ErrorCode.ATTEMPT_LOST, 1, total=3, most=3).state is JobState.FAILED
 
 
-def test_small_work_passes_large_work_that_does_not_fit() -> None:
-    placed = place([Waiting(A, 4, "gpu"), Waiting(B, 1, "cpu")], [host("h", 2)])
-    assert [work for work, _ in placed] == [B]
+def test_waiting_doubles_with_each_failure_of_the_kind() -> None:
+    waits = [after(ErrorCode.COLLECTIVE_FAILED, n).delay for n in (1, 2, 3)]
+    assert waits == [timedelta(seconds=s) for s in (15, 30, 60)]
+    problem = Problem(code=ErrorCode.COLLECTIVE_FAILED, message="")
+    assert after_failure(problem, 1, 1, 3, Wishes(), jitter=0.0).delay == timedelta(seconds=7.5)
 
 
-def test_a_lost_attempt_is_tried_again_until_the_last() -> None:
-    assert after_loss(1, 3, cancel_requested=False) is JobState.QUEUED
-    assert after_loss(3, 3, cancel_requested=False) is JobState.FAILED
-    assert after_loss(1, 3, cancel_requested=True) is JobState.CANCELLED
-    assert after_stop(cancel_requested=True) is JobState.CANCELLED
+def test_what_must_differ_is_said() -> None:
+    assert after(ErrorCode.TRAINING_OUT_OF_MEMORY).change == "plan"
+    assert after(ErrorCode.HOST_LOST).change == "host"
+    assert after(ErrorCode.ATTEMPT_LOST).change == "nothing"
+
+
+def test_wishes_come_before_retries() -> None:
+    assert after(ErrorCode.ATTEMPT_LOST, wishes=Wishes(cancel=True)).state is JobState.CANCELLED
+    assert after(ErrorCode.ATTEMPT_LOST, wishes=Wishes(pause=True)).state is JobState.PAUSED
+    assert after(ErrorCode.TRAINING_FAILED, wishes=Wishes(pause=True)).state is JobState.FAILED

@@ -1,0 +1,65 @@
+"""The sweep for orphans: training that runs on this host although its attempt was given up, ended here so that it harms nobody.
+
+An attempt is given up when its host was silent for so long that its job goes on elsewhere. When the host is back, what
+still runs on it holds devices that belong to others by then, and would write checkpoints nobody asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from ltp.contracts.attempt import AttemptLost
+from ltp.contracts.values import Problem
+from ltp.core.errors import ErrorCode
+from ltp.core.lifecycle import AttemptState
+from ltp.store.clock import now
+from ltp.store.database import Database
+from services.runner import store
+from services.runner.backends import Backend
+from services.runner.settings import RunnerSettings
+
+
+async def sweep_forever(database: Database, backend: Backend, settings: RunnerSettings, host_id: str) -> None:
+    """Look for orphans at once and then now and again."""
+    while True:
+        await sweep(database, backend, host_id)
+        await asyncio.sleep(settings.runner_sweep_seconds)
+
+
+async def sweep(database: Database, backend: Backend, host_id: str) -> int:
+    """End every attempt of this host that was given up; returns how many there were."""
+    async with database.unit() as unit:
+        orphans = await store.given_up(unit, host_id)
+    for orphan in orphans:
+        run_dir = Path(orphan["run_dir"])
+        status = await backend.status(run_dir)
+        if status is not None and status.state == "running":
+            structlog.get_logger().warning("ending an orphan", run_dir=str(run_dir))
+            await backend.kill(run_dir)
+        await _tell(database, orphan, host_id)
+    return len(orphans)
+
+
+async def _tell(database: Database, orphan: store.Row, host_id: str) -> None:
+    """Say that the attempt is lost; its job has long gone on without it."""
+    problem = Problem(
+        code=ErrorCode.HOST_LOST,
+        message=f"The attempt was given up while {host_id} was silent.",
+        hint="Its job goes on from its last checkpoint elsewhere.",
+    )
+    ended_at, attempt_id = now(), orphan["attempt_id"]
+    async with database.unit() as unit:
+        if await store.move(unit, attempt_id, AttemptState.LOST, ended_at=ended_at, problem=problem.model_dump()):
+            event = AttemptLost(
+                attempt_id=attempt_id,
+                run_id=orphan["run_id"],
+                job_id=orphan["job_id"],
+                problem=problem,
+                ended_at=ended_at,
+                host_id=host_id,
+                metrics_lines=orphan["metrics_lines"],
+            )
+            unit.emit(event, about=attempt_id)
