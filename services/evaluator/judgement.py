@@ -28,7 +28,7 @@ async def judge(unit: Unit, row: RowMapping, result: Result, samples: list[Sampl
     best = await store.lock_best(unit, row["job_id"])
     against = UUID(best["evaluation_id"]) if best else await _base(unit, row["job_id"])
     compared = await _compared(unit, against, row, samples)
-    about = {"job_id": row["job_id"], "checkpoint_id": row["checkpoint_id"], "step": row["step"] or 0}
+    about: dict[str, Any] = {"job_id": row["job_id"], "checkpoint_id": row["checkpoint_id"], "step": row["step"] or 0}
     about["evaluation_id"] = row["evaluation_id"]
     if best is None or result.accuracy.value > best["accuracy"]:
         ids = {"evaluation_id": str(row["evaluation_id"]), "checkpoint_id": str(row["checkpoint_id"])}
@@ -93,8 +93,14 @@ def _alarms(compared: ComparisonRecord | None, about: dict[str, Any]) -> list[Re
         return []
     found: list[RegressionFound] = []
     if compared.verdict == "worse":
-        values = {"difference": compared.difference.value, "p_value": compared.p_value}
-        found.append(RegressionFound(**about, than_evaluation_id=compared.before_id, **values))
+        found.append(
+            RegressionFound(
+                **about,
+                than_evaluation_id=compared.before_id,
+                difference=compared.difference.value,
+                p_value=compared.p_value,
+            )
+        )
     return found + [
         RegressionFound(
             **about,

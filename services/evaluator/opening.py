@@ -64,7 +64,7 @@ async def open_for_job(
 
 async def open_requested(unit: Unit, event: EvaluationRequested) -> None:
     """Note what a user asked for; a checkpoint that is not exported yet is waited for."""
-    model, path = event.model, None
+    model, path, known = event.model, None, None
     values: dict[str, Any] = {
         "evaluation_id": event.evaluation_id,
         "name": event.name,

@@ -26,6 +26,7 @@ from ltp.contracts.evaluation_questions import (
     HistoryQuery,
     HistoryRecord,
     HistoryRow,
+    Outcome,
     PairQuery,
     PairRecords,
     SampleQuery,
@@ -161,7 +162,7 @@ async def history(query: HistoryQuery, database: Db) -> HistoryRecord:
 
 
 def _history(row_id: str, places: Mapping[int, Sample], count: int) -> HistoryRow:
-    outcomes = [places[i].verdict.outcome if i in places else None for i in range(count)]
+    outcomes: list[Outcome | None] = [places[i].verdict.outcome if i in places else None for i in range(count)]
     known = [outcome for outcome in outcomes if outcome in {"right", "wrong"}]
     first = next(iter(places.values())).row
     return HistoryRow(

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, and_, case, delete, func, select, text
+from sqlalchemy import and_, case, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.evaluation import Counts
 from ltp.contracts.evaluation_questions import SampleQuery
 from ltp.store.database import Unit
-from services.evaluator.samples import Answer, Failure, Row, Sample, Verdict
+from services.evaluator.samples import Answer, Failure, Message, Row, Sample, Verdict
 from services.evaluator.store import answers, samples
 
 _LOOK_UP = 5000
@@ -73,7 +73,7 @@ async def page(engine: AsyncEngine, query: SampleQuery) -> tuple[int, list[Sampl
 async def counts(engine: AsyncEngine, evaluation_ids: Iterable[UUID]) -> dict[UUID, Counts]:
     """What became of the samples so far, by evaluation."""
     s = samples.c
-    query: Select[Any] = (
+    query: Any = (
         select(
             s.evaluation_id,
             s.outcome,
@@ -95,7 +95,7 @@ async def counts(engine: AsyncEngine, evaluation_ids: Iterable[UUID]) -> dict[UU
                 into["errors"][row["error_kind"]] = row["count"]
             else:
                 name = {"no_reference": "without_reference"}.get(row["outcome"], row["outcome"])
-                into[name] = row["count"]
+                into[str(name)] = row["count"]
     return {key: Counts.model_validate(value) for key, value in found.items()}
 
 
@@ -150,7 +150,7 @@ def _row(evaluation_id: UUID, sample: Sample) -> dict[str, Any]:
         "row_id": row.row_id,
         "sample": sample.index,
         "prompt": _storable(row.prompt[-1]["content"]) if row.prompt else "",
-        "messages": [{key: _storable(value) for key, value in turn.items()} for turn in row.prompt],
+        "messages": [{key: _storable(str(value)) for key, value in turn.items()} for turn in row.prompt],
         "response": _storable(answer.text) if answer else "",
         "reference": None if row.answer is None else _storable(row.answer),
         "finish_reason": answer.finish_reason if answer else None,
@@ -173,7 +173,7 @@ def _row(evaluation_id: UUID, sample: Sample) -> dict[str, Any]:
 
 def _sample(row: Mapping[Any, Any]) -> Sample:
     failure = None if row["error"] is None else Failure(row["error_kind"] or "refused", row["error"])
-    prompt = tuple(row["messages"]) or ({"role": "user", "content": row["prompt"]},)
+    prompt: tuple[Message, ...] = tuple(row["messages"]) or (Message(role="user", content=row["prompt"]),)
     return Sample(
         row=Row(row["row_id"], prompt, row["reference"], row["labels"]),
         index=row["sample"],

@@ -42,8 +42,8 @@ from tests.conftest import _create, _reachable, free_port
 from tests.service.evaluator.stub import Stub
 from tests.tiny_model import write_tiny_model
 
-CONCURRENCY, TOKENS = 32, 32
-LOCAL_ROWS, API_ROWS, LIMIT = 256, 2000, 100.0
+CONCURRENCY, TOKENS = 32, 16
+LOCAL_ROWS, API_ROWS, LIMIT = 128, 2000, 100.0
 ROUNDS = 5
 
 

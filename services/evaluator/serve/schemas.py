@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -86,8 +86,8 @@ class CompletionRequest(_Request):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if all(isinstance(item, int) for item in self.prompt):
-            return [[int(item) for item in self.prompt]]  # pyright: ignore[reportArgumentType]  # just checked
-        return list(self.prompt)  # pyright: ignore[reportReturnType]  # strings, or lists of tokens
+            return [cast(list[int], self.prompt)]
+        return cast(list[str | list[int]], self.prompt)
 
 
 class TokenizeRequest(BaseModel):
