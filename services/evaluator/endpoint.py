@@ -18,6 +18,8 @@ from services.evaluator.pace import Pacer, Width
 from services.evaluator.samples import Answer, ErrorKind, Failure, Message
 
 _TRIES = 6
+# A request that is only told to come later has patience: the endpoint lives.
+_REFUSALS = 60
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 20.0
 # What an endpoint asks for beyond this is not waited for: the sample is an error, and a later run asks again.
 _LONGEST_WAIT_SECONDS = 120.0
@@ -121,23 +123,26 @@ class Endpoint:
         assert self._pacer is not None, "use Endpoint as an async context manager"
         assert self._width is not None
         async with self._width.slot():
-            for attempt in range(_TRIES):
+            tries = attempt = 0
+            while True:
                 await self._pacer.turn()
                 self.spent.requests += 1
                 self.spent.retries += attempt > 0
                 found, wait = await self._once(path, body)
                 if not isinstance(found, Failure):
-                    self._pacer.answered()
                     self._width.good()
                     self.spent.answered += 1
                     return found
-                if wait is None or attempt + 1 == _TRIES:
+                attempt += 1
+                tries += found.kind != "rate_limited"
+                if wait is None or tries == _TRIES or attempt == _REFUSALS:
                     return found
                 if wait > _LONGEST_WAIT_SECONDS:
                     return Failure(found.kind, f"{found.message} (it asks to wait {wait:.0f} s)")
-                backoff = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - spreads retries
+                backoff = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)) * random.uniform(
+                    0.5, 1
+                )  # noqa: S311 - spreads retries
                 await asyncio.sleep(max(wait, 0.05 * random.random()) if wait > 0 else backoff)  # noqa: S311 - as above
-            raise AssertionError("unreachable")
 
     async def _once(
         self, path: str, body: Mapping[str, Any]
@@ -177,6 +182,7 @@ class Endpoint:
         if status == 429:
             wait = _retry_after(response)
             self._pacer.refused(wait)
+            self._width.refused()
             # An account without money answers 429 as well, and no waiting mends that.
             return failure, None if "insufficient_quota" in said else wait or 0.0
         if status >= 500 or status == 408:

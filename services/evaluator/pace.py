@@ -1,4 +1,4 @@
-"""How fast to ask an endpoint: a pace learned from its refusals, and a width that grows and gives way (AIMD)."""
+"""How fast to ask an endpoint: at the pace the user gave, and as wide as it bears (AIMD: grows slowly, gives way)."""
 
 from __future__ import annotations
 
@@ -7,74 +7,31 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-# How long a measurement of the endpoint's own pace is, and how often it may be judged too fast.
-_WINDOW_SECONDS = 2.0
-_DECREASE_EVERY_SECONDS = 0.5
-_SLOWER, _FASTER_PER_SECOND = 0.95, 0.01
-_SLOWEST = 0.2
+# A refusal takes one from the width, and those that come together count as one.
+_NARROWER_EVERY_SECONDS = 0.1
 
 
 class Pacer:
-    """Spaces requests. With a given rate it keeps it; without one it goes freely until the endpoint says "too many".
-
-    The first refusal teaches the pace: what the endpoint answered in the last seconds is what it allows. Later refusals
-    lower it by a twentieth, silence raises it by a hundredth a second, so that it stays just below the limit.
-    """
+    """Spaces requests at the rate the user gave. Without one, refusals narrow the width instead (`Width.refused`)."""
 
     def __init__(self, per_second: float | None, clock: Callable[[], float]) -> None:
-        self.rate = per_second
-        self._fixed = per_second is not None
-        self._clock = clock
-        self._next = 0.0
-        self._resume = 0.0
-        self._answered: deque[float] = deque(maxlen=10_000)
-        self._judged = self._raised = clock()
-        self._started = clock()
+        self.rate, self._clock = per_second, clock
+        self._next = self._resume = 0.0
 
     async def turn(self) -> None:
         """Wait until a request may go."""
-        while True:
-            now = self._clock()
-            if now < self._resume:
-                await asyncio.sleep(self._resume - now)
-                continue
-            if self.rate is None:
-                return
-            self._raise(now)
-            # Idle time is not saved up, but a late timer may catch up on a tenth of a second.
-            slot = max(self._next, now - 0.1)
-            self._next = slot + 1 / self.rate
-            if slot > now:
-                await asyncio.sleep(slot - now)
+        if self.rate is None:
             return
-
-    def answered(self) -> None:
-        """Note an answer."""
-        self._answered.append(self._clock())
+        now = self._clock()
+        # Idle time is not saved up, but a late timer may catch up on a tenth of a second.
+        slot = max(self._next, self._resume, now - 0.1)
+        self._next = slot + 1 / self.rate
+        if slot > now:
+            await asyncio.sleep(slot - now)
 
     def refused(self, wait: float | None) -> None:
-        """Note a "too many requests"; `wait` is what the endpoint asks for in seconds."""
-        now = self._clock()
-        if self._fixed:
-            # The endpoint allows less than the user said: do as it asks, and keep to the given pace after.
-            self._resume = max(self._resume, now + (wait or 0.0))
-            return
-        if self.rate is None:
-            recent = sum(1 for at in self._answered if at > now - _WINDOW_SECONDS)
-            span = min(_WINDOW_SECONDS, max(now - self._started, 0.1))
-            if recent == 0:
-                self._resume = max(self._resume, now + (wait or 1.0))
-                return
-            self.rate, self._judged = max(recent / span, _SLOWEST), now
-        elif now - self._judged > _DECREASE_EVERY_SECONDS:
-            self.rate, self._judged = max(self.rate * _SLOWER, _SLOWEST), now
-        self._raised = now
-
-    def _raise(self, now: float) -> None:
-        if self._fixed or self.rate is None or now - self._raised < 1:
-            return
-        self.rate *= 1 + _FASTER_PER_SECOND * (now - self._raised)
-        self._raised = now
+        """Note a "too many requests": the endpoint allows less than the user said, so everybody waits as it asks."""
+        self._resume = max(self._resume, self._clock() + (wait or 0.0))
 
 
 class Width:
@@ -85,7 +42,7 @@ class Width:
         self._most, self._clock = most, clock
         self._open = 0
         self._slow_start = True
-        self._halved = clock() - 10.0
+        self._halved = self._narrowed = clock() - 10.0
         self._free: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
@@ -109,7 +66,7 @@ class Width:
 
     def good(self) -> None:
         """Note an answer."""
-        self.limit = min(float(self._most), self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
+        self.limit = min(float(self._most), self.limit + (1.0 if self._slow_start else 0.25 / self.limit))
         self._wake()
 
     def overloaded(self) -> None:
@@ -119,6 +76,14 @@ class Width:
         if now - self._halved > 1.0:
             self._halved = now
             self.limit = max(1.0, self.limit / 2)
+
+    def refused(self) -> None:
+        """Note a "too many requests": a little narrower, so that few are refused and somebody is always asking."""
+        self._slow_start = False
+        now = self._clock()
+        if now - self._narrowed > _NARROWER_EVERY_SECONDS:
+            self._narrowed = now
+            self.limit = max(1.0, self.limit - 1)
 
     def _wake(self) -> None:
         room = max(1, int(self.limit)) - self._open

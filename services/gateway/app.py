@@ -15,7 +15,18 @@ from services.gateway import errors
 from services.gateway.access import authenticate
 from services.gateway.handlers import SERVICE, router
 from services.gateway.news import NEWS_CHANNEL, News
-from services.gateway.routes import datasets, evaluations, events, health, hosts, job_control, jobs, plans, results, work
+from services.gateway.routes import (
+    datasets,
+    evaluations,
+    events,
+    health,
+    hosts,
+    job_control,
+    jobs,
+    plans,
+    results,
+    work,
+)
 from services.gateway.settings import GatewaySettings
 
 settings = GatewaySettings()
