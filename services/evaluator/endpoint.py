@@ -139,10 +139,7 @@ class Endpoint:
                     return found
                 if wait > _LONGEST_WAIT_SECONDS:
                     return Failure(found.kind, f"{found.message} (it asks to wait {wait:.0f} s)")
-                backoff = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)) * random.uniform(
-                    0.5, 1
-                )  # noqa: S311 - spreads retries
-                await asyncio.sleep(max(wait, 0.05 * random.random()) if wait > 0 else backoff)  # noqa: S311 - as above
+                await asyncio.sleep(_pause(wait, attempt))
 
     async def _once(
         self, path: str, body: Mapping[str, Any]
@@ -194,6 +191,13 @@ class Endpoint:
         """An endpoint may repeat the key it was sent."""
         key = self.address.key
         return text.replace(key, "***") if key else text
+
+
+def _pause(wait: float, attempt: int) -> float:
+    """Seconds until the next try: what the endpoint asks for, else doubling; spread, so that tries do not come together."""
+    spread = random.uniform(0.5, 1)  # noqa: S311 - keeps no secret
+    longest = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** min(attempt - 1, 10))
+    return max(wait, 0.05 * spread) if wait > 0 else longest * spread
 
 
 def _said(response: httpx.Response) -> str:

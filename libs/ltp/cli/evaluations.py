@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 import yaml
 from typer.core import TyperGroup
@@ -29,9 +28,8 @@ _OVER = {"completed", "failed", "cancelled"}
 class _Group(TyperGroup):
     """`ltp eval JOB` shows a job's scores, as it did before there were commands here."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    # Any: typer carries a click of its own, whose types it does not name.
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             args = ["job", *args]
         return super().resolve_command(ctx, args)
