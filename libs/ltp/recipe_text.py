@@ -1,4 +1,4 @@
-"""A recipe as a person writes it: YAML in, a checked Recipe or an error with line and column out."""
+"""Recipes and pipelines as a person writes them: YAML in, a checked value or an error with line and column out."""
 
 # PyYAML leaves `compose` half typed.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -10,6 +10,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
+from ltp.contracts.pipeline import PipelineSpec
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
 
@@ -18,24 +19,49 @@ _MAX_CHARACTERS = 1 << 20
 
 def parse_recipe(text: str, source: str = "recipe") -> Recipe:
     """Parse and check a recipe. Raises INVALID_YAML or INVALID_RECIPE, both naming the place in `source`."""
+    root, value = _read(text, source)
+    if not isinstance(value, dict):
+        raise _no_mapping(
+            value,
+            source,
+            "A recipe starts with `name:`, `algorithm:`, `model:`, `dataset:` and `training:` (docs/recipes.md).",
+        )
+    return check_recipe(cast(dict[str, Any], value), source, root)
+
+
+def parse_pipeline(text: str, source: str = "pipeline") -> PipelineSpec:
+    """Parse and check a pipeline. Raises INVALID_YAML or INVALID_PIPELINE, both naming the place in `source`."""
+    root, value = _read(text, source)
+    hint = "A pipeline has `name:` and `stages:` (docs/pipelines.md)."
+    if not isinstance(value, dict):
+        what = "nothing" if value is None else f"a {type(value).__name__}"
+        raise LtpError(ErrorCode.INVALID_PIPELINE, f"{source} holds {what}, not a mapping.", hint)
+    try:
+        return PipelineSpec.model_validate(value)
+    except ValidationError as error:
+        faults = [_describe(item["loc"], item["msg"], item["type"], root, "pipeline") for item in error.errors()[:8]]
+        raise LtpError(ErrorCode.INVALID_PIPELINE, f"{source}: " + "; ".join(faults), hint) from error
+
+
+def _read(text: str, source: str) -> tuple[yaml.Node | None, object]:
     if len(text) > _MAX_CHARACTERS:
         raise LtpError(ErrorCode.TOO_LARGE, f"{source} is larger than 1 MiB.", "A recipe is a short YAML file.")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_surprises(root, source)
-        value = yaml.safe_load(text)
+        return root, yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise _bad_yaml(source, mark, error.problem or str(error)) from error
     except yaml.YAMLError as error:
         raise LtpError(ErrorCode.INVALID_YAML, f"{source}: {error}", "Save the file as UTF-8 text.") from error
-    if not isinstance(value, dict):
-        raise LtpError(
-            ErrorCode.INVALID_RECIPE,
-            f"{source} holds {'nothing' if value is None else f'a {type(value).__name__}'}, not a mapping.",
-            "A recipe starts with `name:`, `algorithm:`, `model:`, `dataset:` and `training:` (docs/recipes.md).",
-        )
-    return check_recipe(cast(dict[str, Any], value), source, root)
+    except RecursionError as error:
+        raise LtpError(ErrorCode.INVALID_YAML, f"{source} is nested too deeply.", "Correct the file.") from error
+
+
+def _no_mapping(value: object, source: str, hint: str) -> LtpError:
+    what = "nothing" if value is None else f"a {type(value).__name__}"
+    return LtpError(ErrorCode.INVALID_RECIPE, f"{source} holds {what}, not a mapping.", hint)
 
 
 def check_recipe(value: dict[str, Any], source: str = "recipe", root: yaml.Node | None = None) -> Recipe:
@@ -51,8 +77,8 @@ def check_recipe(value: dict[str, Any], source: str = "recipe", root: yaml.Node 
         ) from error
 
 
-def _describe(loc: Sequence[int | str], message: str, kind: str, root: yaml.Node | None) -> str:
-    where = ".".join(str(part) for part in loc) or "recipe"
+def _describe(loc: Sequence[int | str], message: str, kind: str, root: yaml.Node | None, whole: str = "recipe") -> str:
+    where = ".".join(str(part) for part in loc) or whole
     mark = _mark_of(root, loc)
     place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
     if kind == "extra_forbidden":
@@ -66,6 +92,10 @@ def _mark_of(root: yaml.Node | None, loc: Sequence[int | str]) -> yaml.Mark | No
     """Where in the text a value stands, or the nearest section around it."""
     node, mark = root, None if root is None else root.start_mark
     for part in loc:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            mark = node.start_mark
+            continue
         if not isinstance(node, yaml.MappingNode):
             break
         found = [(key, value) for key, value in node.value if key.value == str(part)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
 from ltp.bus.rpc import ask
@@ -14,6 +13,7 @@ from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
+from ltp.store.database import Unit
 from services.gateway import store
 
 
@@ -55,26 +55,35 @@ async def admit(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> No
 
 async def submit(runtime: Runtime, recipe: Recipe, options: JobOptions, idempotency_key: str | None = None) -> UUID:
     """Check a recipe, and say that it was submitted; returns the job. A key that was used gives the job it was used for."""
-    resolved, dataset = await resolve(runtime, recipe)
+    resolved, _ = await resolve(runtime, recipe)
     known = await _known(runtime, idempotency_key, resolved, options)
     if known is not None:
         return known
-    await admit(runtime, resolved, dataset)
-    event = JobSubmitted(
-        job_id=new_id(), recipe=resolved, recipe_hash=resolved.hash(), dataset=dataset, options=options
-    )
+    event = await admit_job(runtime, resolved, new_id(), options)
     async with runtime.database.unit() as unit:
-        added = await store.add_job(unit, _row(event, idempotency_key))
-        if added:
-            unit.emit(event, about=event.job_id)
+        added = await record_job(unit, event, idempotency_key)
     # Somebody else was faster with the same key.
     known = event.job_id if added else await _known(runtime, idempotency_key, resolved, options)
     assert known is not None
     return known
 
 
-def _row(event: JobSubmitted, key: str | None) -> dict[str, Any]:
-    return {
+async def admit_job(runtime: Runtime, recipe: Recipe, job_id: UUID, options: JobOptions | None = None) -> JobSubmitted:
+    """The event that makes a recipe a job, if it can work. Whoever asks, this is the door; `record_job` lets it through."""
+    resolved, dataset = await resolve(runtime, recipe)
+    await admit(runtime, resolved, dataset)
+    return JobSubmitted(
+        job_id=job_id,
+        recipe=resolved,
+        recipe_hash=resolved.hash(),
+        dataset=dataset,
+        options=options or JobOptions(),
+    )
+
+
+async def record_job(unit: Unit, event: JobSubmitted, key: str | None = None) -> bool:
+    """Note an admitted job and say so; False when its id or its idempotency key is known."""
+    row = {
         "job_id": event.job_id,
         "name": event.recipe.name,
         "recipe": event.recipe.settings(),
@@ -84,6 +93,10 @@ def _row(event: JobSubmitted, key: str | None) -> dict[str, Any]:
         "idempotency_key": key,
         "submitted_at": now(),
     }
+    added = await store.add_job(unit, row)
+    if added:
+        unit.emit(event, about=event.job_id)
+    return added
 
 
 async def _known(runtime: Runtime, key: str | None, recipe: Recipe, options: JobOptions) -> UUID | None:

@@ -9,10 +9,13 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
+from ltp.contracts.admission import ADMIT
+from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
 from services.gateway import errors
 from services.gateway.access import authenticate
+from services.gateway.commands import obey, tell_refusal
 from services.gateway.handlers import SERVICE, router
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.routes import (
@@ -23,8 +26,10 @@ from services.gateway.routes import (
     hosts,
     job_control,
     jobs,
+    pipelines,
     plans,
     results,
+    schedules,
     work,
 )
 from services.gateway.settings import GatewaySettings
@@ -33,6 +38,16 @@ settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
 news = News()
 runtime.channels[NEWS_CHANNEL] = news.tell
+runtime.workers.append(
+    Worker(
+        runtime.database,
+        kind=ADMIT,
+        name=SERVICE,
+        handler=lambda held: obey(held, runtime),
+        on_failed=tell_refusal,
+        concurrency=4,
+    )
+)
 
 
 @asynccontextmanager
@@ -52,7 +67,7 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news = runtime, news
 errors.install(app)
 app.include_router(health.router)
-for part in (datasets, plans, jobs, job_control, hosts, results, evaluations, events, work):
+for part in (datasets, plans, jobs, job_control, hosts, results, evaluations, schedules, pipelines, events, work):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
 
 

@@ -20,6 +20,7 @@ STATUS = {
     ErrorCode.CONFLICT: 409,
     ErrorCode.DATASET_NOT_READY: 409,
     ErrorCode.COMPARISON_UNSOUND: 409,
+    ErrorCode.INPUT_CHANGED: 409,
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.SERVICE_UNAVAILABLE: 503,
     ErrorCode.DISK_FULL: 507,

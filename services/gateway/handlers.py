@@ -13,6 +13,7 @@ from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts import work
+from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.evaluation import (
     EvaluationCancellationRequested,
@@ -23,6 +24,14 @@ from ltp.contracts.evaluation import (
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
+from ltp.contracts.pipeline import (
+    PipelineArmingRequested,
+    PipelineDisarmingRequested,
+    PipelineRunCancellationRequested,
+    PipelineRunResumeRequested,
+    PipelineRunSubmitted,
+)
+from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSubmitted
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -47,6 +56,9 @@ for event in (
     HostUncordoned,
     HostGivenUp,
     *work.REQUESTS,
+    *(AdmissionRefused, TelemetryPruned),
+    *(PipelineRunSubmitted, PipelineRunCancellationRequested, PipelineRunResumeRequested),
+    *(PipelineArmingRequested, PipelineDisarmingRequested, ScheduleSubmitted, ScheduleChangeRequested),
 ):
     router.publisher(**said(event))
 

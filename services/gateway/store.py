@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, Identity, Index, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    String,
+    Table,
+    Uuid,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -220,6 +235,14 @@ async def list_steps(engine: AsyncEngine, job_id: UUID, *, after: int = 0, limit
     """Lines of metrics of a job in the order they were heard, after a sequence number."""
     query = select(steps).where(steps.c.job_id == job_id, steps.c.seq > after).order_by(steps.c.seq).limit(limit)
     return await _all(engine, query)
+
+
+async def prune_steps(unit: Unit, older_than: datetime, most_jobs: int) -> tuple[int, int]:
+    """Forget the metrics of up to `most_jobs` jobs that ended before; returns (lines, jobs)."""
+    lines = select(steps.c.job_id).where(steps.c.job_id == jobs.c.job_id).exists()
+    old = select(jobs.c.job_id).where(jobs.c.ended_at < older_than, lines).limit(most_jobs)
+    found = (await unit.execute(old)).scalars().all()
+    return await unit.change(delete(steps).where(steps.c.job_id.in_(found))), len(found)
 
 
 _ATTEMPT_ENDS = [f"ltp.attempt.v1.{end}" for end in ("succeeded", "failed", "stopped", "lost")]

@@ -41,5 +41,6 @@ worker = Worker(
     concurrency=_CONCURRENCY,
     # A watcher's death says nothing about the run it watched.
     max_deaths=None,
+    host=settings.host_id(),
 )
 runtime.workers.append(worker)

@@ -25,13 +25,14 @@ from ltp.queue.work import extend, finish
 from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
+from ltp.verl_recipe.verl_0_9 import launch_spec
 from services.runner import store
 from services.runner.backends import Backend, LaunchStatus
 from services.runner.facts import AttemptFacts
+from services.runner.measured import measured
 from services.runner.policy import Stop, Verdict, judge, last_available_share
-from services.runner.recipes.verl_0_9 import launch_spec
 from services.runner.settings import RunnerSettings
-from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoints, read_metrics
+from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoints, read_all_metrics, read_metrics
 
 # A traceback of many ranks is long, and the first of them is the one that counts.
 _LOG_TAIL_BYTES = 262_144
@@ -58,7 +59,9 @@ class Attempt:
             raise LtpError(ErrorCode.INTERNAL, "Training work came without a placement.", "See the scheduler's log.")
         self.placement: Placement = self.held.work.placement
         steps = self.made.recipe.training.steps
-        self._facts = AttemptFacts(self.attempt_id, self.run_id, self.made.job_id, self.number, self.placement, steps)
+        self._facts = AttemptFacts(
+            self.attempt_id, self.run_id, self.made.job_id, self.number, self.placement, steps, self.made.plan
+        )
 
     async def live(self) -> None:
         """Launch unless it was launched before, then watch until it is over."""
@@ -233,10 +236,11 @@ class Attempt:
         target = AttemptState(verdict.outcome)
         problem = None if verdict.problem is None else verdict.problem.model_dump()
         ended_at = now()
+        seen = measured([line.values for line in await read_all_metrics(self.backend, self.run_dir)])
         async with self.database.unit() as unit:
             row = await store.open_attempt(unit, self._row())
             if await store.move(unit, self.attempt_id, target, ended_at=ended_at, problem=problem):
-                unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"]), about=self.attempt_id)
+                unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"], seen), about=self.attempt_id)
             await finish(unit, self.held.work, cancelled=verdict.outcome == "stopped")
 
     async def _settle(self) -> None:

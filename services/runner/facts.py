@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded
+from ltp.contracts.attempt import AttemptFailed, AttemptLost, AttemptStarted, AttemptStopped, AttemptSucceeded, Measured
 from ltp.contracts.event import Event
 from ltp.contracts.telemetry import StepMetrics, step_subject
-from ltp.contracts.values import Placement
+from ltp.contracts.values import Placement, Plan
 from ltp.store.envelope import Message
 from services.runner.policy import Verdict
 from services.runner.traces import MetricsLine
@@ -26,20 +26,24 @@ class AttemptFacts:
     number: int
     placement: Placement
     steps: int
+    plan: Plan | None = None
 
     def started(self, started_at: datetime) -> AttemptStarted:
         """The training process lives."""
         return AttemptStarted(**self._known(), number=self.number, placement=self.placement, started_at=started_at)
 
-    def ended(self, verdict: Verdict, ended_at: datetime, metrics_lines: int) -> Event:
+    def ended(
+        self, verdict: Verdict, ended_at: datetime, metrics_lines: int, measured: Measured | None = None
+    ) -> Event:
         """The event that a verdict amounts to."""
         known = {**self._known(), "ended_at": ended_at, "metrics_lines": metrics_lines}
+        if verdict.outcome == "lost" and verdict.problem is not None:
+            return AttemptLost(**known, problem=verdict.problem, host_id=self.placement.host_id)
+        known |= {"measured": measured, "plan": self.plan}
         if verdict.outcome == "succeeded":
             return AttemptSucceeded(**known, steps=self.steps)
         if verdict.outcome == "stopped" or verdict.problem is None:
             return AttemptStopped(**known)
-        if verdict.outcome == "lost":
-            return AttemptLost(**known, problem=verdict.problem, host_id=self.placement.host_id)
         host_id = self.placement.host_id
         return AttemptFailed(**known, problem=verdict.problem, exit_code=verdict.exit_code, host_id=host_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import platform
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 from ltp.contracts.host import HostSeen
 from ltp.contracts.values import Device
 
-_QUERY = ("--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
+_QUERY = ("--query-gpu=index,name,memory.total,memory.free", "--format=csv,noheader,nounits")
 _MIB = 1 << 20
 
 
@@ -26,17 +27,21 @@ async def describe(name: str) -> HostSeen:
         devices=[*await _gpus(), processors],
         memory_bytes=memory,
         cpus=len(os.sched_getaffinity(0)),
+        flash_attention=importlib.util.find_spec("flash_attn") is not None,
     )
 
 
 def parse_gpus(table: str) -> list[Device]:
-    """Devices from nvidia-smi's table of index, name and MiB; lines it could not fill (`[N/A]`) are left out."""
+    """Devices from nvidia-smi's table of index, name, MiB in all and MiB free; lines it could not fill (`[N/A]`) are left out."""
     devices: list[Device] = []
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) == 3 and cells[0].isdigit() and cells[2].isdigit():
+        if len(cells) >= 3 and cells[0].isdigit() and cells[2].isdigit():
             memory = int(cells[2]) * _MIB
-            devices.append(Device(index=int(cells[0]), kind="gpu", model=cells[1], memory_bytes=memory))
+            free = int(cells[3]) * _MIB if len(cells) > 3 and cells[3].isdigit() else None
+            devices.append(
+                Device(index=int(cells[0]), kind="gpu", model=cells[1], memory_bytes=memory, free_bytes=free)
+            )
     return devices
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ltp.verl_recipe.verl_0_9 import checkpoint_files, parse_metrics_line
 from services.runner.backends import Backend
 from services.runner.policy import complete_lines
-from services.runner.recipes.verl_0_9 import checkpoint_files, parse_metrics_line
 
 _CHUNK = 1 << 20
 _TRACKER = "checkpoints/latest_checkpointed_iteration.txt"
@@ -41,6 +41,17 @@ async def read_metrics(backend: Backend, run_dir: Path, offset: int) -> list[Met
         offset += len(raw)
         parsed = parse_metrics_line(raw)
         lines.append(MetricsLine(parsed[0], parsed[1], offset) if parsed else MetricsLine(-1, {}, offset))
+    return lines
+
+
+async def read_all_metrics(backend: Backend, run_dir: Path) -> list[MetricsLine]:
+    """Every line of an attempt that is over; none where it never wrote any."""
+    lines: list[MetricsLine] = []
+    try:
+        while more := await read_metrics(backend, run_dir, lines[-1].end if lines else 0):
+            lines += more
+    except OSError:
+        return lines
     return lines
 
 

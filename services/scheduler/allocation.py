@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ltp.contracts.values import Device, HostShare, Placement
 from ltp.contracts.why import Cause, Reason
+from ltp.queue.policy import Allowance
 
 DeviceKind = Literal["cpu", "gpu"]
 
@@ -45,6 +46,13 @@ class Waiting:
     work_id: UUID
     wants: Wants
     since: datetime
+    queue: str = "training"
+    project: str = "default"
+
+    @property
+    def devices(self) -> int:
+        """How many it would hold: what its project's quota counts."""
+        return self.wants.count
 
 
 @dataclass(frozen=True)
@@ -104,21 +112,27 @@ class Decision:
     reserved: dict[str, UUID]
 
 
-def place(waiting: Sequence[Waiting], hosts: Sequence[HostState], now: datetime) -> Decision:
-    """Give devices to work in its turn; all of a gang at once or none.
+def place(
+    waiting: Sequence[Waiting], hosts: Sequence[HostState], now: datetime, allowance: Allowance | None = None
+) -> Decision:
+    """Give devices to work in its turn; all of a gang at once or none. What a limit or a quota holds back is passed over.
 
     Work that does not fit is overtaken by smaller work behind it, until it has waited for `RESERVES_AFTER` or others
     were asked to make room for it: then the hosts it would use take no work from behind it.
     """
     free = {(h.host_id, kind): _free(h, kind) for h in hosts for kind in ("cpu", "gpu")}
     decision = Decision([], {}, {})
+    limits = allowance or Allowance()
     for work in waiting:
+        if limits.refuses(work) is not None:
+            continue
         able = [h for h in _able(work.wants, hosts) if h.host_id not in decision.reserved]
         open_now = [h for h in able if len(_usable(h, work.wants, free)) >= work.wants.per_host]
         if len(open_now) >= work.wants.hosts:
             # The fullest hosts that fit, so that large work later finds whole hosts.
             open_now.sort(key=lambda h: (len(free[h.host_id, work.wants.kind]), h.host_id))
             decision.placed.append((work.work_id, _take(work.wants, open_now[: work.wants.hosts], free)))
+            limits.count(work)
             continue
         made_room = _make_room(work, able, free, decision)
         if not made_room and now - work.since >= RESERVES_AFTER:

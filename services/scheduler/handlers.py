@@ -54,6 +54,7 @@ from ltp.queue.work import request_cancel
 from ltp.store.clock import new_id
 from ltp.store.database import Database
 from services.scheduler import hosts, jobs, store
+from services.scheduler.pipelines.triggers import start_triggered
 from services.scheduler.placement import lose_host
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.why import explain_job
@@ -154,7 +155,8 @@ async def succeed(event: AttemptSucceeded, unit: InboxUnit) -> None:
 @router.subscriber(**heard_by(SERVICE, AttemptFailed))
 async def retry_or_fail(event: AttemptFailed, unit: InboxUnit) -> None:
     if await _is_newest(unit, event):
-        await jobs.attempt_over(unit, event.job_id, event.problem, host_id=event.host_id)
+        peak = None if event.measured is None else event.measured.allocated_bytes
+        await jobs.attempt_over(unit, event.job_id, event.problem, host_id=event.host_id, peak_bytes=peak)
 
 
 @router.subscriber(**heard_by(SERVICE, AttemptStopped))
@@ -174,6 +176,7 @@ async def note_checkpoint(event: CheckpointWritten, unit: InboxUnit) -> None:
     job = await jobs.locked(unit, event.job_id)
     if job.checkpoint_step is None or event.step >= job.checkpoint_step:
         await store.note(unit, event.job_id, checkpoint_path=event.path, checkpoint_step=event.step)
+    await start_triggered(unit, event)
 
 
 @router.subscriber(**heard_by(SERVICE, HostSeen))

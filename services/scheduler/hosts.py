@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from ltp.contracts.host import Holding, HostSeen, HostView
 from ltp.contracts.values import Device, Placement
 from ltp.queue.tables import work
+from ltp.queue.waiting import in_turn
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
@@ -111,12 +112,10 @@ async def note_host(unit: Unit, host_id: str, **values: Any) -> bool:
 
 
 async def waiting_work(unit: Unit) -> list[Waiting]:
-    """Work that wants devices and has none, in the order of its turn."""
-    query = select(work.c.id, work.c.wants, work.c.enqueued_at).where(
-        work.c.state == "queued", work.c.wants.is_not(None), work.c.placement.is_(None), work.c.run_at <= now()
-    )
-    rows = (await unit.execute(query.order_by(work.c.sort_at, work.c.id))).all()
-    return [Waiting(row.id, read_wants(row.wants), row.enqueued_at) for row in rows]
+    """Work that wants devices and has none, in its turn."""
+    return [
+        Waiting(row.id, read_wants(row.wants), row.enqueued_at, row.queue, row.project) for row in await in_turn(unit)
+    ]
 
 
 def read_wants(wants: dict[str, Any]) -> Wants:

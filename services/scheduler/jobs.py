@@ -70,7 +70,19 @@ async def queue_attempt(
     # A job that was paused, preempted or lost keeps the place its submission gave it.
     run_at, key = not_before or job.created_at, work_key(job.job_id, number)
     wants = _wants(job, avoid)
-    await enqueue(unit, Queue.TRAINING, "train", payload, dedup_key=key, wants=wants, run_at=run_at)
+    options = job.options
+    await enqueue(
+        unit,
+        Queue.TRAINING,
+        "train",
+        payload,
+        dedup_key=key,
+        wants=wants,
+        run_at=run_at,
+        priority=options.priority,
+        project=options.project,
+        owner=options.owner,
+    )
     event = JobQueued(
         job_id=job.job_id, attempt=number, problem=problem, resume_step=job.checkpoint_step, not_before=not_before
     )
@@ -157,8 +169,13 @@ async def attempt_stopped(unit: Unit, job_id: UUID) -> None:
     await _follow(unit, job, following, None)
 
 
-async def attempt_over(unit: Unit, job_id: UUID, problem: Problem, *, host_id: str | None = None) -> None:
-    """An attempt ended by a failure, or was lost: tried again as its cause deserves, or the end of the job."""
+async def attempt_over(
+    unit: Unit, job_id: UUID, problem: Problem, *, host_id: str | None = None, peak_bytes: int | None = None
+) -> None:
+    """An attempt ended by a failure, or was lost: tried again as its cause deserves, or the end of the job.
+
+    `peak_bytes` is what it had reached on its fullest device, where that is known.
+    """
     job = await locked(unit, job_id)
     if JOB.is_over(job.state):
         return
@@ -173,14 +190,15 @@ async def attempt_over(unit: Unit, job_id: UUID, problem: Problem, *, host_id: s
         secrets.randbelow(1000) / 1000,
     )
     avoid = [*job.avoid, host_id] if following.change == "host" and host_id is not None else job.avoid
-    await _follow(unit, job, following, problem, avoid=avoid)
+    if following.change == "plan" and not JOB.is_over(following.state):
+        await _outgrow(unit, job, problem, peak_bytes)
+    else:
+        await _follow(unit, job, following, problem, avoid=avoid)
 
 
 async def _follow(unit: Unit, job: Job, following: policy.Next, problem: Problem | None, **facts: Any) -> None:
     """Do what the policy decided."""
-    if following.change == "plan" and not JOB.is_over(following.state):
-        await _outgrow(unit, job, problem)
-    elif following.state is JobState.QUEUED:
+    if following.state is JobState.QUEUED:
         await queue_attempt(unit, job, problem=problem, delay=following.delay, **facts)
     elif following.state is JobState.PAUSED:
         await store.move(unit, job.job_id, JobState.RUNNING)
@@ -189,10 +207,9 @@ async def _follow(unit: Unit, job: Job, following: policy.Next, problem: Problem
         await end(unit, job, following.state, problem)
 
 
-async def _outgrow(unit: Unit, job: Job, problem: Problem | None) -> None:
+async def _outgrow(unit: Unit, job: Job, problem: Problem, peak_bytes: int | None) -> None:
     """Wait, queued, for a smaller plan."""
     assert job.made is not None
-    assert problem is not None
     await store.move(unit, job.job_id, JobState.RUNNING)
     if not await store.move(unit, job.job_id, JobState.QUEUED, awaiting_plan=True):
         raise NotYetError(f"job is {job.state}")
@@ -204,5 +221,6 @@ async def _outgrow(unit: Unit, job: Job, problem: Problem | None) -> None:
         dataset=made.dataset,
         plan=made.plan,
         problem=problem,
+        measured_peak_bytes=peak_bytes,
     )
     unit.emit(event, about=job.job_id)

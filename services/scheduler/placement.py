@@ -14,6 +14,7 @@ from ltp.contracts.host import HostLost
 from ltp.contracts.lease import LeaseGranted, LeaseReleased
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode
+from ltp.queue.limits import locked_allowance
 from ltp.service.runtime import Runtime
 from ltp.store.clock import now
 from ltp.store.database import Unit
@@ -46,7 +47,9 @@ async def place_once(unit: Unit, silent_after: timedelta) -> None:
     waiting = await hosts.waiting_work(unit)
     if not waiting:
         return
-    decision = allocation.place(waiting, await hosts.host_states(unit, silent_after), now())
+    # The lock on the limits is taken before that on the hosts, by every scheduler.
+    limits = await locked_allowance(unit)
+    decision = allocation.place(waiting, await hosts.host_states(unit, silent_after), now(), limits)
     granted = [await _grant(unit, work_id, placement) for work_id, placement in decision.placed]
     if any(granted):
         await unit.notify(WORK_CHANNEL)

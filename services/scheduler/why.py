@@ -10,6 +10,7 @@ from sqlalchemy import select
 from ltp.contracts.why import Reason, Why
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import JOB, JobState
+from ltp.queue.limits import allowance
 from ltp.queue.tables import work
 from ltp.store.clock import now
 from ltp.store.database import Unit
@@ -75,6 +76,11 @@ async def _about_work(unit: Unit, job: store.Job, silent_after: timedelta) -> tu
     waiting = await hosts.waiting_work(unit)
     mine = next((i for i, other in enumerate(waiting) if other.work_id == row.id), None)
     if mine is None:
-        return None, [Reason(cause="limit", message="a limit of its queue, project or owner holds it back")]
+        return None, [Reason(cause="turn", message="more than 500 pieces of work wait before it")]
+    refusal = (await allowance(unit)).refuses(waiting[mine])
+    if refusal is not None:
+        return mine + 1, [
+            Reason(cause="limit", message=refusal, remedy="`ltp queue set` or `ltp queue quota` changes it")
+        ]
     states = await hosts.host_states(unit, silent_after, lock=False)
     return mine + 1, explain(waiting[mine], waiting, states, now())

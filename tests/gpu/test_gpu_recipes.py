@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from services.planner.candidates import HostFacts
 
 from ltp.cli import __path__ as cli_path
 from ltp.contracts.recipe import Recipe
@@ -27,17 +28,16 @@ from ltp.core.memory import GIB
 from ltp.core.model_config import read_architecture
 from ltp.core.scoring import score
 from ltp.recipe_text import parse_recipe
+from ltp.verl_recipe.verl_0_9 import launch_spec
 from ltp_verl import demo_input
 from services.dataset.files import FrozenVersion, freeze
 from services.evaluator.inference import InferenceServer
 from services.evaluator.rows import read_rows
-from services.planner.candidates import HostFacts
 from services.planner.policy import choose
 from services.runner.backends import LaunchStatus
 from services.runner.backends.local import LocalBackend
 from services.runner.host import describe
 from services.runner.policy import Verdict, judge
-from services.runner.recipes.verl_0_9 import launch_spec
 from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoints, read_metrics
 from services.surgery.export import export
 from tests.service.runner.conftest import wait_for

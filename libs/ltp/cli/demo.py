@@ -21,6 +21,7 @@ from rich.table import Table
 from ltp.cli import datasets, jobs, results
 from ltp.cli.client import Gateway
 from ltp.cli.output import DataDirOption, err, moment, out, reported
+from ltp.cli.plan_view import describe_plan
 from ltp.contracts.recipe import ModelSource, Recipe
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.recipe_text import parse_recipe
@@ -87,7 +88,7 @@ def run(progress: Progress, gateway: Gateway, recipe: Recipe, rows: Path) -> Sto
         done(f"{dataset['rows']} rows, version {dataset['version'][:12]}")
     with _Stage(progress, "plan") as done:
         plan = gateway.post("/plans", json=recipe.settings())
-        done(jobs.describe_plan(plan).splitlines()[0])
+        done(describe_plan(plan).splitlines()[0])
     job = jobs.send(gateway, recipe)
     metrics = _watch(progress, gateway, job["job_id"], recipe.training.steps)
     job = jobs.wait_until_over(gateway, job["job_id"])

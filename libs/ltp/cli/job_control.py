@@ -8,17 +8,11 @@ import typer
 import yaml
 
 from ltp.cli.client import Gateway
-from ltp.cli.jobs import JobId, resolve
+from ltp.cli.jobs import JobId, app, resolve
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, show
 from ltp.core.errors import ErrorCode, LtpError
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Put these verbs beside the noun's others."""
-    for verb in (pause, resume, cancel, retry, clone, why):
-        app.command()(verb)
 
 
 def pause(job: JobId, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
@@ -103,3 +97,8 @@ def _change(text: str) -> tuple[str, Any]:
     except yaml.YAMLError as error:
         message = f"--set {text}: {value!r} is not a YAML value."
         raise LtpError(ErrorCode.INVALID_REQUEST, message, "Quote it: --set 'name=\"a: b\"'") from error
+
+
+# Put beside the noun's other verbs: who asks for `ltp job` gets the application from here.
+for _verb in (pause, resume, cancel, retry, clone, why):
+    app.command()(_verb)

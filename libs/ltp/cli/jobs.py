@@ -1,4 +1,4 @@
-"""`ltp plan` and `ltp job`: from a recipe to a running job, and what it writes."""
+"""`ltp job`: from a recipe to a running job, and what it writes."""
 
 from __future__ import annotations
 
@@ -6,32 +6,24 @@ import json as json_format
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ltp.cli import plans
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show, size, sparkline
+from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show, sparkline
+from ltp.cli.recipes import RecipeFile, read_recipe
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import JOB, JobState
-from ltp.recipe_text import parse_recipe
 
 app = typer.Typer(no_args_is_help=True, help="Submit training jobs and follow them.")
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML; `-` reads standard input.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or `last`.")]
 
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
-
-
-def plan(recipe: RecipeFile, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
-    """Show what a recipe would run as: devices, micro batch, predicted memory, and why other plans lost."""
-    with reported():
-        found = Gateway.find(data_dir).post("/plans", json=read_recipe(recipe).settings())
-        show(found, json, lambda: describe_plan(found))
 
 
 @app.command()
@@ -44,7 +36,9 @@ def submit(
     ] = False,
     project: Annotated[str, typer.Option(help="Whose quota it counts against.")] = "default",
     owner: Annotated[str, typer.Option(help="Who shares the devices fairly with the others.")] = "default",
-    priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Higher goes first.")] = 0,
+    priority: Annotated[
+        int, typer.Option(min=-100, max=100, help="Higher goes first; a point is worth an hour of waiting.")
+    ] = 0,
     preemptible: Annotated[bool, typer.Option("--preemptible", help="Jobs of higher priority may pause it.")] = False,
     max_attempts: Annotated[int, typer.Option(min=1, max=100, help="Failed attempts before it fails.")] = 3,
     hold: Annotated[bool, typer.Option("--hold", help="Plan it, but do not start it until `ltp job resume`.")] = False,
@@ -53,7 +47,7 @@ def submit(
 ) -> None:
     """Submit a recipe as a job."""
     if dry_run:
-        plan(recipe, data_dir, json)
+        plans.plan(recipe, data_dir=data_dir, json=json)
         return
     with reported():
         gateway = Gateway.find(data_dir)
@@ -131,22 +125,6 @@ def logs(
                 time.sleep(_POLL_SECONDS)
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe here, so that errors name line and column; a model path is taken from this directory."""
-    source = "standard input" if str(path) == "-" else str(path)
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    except OSError as error:
-        raise LtpError(ErrorCode.NOT_FOUND, f"{path} cannot be read ({error.strerror}).", "Give a file.") from error
-    except UnicodeDecodeError as error:
-        raise LtpError(ErrorCode.INVALID_YAML, f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    recipe = parse_recipe(text, source)
-    model = Path(recipe.model.path).expanduser()
-    if model.exists():
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(model.resolve())})})
-    return recipe
-
-
 def send(gateway: Gateway, recipe: Recipe, key: str | None = None, options: dict[str, Any] | None = None) -> Any:
     """Submit a recipe; returns the job."""
     headers = {} if key is None else {"Idempotency-Key": key}
@@ -209,20 +187,6 @@ def describe(job: Any) -> str:
     if job["problem"]:
         lines += [f"  {job['problem']['code']}: {job['problem']['message']}", f"  {job['problem']['hint']}"]
         lines += [f"    | {line}" for line in job["problem"].get("evidence", [])]
-    return "\n".join(lines)
-
-
-def describe_plan(found: Any) -> str:
-    """A plan in a few lines."""
-    checkpointing = "on" if found["gradient_checkpointing"] else "off"
-    shape = f"{found['devices']} × {found['device_kind']}, micro batch {found['micro_batch_size']}"
-    predicted, most = size(found["memory_bytes"]), size(found["memory_upper_bytes"])
-    lines = [
-        f"{shape}, gradient checkpointing {checkpointing}, {found['parameters']:,} parameters",
-        f"  memory per device  {predicted} predicted, at most {most} of {size(found['device_memory_bytes'])}",
-    ]
-    lines += [f"    {name:<18} {size(count)}" for name, count in found["memory_components"].items()]
-    lines += [f"  not {r['candidate']}: {r['reason']}" for r in found["rejected"]]
     return "\n".join(lines)
 
 

@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
-import typer
+import importlib
+import os
+from typing import Any
 
-from ltp.cli import datasets, evaluations, events, hosts, job_control, jobs, results, up, work
-from ltp.cli.demo import demo
-from ltp.cli.proto import app as proto_app
+import typer
+from typer.core import TyperGroup
+
+# pydantic would look through every installed package for plugins, which we have none of.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+# Name -> module and attribute: a typer application (a noun) or a function (a verb). Imported when it is called, because all
+# of them together take more than a second and `ltp plan` has three tenths of one.
+COMMANDS = {
+    "up": "ltp.cli.up:up",
+    "down": "ltp.cli.up:down",
+    "status": "ltp.cli.up:status",
+    "doctor": "ltp.cli.up:doctor",
+    "checkpoints": "ltp.cli.results:checkpoints",
+    "compare": "ltp.cli.evaluations:compare",
+    "demo": "ltp.cli.demo:demo",
+    "eval": "ltp.cli.evaluations:app",
+    "dataset": "ltp.cli.datasets:app",
+    "plan": "ltp.cli.plans:app",
+    "job": "ltp.cli.job_control:app",
+    "host": "ltp.cli.hosts:app",
+    "pipeline": "ltp.cli.pipelines:app",
+    "schedule": "ltp.cli.schedules:app",
+    "queue": "ltp.cli.work:queue_app",
+    "work": "ltp.cli.work:work_app",
+    "events": "ltp.cli.events:app",
+    "proto": "ltp.cli.proto:app",
+}
+
+
+class _LazyGroup(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if isinstance(found, typer.Typer):
+            command = typer.main.get_command(found)
+        else:
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            alone.command(cmd_name)(found)
+            command = typer.main.get_command(alone)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
-    name="ltp",
-    help="Plan, run, watch and evaluate LLM training with verl.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
+    name="ltp", cls=_LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
 
-for command in (up.up, up.down, up.status, up.doctor, jobs.plan, results.checkpoints, evaluations.compare, demo):
-    app.command()(command)
-job_control.add_to(jobs.app)
-for name, group in (
-    ("dataset", datasets.app),
-    ("job", jobs.app),
-    ("host", hosts.app),
-    ("eval", evaluations.app),
-    ("events", events.app),
-    ("proto", proto_app),
-):
-    app.add_typer(group, name=name)
-for name, group in (("queue", work.queue_app), ("work", work.work_app)):
-    app.add_typer(group, name=name)
+
+@app.callback()
+def ltp() -> None:
+    """Plan, run, watch and evaluate LLM training with verl."""
+
+
+if __name__ == "__main__":
+    app()

@@ -8,21 +8,43 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ltp.core.errors import ErrorCode, LtpError
 
-# A pipe has no width to fit into: what it reads must not be cut.
-_WIDTH = None if sys.stdout.isatty() else 200
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    out: Console
+    err: Console
+
+
+def __getattr__(name: str) -> Any:
+    """`out` and `err`, made when first asked for: rich takes a tenth of a second to import, which `ltp plan` has not."""
+    if name not in ("out", "err"):
+        raise AttributeError(name)
+    from rich.console import Console
+
+    # A pipe has no width to fit into: what it reads must not be cut.
+    width = None if sys.stdout.isatty() else 200
+    globals()["out"] = Console(highlight=False, soft_wrap=True, width=width)
+    globals()["err"] = Console(stderr=True, highlight=False, soft_wrap=True)
+    return globals()[name]
+
 
 # The user called it wrongly; everything else failed.
-_WRONG_USE = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_YAML, ErrorCode.INVALID_RECIPE})
+_WRONG_USE = frozenset(
+    {
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.INVALID_YAML,
+        ErrorCode.INVALID_RECIPE,
+        ErrorCode.INVALID_PIPELINE,
+        ErrorCode.INVALID_SCHEDULE,
+    }
+)
 
 DataDirOption = Annotated[
     Path | None,
@@ -34,10 +56,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def fail(error: LtpError) -> typer.Exit:
     """Print an error; raise what this returns."""
-    err.print(f"[bold red]{error.code}[/]", end=" ")
-    err.print(error.message, markup=False)
+    typer.secho(error.code, fg="red", bold=True, nl=False, err=True)
+    typer.echo(f" {error.message}", err=True)
     if error.hint:
-        err.print(error.hint, markup=False)
+        typer.echo(error.hint, err=True)
     return typer.Exit(2 if error.code in _WRONG_USE else 1)
 
 
@@ -54,12 +76,18 @@ def show(value: Any, as_json: bool, table: Callable[[], Table | str]) -> None:
     """Print a value as JSON, or as the table made of it."""
     if as_json:
         typer.echo(json.dumps(value, indent=2, default=str))
+        return
+    made = table()
+    if isinstance(made, str):
+        typer.echo(made)
     else:
-        out.print(table())
+        __getattr__("out").print(made)
 
 
 def rows_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """A plain table."""
+    from rich.table import Table
+
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(("" if cell is None else str(cell)) for cell in row))

@@ -1,6 +1,21 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else."""
 
-from ltp.contracts import attempt, checkpoint, dataset, evaluation, host, job, lease, plan, telemetry, work
+from ltp.contracts import (
+    admission,
+    attempt,
+    calibration,
+    checkpoint,
+    dataset,
+    evaluation,
+    host,
+    job,
+    lease,
+    pipeline,
+    plan,
+    schedule,
+    telemetry,
+    work,
+)
 from ltp.contracts.event import REGISTRY, SERVICES, Event, Value
 
 __all__ = [
@@ -8,14 +23,18 @@ __all__ = [
     "SERVICES",
     "Event",
     "Value",
+    "admission",
     "attempt",
+    "calibration",
     "checkpoint",
     "dataset",
     "evaluation",
     "host",
     "job",
     "lease",
+    "pipeline",
     "plan",
+    "schedule",
     "telemetry",
     "work",
 ]

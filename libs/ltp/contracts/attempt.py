@@ -6,8 +6,18 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from ltp.contracts.event import Event
-from ltp.contracts.values import Placement, Problem
+from ltp.contracts.event import Event, Value
+from ltp.contracts.values import Placement, Plan, Problem
+
+
+class Measured(Value):
+    """What a run was seen to need, from its own metrics: peak of torch's allocator on the fullest device, time of a step."""
+
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    step_seconds: float | None = None
+    # Lines of metrics that carried them.
+    lines: int = 0
 
 
 class AttemptStarted(Event, subject="ltp.attempt.v1.started", speaker="runner"):
@@ -40,6 +50,9 @@ class AttemptSucceeded(Event, subject="ltp.attempt.v1.succeeded", speaker="runne
     ended_at: datetime
     # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
     metrics_lines: int = 0
+    measured: Measured | None = None
+    # The plan that ran, which after an out-of-memory error is no longer the first one made.
+    plan: Plan | None = None
 
 
 class AttemptFailed(Event, subject="ltp.attempt.v1.failed", speaker="runner"):
@@ -55,6 +68,9 @@ class AttemptFailed(Event, subject="ltp.attempt.v1.failed", speaker="runner"):
     host_id: str | None = None
     # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
     metrics_lines: int = 0
+    measured: Measured | None = None
+    # The plan that ran, which after an out-of-memory error is no longer the first one made.
+    plan: Plan | None = None
 
 
 class AttemptStopped(Event, subject="ltp.attempt.v1.stopped", speaker="runner"):
@@ -66,6 +82,9 @@ class AttemptStopped(Event, subject="ltp.attempt.v1.stopped", speaker="runner"):
     ended_at: datetime
     # How many lines of metrics were said of it in all, so that a listener knows when it has heard the last.
     metrics_lines: int = 0
+    measured: Measured | None = None
+    # The plan that ran, which after an out-of-memory error is no longer the first one made.
+    plan: Plan | None = None
 
 
 class AttemptLost(Event, subject="ltp.attempt.v1.lost", speaker="runner"):

@@ -22,7 +22,7 @@ REGISTRY: dict[str, type[Event]] = {}
 class Value(BaseModel):
     """A value inside an event: immutable, and deaf to fields that a newer speaker added."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), defer_build=True)
 
 
 class Event(Value):

@@ -25,6 +25,8 @@ class HostSeen(Event, subject="ltp.host.v1.seen", speaker="runner"):
     devices: list[Device]
     memory_bytes: int
     cpus: int
+    # The package flash-attn is installed for training: sequences can be packed, and spread over devices.
+    flash_attention: bool = False
 
 
 class HostLabelled(Event, subject="ltp.host.v1.labelled", speaker="gateway"):

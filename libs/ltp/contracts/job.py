@@ -21,7 +21,7 @@ class JobOptions(Value):
 
     project: Name = "default"
     owner: Name = "default"
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
     # A job of higher priority may pause this one: it saves a checkpoint, gives its devices up and keeps its place.
     preemptible: bool = False
     # Attempts that may end in a failure before the job does; each kind of failure has its own rules beside this limit.
@@ -113,6 +113,8 @@ class JobOutgrown(Event, subject="ltp.job.v1.outgrown", speaker="scheduler"):
     dataset: DatasetVersion
     plan: Plan
     problem: Problem
+    # What it reached on its fullest device before it ended, where its metrics told.
+    measured_peak_bytes: int | None = None
 
 
 class JobSucceeded(Event, subject="ltp.job.v1.succeeded", speaker="scheduler"):

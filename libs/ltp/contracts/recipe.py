@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,10 +10,21 @@ from ltp.contracts.evaluation_spec import Gate
 from ltp.contracts.values import Name, Ratio, Sha256
 from ltp.core.recipe import content_hash
 
+_MOST = 2**31 - 1
+
 
 class _Section(BaseModel):
     # A misspelt key must be an error at the door, not a silent default.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _no_number_is_absurd(self) -> Self:
+        # A validator and no bound of the schema's: bounds of a released event may not change.
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > _MOST:
+                raise ValueError(f"{name} is {value:.3g}, and no training has more than {_MOST:,}")
+        return self
 
 
 class ModelSource(_Section):
@@ -69,6 +80,20 @@ class Resources(_Section):
     labels: dict[str, str] = Field(default_factory=dict[str, str], description="Labels a host must have.")
     micro_batch_size: int | None = Field(default=None, gt=0, description="Left out, the planner chooses.")
     time_limit_seconds: float | None = Field(default=None, gt=0)
+    max_devices: int | None = Field(
+        default=None,
+        gt=0,
+        le=1024,
+        description="The planner may take from `devices` up to so many; left out, exactly `devices`.",
+    )
+    objective: Literal["throughput", "cost", "fewest-gpus", "headroom"] | None = Field(
+        default=None,
+        description="What the best plan is best at. Left out: the smallest device that is enough, used fast.",
+    )
+    budget_dollars: float | None = Field(default=None, gt=0, description="Plans predicted to cost more are refused.")
+    deadline_seconds: float | None = Field(
+        default=None, gt=0, description="Plans predicted to train longer are refused."
+    )
 
 
 class EvaluationSpec(_Section):

@@ -46,6 +46,8 @@ class Device(Value):
     kind: Literal["cpu", "gpu"]
     model: str
     memory_bytes: int = Field(gt=0)
+    # Free when its host was last asked; whoever asks must know what of the rest is his own.
+    free_bytes: int | None = Field(default=None, ge=0)
 
 
 class HostShare(Value):
@@ -77,6 +79,15 @@ class PlanRejection(Value):
     reason: str
 
 
+class PlanStage(Value):
+    """What one stage of a job needs of a device; `binding` is its largest component."""
+
+    stage: str
+    memory_bytes: int
+    binding: str
+    binding_bytes: int
+
+
 class Plan(Value):
     """A configuration that fits, what it is predicted to cost, and why the others lost."""
 
@@ -93,3 +104,25 @@ class Plan(Value):
     memory_components: dict[str, int]
     step_seconds: float | None = None
     rejected: list[PlanRejection] = Field(default_factory=list[PlanRejection])
+    # Model of device the figures are for; None where the driver's name is in no table.
+    device_model: str | None = None
+    # Devices that share one copy of the states (verl's fsdp_size), and each sequence's tokens (Ulysses).
+    shards: int | None = None
+    sequence_parallel: int = 1
+    # Packed batches of at most so many tokens on a device; None counts sequences.
+    token_budget: int | None = None
+    # Micro batches of one optimizer step on a device.
+    accumulation: int = 1
+    offload: Literal["none", "optimizer", "all"] = "none"
+    fused_head: bool = False
+    rollout_tensor_parallel: int = 1
+    # Share of the device that the generator may fill; None leaves it to the runner.
+    rollout_memory_share: float | None = None
+    # Of a step with every sequence at its full length, and of the whole job.
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    cost_dollars: float | None = None
+    # Host memory at the job's largest, and what one checkpoint takes on the disk.
+    host_memory_bytes: int | None = None
+    checkpoint_bytes: int | None = None
+    stages: list[PlanStage] = Field(default_factory=list[PlanStage])

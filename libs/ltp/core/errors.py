@@ -57,6 +57,12 @@ class ErrorCode(StrEnum):
     SECRET_NOT_FOUND = "secret_not_found"  # noqa: S105 - the name of a code
     SCORER_FAILED = "scorer_failed"
     COMPARISON_UNSOUND = "comparison_unsound"
+    # Schedules and pipelines
+    INVALID_SCHEDULE = "invalid_schedule"
+    INVALID_PIPELINE = "invalid_pipeline"
+    INPUT_CHANGED = "input_changed"
+    GATE_CLOSED = "gate_closed"
+    STAGE_FAILED = "stage_failed"
     # The platform itself
     DATA_DIR_UNWRITABLE = "data_dir_unwritable"
     DATA_DIR_IN_USE = "data_dir_in_use"

@@ -1,84 +1,38 @@
 """Predicts the peak memory of one training step per device in closed form, cheap enough to search thousands of plans.
 
-Source: docs/memory.md. The coefficients are finite differences of a trace of transformers' eager modules with fused
-attention, checked on an H200 (tests/data/gpu_memory_h200.jsonl).
-All results are bytes per device. Measured there: dense models, full and LoRA, one and two GPUs. Derived:
-more than two shards, and `FP32` (processors), whose activations alone are checked against autograd.
+Source: docs/memory.md. Coefficients are finite differences of a trace of transformers' eager modules with fused attention.
+`ltp.core.replay` walks through the same step allocation by allocation; tests hold the two together, and the replay against an
+H200 (tests/data/gpu_memory_h200.jsonl). All results are bytes per device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from ltp.core.model_config import Architecture, layer_parameters, linear_shapes, parameters
+from ltp.core.architecture import Architecture, adapter_parameters, layer_parameters, parameters
+from ltp.core.training_step import GIB, MIB, LossHead, Offload, Precision, Sharding, Step
 
-MIB = 1024**2
-GIB = 1024**3
+__all__ = [
+    "GIB",
+    "MIB",
+    "LossHead",
+    "Offload",
+    "Peak",
+    "Precision",
+    "Sharding",
+    "States",
+    "Step",
+    "gathered",
+    "layer_activations",
+    "loss_head",
+    "states",
+    "trainable_parameters",
+    "training_peak",
+    "training_stages",
+]
 
-
-class Precision(StrEnum):
-    """How numbers are held; verl's FSDP engine trains as FSDP2 on GPUs and, in this platform, as FP32 on processors."""
-
-    # Weights, gradients and optimizer in bfloat16.
-    BF16 = "bf16"
-    # fp32 master weights, unsharded, with autocast to bfloat16.
-    AMP = "amp"
-    # fp32 master shards, gathered layer by layer in bfloat16, reduced in fp32.
-    FSDP2 = "fsdp2"
-    # As FSDP2, with everything in fp32.
-    FP32 = "fp32"
-
-
-class LossHead(StrEnum):
-    """What turns hidden states into a loss: next to the states, the largest term of small models."""
-
-    CROSS_ENTROPY = "cross_entropy"
-    CHUNKED = "chunked"
-    # The log-probabilities of the labels, sequence by sequence in bf16, as verl's SFT computes them.
-    LABELS = "labels"
-    # Log-probabilities and entropy of the policy, as RL needs.
-    POLICY = "policy"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step on one device. Sequences are taken as full: `micro_batch` * `sequence` tokens at a time."""
-
-    precision: Precision
-    micro_batch: int
-    sequence: int
-    checkpointing: bool
-    lora_rank: int = 0
-    loss_head: LossHead = LossHead.CROSS_ENTROPY
-    # More than one micro batch per step: gradients live through forward and backward.
-    accumulates: bool = False
-    shards: int = 1
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one micro batch."""
-        return self.micro_batch * self.sequence
-
-    @property
-    def gathers(self) -> bool:
-        """Whether weights are sharded and gathered layer by layer."""
-        return self.precision in (Precision.FSDP2, Precision.FP32)
-
-    @property
-    def stored(self) -> int:
-        """Bytes of a stored frozen or trained weight."""
-        return 2 if self.precision is Precision.BF16 else 4
-
-    @property
-    def trained(self) -> int:
-        """Bytes of a trained weight, its gradient and each optimizer moment; peft makes adapters fp32."""
-        return 4 if self.lora_rank else self.stored
-
-    @property
-    def computed(self) -> int:
-        """Bytes of a number in the layers' arithmetic."""
-        return 4 if self.precision is Precision.FP32 else 2
+# cuBLAS's workspaces of the caller's and autograd's thread, and small allocations.
+WORKSPACE = 66 * MIB
 
 
 @dataclass(frozen=True)
@@ -92,7 +46,7 @@ class States:
 
 @dataclass(frozen=True)
 class Peak:
-    """The stage of a step that needs most, by component. `workspace` is cuBLAS's 32 MiB and small allocations."""
+    """A stage of a step, by component. `workspace` is cuBLAS's, and small allocations."""
 
     stage: str
     components: dict[str, int]
@@ -103,41 +57,102 @@ class Peak:
         return sum(self.components.values())
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """Numbers of weights, counted once for an architecture and a rank."""
+
+    all: int
+    trained: int
+    layer: int
+    embedding: int
+
+
+def _counts(arch: Architecture, lora_rank: int) -> _Counts:
+    found = arch.counted.get(lora_rank)
+    if not isinstance(found, _Counts):
+        total = parameters(arch)
+        trained = adapter_parameters(arch, lora_rank) if lora_rank else total
+        found = arch.counted[lora_rank] = _Counts(total, trained, layer_parameters(arch), arch.vocab * arch.hidden)
+    return found
+
+
 def trainable_parameters(arch: Architecture, lora_rank: int) -> int:
     """All weights, or those of rank-`lora_rank` adapters on every linear projection: r * (in + out) each."""
-    if not lora_rank:
-        return parameters(arch)
-    return arch.layers * lora_rank * sum(sum(shape) for shape in linear_shapes(arch))
+    return _counts(arch, lora_rank).trained
 
 
 def states(arch: Architecture, step: Step) -> States:
-    """Bytes per device: P * w + Pt * (t + t + 2t), over the shards where the mode shards."""
+    """Bytes per device: P * w + Pt * (t + t + 2t); what `sharding` names is divided by the shards, all of it by TP.
+
+    With less than full sharding every device computes on whole bf16 weights beside its shard of the fp32 master.
+    """
+    count = _counts(arch, step.lora_rank)
     shards = step.shards if step.gathers else 1
-    trained = trainable_parameters(arch, step.lora_rank) * step.trained // shards
-    weights = parameters(arch) * step.stored // shards + (trained if step.lora_rank else 0)
-    return States(weights, trained, 2 * trained)
+    parts = step.tensor_parallel
+    if step.offload is Offload.ALL:
+        return States(0, 0, 0)
+    trained = count.trained * step.trained // parts
+    frozen = count.all * step.frozen // parts if step.lora_rank else 0
+    whole = step.sharding is not Sharding.FULL and step.gathers and shards > 1
+    weights = (frozen if step.lora_rank else 0) // shards + trained // shards
+    if whole:
+        weights += count.all * step.computed // parts
+    gradients = trained if whole and step.sharding is Sharding.OPTIMIZER else trained // shards
+    return States(weights, gradients, 2 * trained // shards)
 
 
 def layer_activations(arch: Architecture, step: Step) -> int:
-    """Bytes that autograd keeps for one layer without checkpointing.
+    """Bytes that autograd keeps for one layer without checkpointing, of the widest kind that the model has.
 
     Per token, h hidden, i feed-forward, A and KV query and key widths, a and k their heads, r LoRA rank:
     16h + 8i + 4A + 4KV + 4a + 12; query/key norms 6A + 6KV + 4(a + k); autocast 10h; LoRA 12h + 2i + 4A + 28r (with
     query/key norms 2A - 2KV for 4A). In fp32 the norms' casts vanish and the rest doubles:
     24h + 16i + 8A + 8KV + 4a + 8; query/key norms 8A + 8KV + 4(a + k), LoRA 12r.
+    Experts, K of E of width m: K(4h + 8m + 39) + 4E + 6 for 8i, and 8i of a dense block beside them. Gemma's norms keep 2h
+    more each, and 8h where they follow a block; layer norm keeps 4h for 8h; no gate: 4i for 8i.
+    Tensor parallelism divides i, A, KV and m; Ulysses divides the tokens.
     """
-    h, i, a, k = arch.hidden, arch.intermediate, arch.heads, arch.kv_heads
-    query, kv = arch.query_width, arch.kv_width
-    if step.precision is Precision.FP32:
-        each = 24 * h + 16 * i + 8 * query + 8 * kv + 4 * a + 8
+    h, a, k, parts = arch.hidden, arch.heads, arch.kv_heads, step.tensor_parallel
+    query, kv, rank = arch.query_width // parts, arch.kv_width // parts, step.lora_rank
+    wide = 2 if step.precision is Precision.FP32 else 1
+    block = _block(arch, parts)
+    if wide == 2:
+        each = 24 * h + 2 * block + 8 * query + 8 * kv + 4 * a + 8
         each += 8 * (query + kv) + 4 * (a + k) if arch.qk_norm else 0
-        return step.tokens * (each + 12 * step.lora_rank)
-    each = 16 * h + 8 * i + 4 * query + 4 * kv + 4 * a + 12
-    each += 6 * (query + kv) + 4 * (a + k) if arch.qk_norm else 0
+        return step.tokens * (each + 12 * rank)
+    each = _norms(arch) + block + 4 * query + 4 * kv + 4 * a // parts + 12
+    each += (10 if arch.norm_kind == "gemma" else 6) * (query + kv) + 4 * (a + k) // parts if arch.qk_norm else 0
     each += 10 * h if step.precision is Precision.AMP else 0
-    if step.lora_rank:
-        each += 12 * h + 2 * i + 28 * step.lora_rank + (2 * query - 2 * kv if arch.qk_norm else 4 * query)
-    return step.tokens * each
+    if rank and step.gathers:
+        each += 14 * rank - 4 * h
+    elif rank:
+        inner = 0 if arch.experts else 2 * arch.intermediate // parts
+        each += 12 * h + inner + 28 * rank + (2 * query - 2 * kv if arch.qk_norm else 4 * query)
+    kept = step.tokens * each
+    if rank and arch.adapts_experts:
+        # peft folds each expert's adapters into a copy of its weights.
+        kept += 2 * 3 * arch.experts * arch.expert_intermediate * h // parts
+    return kept
+
+
+def _block(arch: Architecture, parts: int) -> int:
+    """Bytes a token of the feed-forward block or the experts, in bf16."""
+    # Phi's GELU is written out, and keeps three more.
+    factor = 8 if arch.gated else 10 if arch.model_type == "phi" else 4
+    if not arch.experts:
+        return factor * arch.intermediate // parts
+    each = 4 * arch.hidden + 8 * arch.expert_intermediate // parts + 39
+    sparse = arch.experts_per_token * each + 4 * arch.experts + 6 + 8 * arch.shared_intermediate // parts
+    return max(sparse, factor * arch.intermediate // parts if arch.dense_layers else 0)
+
+
+def _norms(arch: Architecture) -> int:
+    """Bytes a token of the norms around the blocks, with their outputs, which the projections keep."""
+    if arch.norm_kind == "layer":
+        return 4 * arch.norms * arch.hidden
+    if arch.norm_kind == "gemma":
+        return (20 + 8 * (arch.norms - 2)) * arch.hidden
+    return (16 + 6 * (arch.norms - 2)) * arch.hidden
 
 
 def _kept_activations(arch: Architecture, step: Step) -> int:
@@ -148,103 +163,146 @@ def _kept_activations(arch: Architecture, step: Step) -> int:
     return arch.layers * step.tokens * arch.hidden * residual
 
 
-def _loss_head(arch: Architecture, step: Step) -> tuple[int, int, int]:
+def loss_head(arch: Architecture, step: Step) -> tuple[int, int, int]:
     """Bytes of the logits that stay, and of what comes on top at the end of forward and in backward.
 
     In units of tokens * vocabulary. Cross-entropy: 2 for bf16 logits; fp32 copy 4 and log-softmax 4; its gradient 4.
-    Policy: 6 and 12 in bf16; under autocast the softmaxes are fp32, 16 and 26 (both fitted to §7).
+    Policy: 6 and 12 in bf16, 16 and 26 under autocast, whose softmaxes are fp32 (the replay counts them one by one).
     fp32: 4 for the logits, log-softmax 4 and gradients 8 more; entropy 4 more in either pass (derived).
     Labels: everything in bf16, 2 for the log-softmax and 6 more in backward (verl 0.9.1's SFT on an H200, three plans).
-    Chunked: one chunk of 1024 tokens at a time and the fp32 gradient of the hidden states.
+    Chunked: one chunk at a time, the fp32 gradient of the hidden states, and the gradient of the head's weights.
     """
-    each = step.tokens * arch.vocab
+    each = step.tokens * arch.vocab // step.tensor_parallel
     if step.loss_head is LossHead.CHUNKED:
-        chunk = 14 * min(step.tokens, 1024) * arch.vocab + 4 * step.tokens * arch.hidden
-        return 0, 0, chunk
+        chunk = 14 * min(step.tokens, step.chunk) * arch.vocab // step.tensor_parallel
+        return 0, 0, chunk + 4 * step.tokens * arch.hidden
     if step.precision is Precision.FP32:
         forward, backward = (8, 16) if step.loss_head is LossHead.POLICY else (4, 12)
         return 4 * each, forward * each, backward * each
+    # Gemma 2 keeps tanh's output, and its scaled logits are others than those it returns.
+    capped = 2 * each if arch.final_softcap else 0
     if step.loss_head is LossHead.CROSS_ENTROPY:
-        return 2 * each, 8 * each, 12 * each
+        return 2 * each, 8 * each + capped, 12 * each + capped
     if step.loss_head is LossHead.LABELS:
-        return 2 * each, 2 * each, 6 * each
+        return 2 * each, 2 * each + capped, 6 * each + capped
     forward, backward = (6, 12) if step.precision is Precision.BF16 else (16, 26)
-    return 2 * each, forward * each, backward * each
+    return 2 * each, forward * each + capped, backward * each + capped
 
 
-def _gathered(arch: Architecture, step: Step) -> int:
-    """FSDP's unsharded weights: the root group (embedding or head, final norm), the current layer and the next."""
-    if not step.gathers:
-        return 0
-    return step.computed * (arch.vocab * arch.hidden + arch.hidden + 2 * layer_parameters(arch))
+def gathered(arch: Architecture, step: Step) -> tuple[int, int]:
+    """FSDP's unsharded weights at the loss, and in the layers' backward.
+
+    At the loss: the root group (embedding or head, final norm), and the buffer of the layer that was gathered last. In
+    backward the layer is there, and the one before it is on its way. A device alone needs no buffer.
+    """
+    if not step.gathers or (step.sharding is not Sharding.FULL and step.shards > 1):
+        return 0, 0
+    count, parts = _counts(arch, step.lora_rank), step.tensor_parallel
+    layer = step.computed * count.layer // parts
+    root = step.computed * (count.embedding + arch.hidden) // parts
+    if not step.reshards:
+        whole = step.computed * count.all // parts
+        return whole, whole
+    buffer = layer if step.shards > 1 else 0
+    # The policy's loss is computed outside the model, whose root is sharded again by then.
+    outside = step.loss_head in (LossHead.POLICY, LossHead.LABELS)
+    return (0 if outside else root + buffer), root + layer + buffer
 
 
 def training_peak(arch: Architecture, step: Step) -> Peak:
     """The largest of the four stages of a step: end of forward, backward of the loss, of the layers, optimizer."""
-    stages = (_forward(arch, step), _loss(arch, step), _layers(arch, step), _optimizer(arch, step))
-    return max(stages, key=lambda peak: peak.allocated)
+    return max(training_stages(arch, step), key=lambda peak: peak.allocated)
 
 
-def _peak(stage: str, held: States, gradients: int, activations: int, loss_head: int, gathered: int) -> Peak:
+def training_stages(arch: Architecture, step: Step) -> tuple[Peak, Peak, Peak, Peak]:
+    """The four stages of a step; what they share is counted once."""
+    held = states(arch, step)
+    count, parts = _counts(arch, step.lora_rank), step.tensor_parallel
+    kept, (logits, forward, backward) = _kept_activations(arch, step), loss_head(arch, step)
+    at_loss, _ = gathered(arch, step)
+    earlier = held.gradients if step.accumulates else 0
+    amp = step.precision is Precision.AMP
+    # The final norm's fp32 copy, normed and output, and the embedding's output.
+    tail = step.tokens * arch.hidden * (16 if step.precision is Precision.FP32 else 10)
+    # Autocast caches a bf16 copy of every weight until its context ends.
+    cached = 2 * count.all // parts if amp else 0
+    lost = 2 * count.embedding // parts if amp and step.checkpointing else cached
+    if step.loss_head is LossHead.CHUNKED and not step.lora_rank:
+        backward += step.computed * count.embedding // parts
+    gradients, activations, whole = _layers(arch, step, held, kept)
+    return (
+        _peak("forward", held, earlier, kept + tail, logits + forward, at_loss + cached),
+        _peak("loss", held, earlier, kept + tail, logits + backward, at_loss + lost),
+        _peak("layers", held, gradients, activations, logits, whole),
+        _optimizer(step, held),
+    )
+
+
+def _peak(stage: str, held: States, gradients: int, activations: int, head: int, whole: int) -> Peak:
     components = {
         "parameters": held.weights,
         "gradients": gradients,
         "optimizer": held.optimizer,
         "activations": activations,
-        "loss_head": loss_head,
-        "gathered_layers": gathered,
-        "workspace": 64 * MIB,
+        "loss_head": head,
+        "gathered_layers": whole,
+        "workspace": WORKSPACE,
     }
     return Peak(stage, components)
 
 
-def _tail(arch: Architecture, step: Step) -> int:
-    """The final norm's fp32 copy, normed and output, and the embedding's output."""
-    return step.tokens * arch.hidden * (16 if step.precision is Precision.FP32 else 10)
+def _layers(arch: Architecture, step: Step, held: States, kept: int) -> tuple[int, int, int]:
+    """Gradients, activations and gathered weights in the layers' backward, at the worst of three moments.
 
-
-def _forward(arch: Architecture, step: Step) -> Peak:
-    held = states(arch, step)
-    logits, forward, _ = _loss_head(arch, step)
-    # Autocast caches a bf16 copy of every weight until its context ends.
-    cached = 2 * parameters(arch) if step.precision is Precision.AMP else 0
-    earlier = held.gradients if step.accumulates else 0
-    kept = _kept_activations(arch, step) + _tail(arch, step)
-    return _peak("forward", held, earlier, kept, logits + forward, _gathered(arch, step) + cached)
-
-
-def _loss(arch: Architecture, step: Step) -> Peak:
-    held = states(arch, step)
-    logits, _, backward = _loss_head(arch, step)
-    cached = 2 * (arch.vocab * arch.hidden if step.checkpointing else parameters(arch))
-    cached = cached if step.precision is Precision.AMP else 0
-    earlier = held.gradients if step.accumulates else 0
-    kept = _kept_activations(arch, step) + _tail(arch, step)
-    return _peak("loss", held, earlier, kept, logits + backward, _gathered(arch, step) + cached)
-
-
-def _layers(arch: Architecture, step: Step) -> Peak:
-    """Backward frees activations as gradients appear, so the maximum lies at one of its two ends."""
-    held = states(arch, step)
-    layer, embedding = layer_parameters(arch), arch.vocab * arch.hidden
-    at_last = (held.gradients if step.accumulates else 0, _kept_activations(arch, step))
-    at_first = (held.gradients, 0)
-    if not step.lora_rank:
-        at_last = (at_last[0] + embedding * (4 if step.gathers else step.trained), at_last[1])
-    if step.gathers and not step.lora_rank:
-        # Unreduced gradients of the layers in flight: bf16 and their fp32 copies for the reduction.
-        buffers = min(6 * (layer + embedding), 2 * 2 * (embedding + arch.hidden) + 3 * 2 * layer)
-        at_first = (held.gradients + buffers, 0)
-    gradients, activations = max(at_last, at_first, key=sum)
-    if step.checkpointing:
-        wide = step.computed * step.tokens * arch.intermediate * (3 if step.lora_rank else 2)
-        activations += layer_activations(arch, step) + wide + 2 * step.computed * step.tokens * arch.hidden
+    The last layer is computed again while all activations are still there; the first one when most gradients are; and
+    when FSDP reduces the first one's gradients, nothing but gradients is left.
+    """
+    count, parts = _counts(arch, step.lora_rank), step.tensor_parallel
+    embedding, layer = count.embedding // parts, count.layer // parts
+    again = _recomputed(arch, step) if step.checkpointing else _folded(arch, step)
+    _, whole = gathered(arch, step)
     cached = 2 * layer if step.precision is Precision.AMP else 0
-    return _peak("layers", held, gradients, activations, _loss_head(arch, step)[0], _gathered(arch, step) + cached)
+    earlier = held.gradients if step.accumulates else 0
+    if step.lora_rank:
+        moments = [(earlier, kept + again, whole), (held.gradients, again, whole)]
+        return max(moments, key=sum)
+    # The head's gradient waits, unreduced, until the root's turn comes after the last layer.
+    waiting = embedding * (step.computed if step.gathers else step.trained)
+    last = (earlier + waiting, kept + again, whole + cached)
+    if not step.gathers:
+        return max(last, (held.gradients, again, whole + cached), key=sum)
+    waiting *= 1 if arch.tied else 2
+    before = max(0, held.gradients - layer * step.trained // step.shards)
+    root = whole - step.computed * layer * (2 if step.shards > 1 else 1) if step.reshards else whole
+    first = (before + waiting + 4 * layer, again, root + step.computed * layer)
+    reducing = (held.gradients + waiting + (step.computed + 4) * layer, 0, root)
+    # The last layer's own gradients are reduced while those of its activations that are left, and all others', are there.
+    rest = kept if step.checkpointing else kept * (arch.layers - 1) // arch.layers
+    early = (
+        earlier + waiting + (step.computed + 4) * layer + layer * 4 // step.shards,
+        rest,
+        root + step.computed * layer,
+    )
+    return max(last, first, reducing, early, key=sum)
 
 
-def _optimizer(arch: Architecture, step: Step) -> Peak:
+def _recomputed(arch: Architecture, step: Step) -> int:
+    """One layer's activations, with the temporaries of its feed-forward block's backward."""
+    wide = (
+        step.tokens * (arch.expert_intermediate * arch.experts_per_token or arch.intermediate) // step.tensor_parallel
+    )
+    inner = step.computed * wide * (3 if step.lora_rank else 2)
+    return layer_activations(arch, step) + inner + 2 * step.computed * step.tokens * arch.hidden + _folded(arch, step)
+
+
+def _folded(arch: Architecture, step: Step) -> int:
+    """The gradient of a copy of the experts' weights with their adapters folded in."""
+    if not (step.lora_rank and arch.adapts_experts):
+        return 0
+    return 4 * arch.experts * arch.expert_intermediate * arch.hidden // step.tensor_parallel
+
+
+def _optimizer(step: Step, held: States) -> Peak:
     """AdamW over lists of tensors (foreach) holds one more copy of the trained weights, the root of the moments."""
-    held = states(arch, step)
-    with_scratch = States(held.weights, held.gradients, held.optimizer + held.gradients)
-    return _peak("optimizer", with_scratch, held.gradients, 0, 0, 0)
+    scratch = 0 if step.fused_optimizer else held.optimizer // 2
+    return _peak("optimizer", States(held.weights, 0, held.optimizer + scratch), held.gradients, 0, 0, 0)

@@ -1,134 +1,213 @@
-"""Reads a Hugging Face `config.json` into the few numbers that memory, time and weight names follow from.
+"""Reads a Hugging Face `config.json` into an `Architecture`; what it cannot be certain of it refuses, naming the field.
 
-The weight names and shapes are those of transformers' LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM and
-MistralForCausalLM (transformers 5.10, `models/*/modeling_*.py`), which differ in biases and query/key norms alone.
+Defaults are those of transformers' config classes (5.10, `models/*/configuration_*.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any, cast
 
+from ltp.core.architecture import (
+    Architecture,
+    active_parameters,
+    layer_parameters,
+    linear_shapes,
+    parameters,
+    weight_shapes,
+)
 from ltp.core.errors import ErrorCode, LtpError
 
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
-_HINT = f"Supported are dense causal language models of type {', '.join(SUPPORTED)} in Hugging Face format."
+__all__ = [
+    "SUPPORTED",
+    "Architecture",
+    "active_parameters",
+    "check_against_index",
+    "layer_parameters",
+    "linear_shapes",
+    "parameters",
+    "read_architecture",
+    "weight_shapes",
+]
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """A dense decoder-only transformer. Widths are in elements."""
+class _Family:
+    """What a `model_type` stands for where config.json does not say it. `bias`: None reads `attention_bias`."""
 
-    model_type: str
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    # The output head shares the weights of the embedding.
-    tied: bool
-    max_positions: int
-    qkv_bias: bool
-    # Bias of the attention's output projection, and of the three projections of the feed-forward block.
-    output_bias: bool
-    mlp_bias: bool
-    # RMS norm on each head's queries and keys.
-    qk_norm: bool
+    positions: int
+    tied: bool = False
+    qkv_bias: bool | None = False
+    output_bias: bool | None = False
+    mlp_bias: bool | None = False
+    qk_norm: bool = False
+    norm_kind: str = "rms"
+    norms: int = 2
+    norm_bias: bool = False
+    gated: bool = True
+    fused: bool = False
+    parallel: bool = False
+    latent: bool = False
+    # Value of `num_key_value_heads` where config.json is silent: the heads, or refuse.
+    kv_heads_default: bool = False
+    head_dim: int | None = None
+    # Keys of: number of experts, width of one.
+    experts: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    softcap: bool = False
 
-    @property
-    def query_width(self) -> int:
-        """Width of all query heads together."""
-        return self.heads * self.head_dim
 
-    @property
-    def kv_width(self) -> int:
-        """Width of all key heads, and of all value heads."""
-        return self.kv_heads * self.head_dim
+_MOE = (("num_experts", "num_local_experts"), ("moe_intermediate_size",))
+_FAMILIES = {
+    "llama": _Family(2048, qkv_bias=None, output_bias=None, mlp_bias=None, kv_heads_default=True),
+    "mistral": _Family(131072),
+    "qwen2": _Family(32768, qkv_bias=True),
+    "qwen3": _Family(32768, qkv_bias=None, output_bias=None, qk_norm=True, head_dim=128),
+    "smollm3": _Family(32768, tied=True, qkv_bias=None, output_bias=None, mlp_bias=None),
+    "granite": _Family(2048, qkv_bias=None, output_bias=None, mlp_bias=None, kv_heads_default=True),
+    "gemma": _Family(8192, tied=True, qkv_bias=None, output_bias=None, norm_kind="gemma", head_dim=256),
+    "gemma2": _Family(
+        8192, tied=True, qkv_bias=None, output_bias=None, norm_kind="gemma", norms=4, head_dim=256, softcap=True
+    ),
+    "gemma3_text": _Family(
+        131072, tied=True, qkv_bias=None, output_bias=None, qk_norm=True, norm_kind="gemma", norms=4, head_dim=256
+    ),
+    "phi3": _Family(4096, fused=True, kv_heads_default=True),
+    "phi": _Family(
+        2048, qkv_bias=True, output_bias=True, mlp_bias=True, norm_kind="layer", norms=1, norm_bias=True, gated=False,
+        parallel=True, kv_heads_default=True,
+    ),
+    "starcoder2": _Family(
+        4096, tied=True, qkv_bias=True, output_bias=True, mlp_bias=True, norm_kind="layer", norm_bias=True, gated=False
+    ),
+    "mixtral": _Family(131072, experts=(("num_local_experts", "num_experts"), ("intermediate_size",))),
+    "qwen2_moe": _Family(32768, qkv_bias=True, experts=_MOE),
+    "qwen3_moe": _Family(32768, qkv_bias=None, output_bias=None, qk_norm=True, head_dim=None, experts=_MOE),
+    "deepseek_v2": _Family(
+        2048, qkv_bias=None, output_bias=None, latent=True, kv_heads_default=True,
+        experts=(("n_routed_experts",), ("moe_intermediate_size",)),
+    ),
+    "deepseek_v3": _Family(
+        4096, qkv_bias=None, output_bias=None, latent=True, kv_heads_default=True,
+        experts=(("n_routed_experts",), ("moe_intermediate_size",)),
+    ),
+}  # fmt: skip
+SUPPORTED = tuple(sorted(_FAMILIES))
+_HINT = f"Supported are causal language models of type {', '.join(SUPPORTED)} in Hugging Face format."
+# No model comes near these; a value beyond them is a slip, and arithmetic on it would only look like an answer.
+_LIMITS = {"num_hidden_layers": 10_000, "vocab_size": 100_000_000, "max_position_embeddings": 1 << 40}
+_LIMIT = 10_000_000
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
-    """The architecture that a parsed `config.json` describes. Defaults are those of transformers' config classes.
+    """The architecture that a parsed `config.json` describes.
 
     Raises LtpError(MODEL_UNREADABLE): an unsupported model, a missing key, a value that cannot be.
     """
+    config = _text_part(config)
     kind: object = config.get("model_type")
-    if kind not in SUPPORTED:
+    family = _FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
         raise _unreadable(f"config.json has model_type {kind!r}" if kind else "config.json has no model_type")
     _refuse_other_uses(config)
     heads, hidden = _positive(config, "num_attention_heads"), _positive(config, "hidden_size")
-    kv_heads = _positive(config, "num_key_value_heads", heads if kind == "llama" else None)
+    kv_heads = _positive(config, "num_key_value_heads", heads if family.kv_heads_default else None)
     if heads % kv_heads:
         raise _unreadable(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
-    bias = kind in ("llama", "qwen3") and _flag(config, "attention_bias")
-    return Architecture(
-        model_type=cast("str", kind),
-        layers=_positive(config, "num_hidden_layers"),
-        hidden=hidden,
-        intermediate=_positive(config, "intermediate_size"),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=_head_dim(config, hidden, heads),
-        vocab=_positive(config, "vocab_size"),
-        tied=_flag(config, "tie_word_embeddings"),
-        max_positions=_positive(config, "max_position_embeddings"),
-        qkv_bias=kind == "qwen2" or bias,
-        output_bias=bias,
-        mlp_bias=kind == "llama" and _flag(config, "mlp_bias"),
-        qk_norm=kind == "qwen3",
-    )
+    dense: dict[str, Any] = {
+        "model_type": kind,
+        "layers": _positive(config, "num_hidden_layers"),
+        "hidden": hidden,
+        "intermediate": _intermediate(config, family),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": _head_dim(config, family, hidden, heads),
+        "vocab": _positive(config, "vocab_size"),
+        "tied": _flag(config, "tie_word_embeddings", default=family.tied),
+        "max_positions": _positive(config, "max_position_embeddings", family.positions),
+        "qkv_bias": _bias(config, family.qkv_bias, "attention_bias"),
+        "output_bias": _bias(config, family.output_bias, "attention_bias"),
+        "mlp_bias": _bias(config, family.mlp_bias, "mlp_bias"),
+        "qk_norm": family.qk_norm,
+        "norm_kind": family.norm_kind,
+        "norms": family.norms,
+        "norm_bias": family.norm_bias,
+        "gated": family.gated,
+        "fused_qkv": family.fused,
+        "fused_gate": family.fused,
+        "parallel": family.parallel,
+        "head_bias": kind == "phi",
+        "final_softcap": family.softcap and config.get("final_logit_softcapping", 30.0) is not None,
+    }
+    return Architecture(**dense, **_mixture(config, family, kind), **_latent(config, family))
 
 
-def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight in the model's safetensors; a tied output head has none of its own."""
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (arch.vocab, arch.hidden)}
-    layer = dict(_layer_shapes(arch))
-    for index in range(arch.layers):
-        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
-    shapes["model.norm.weight"] = (arch.hidden,)
-    if not arch.tied:
-        shapes["lm_head.weight"] = (arch.vocab, arch.hidden)
-    return shapes
+def check_against_index(arch: Architecture, vocabulary: int | None, stored_parameters: int | None) -> None:
+    """Hold a config against the model's other files: its tokenizer's size and the weights that its index counts.
+
+    Raises LtpError(MODEL_UNREADABLE), naming the field.
+    """
+    if vocabulary is not None and vocabulary > arch.vocab:
+        raise _unreadable(f"vocab_size is {arch.vocab}, and its tokenizer has {vocabulary} tokens")
+    expected = parameters(arch)
+    if stored_parameters is not None and stored_parameters not in (expected, expected + arch.vocab * arch.hidden):
+        raise _unreadable(
+            f"config.json describes {expected} parameters, and model.safetensors.index.json counts {stored_parameters}"
+        )
 
 
-def parameters(arch: Architecture) -> int:
-    """Exact number of weights; tied ones count once."""
-    embeddings = arch.vocab * arch.hidden * (1 if arch.tied else 2)
-    return layer_parameters(arch) * arch.layers + embeddings + arch.hidden
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A multimodal Gemma 3 holds its language model in `text_config`."""
+    part: object = config.get("text_config")
+    if config.get("model_type") == "gemma3" and isinstance(part, Mapping):
+        return {"model_type": "gemma3_text", **cast("Mapping[str, Any]", part)}
+    return config
 
 
-def layer_parameters(arch: Architecture) -> int:
-    """Number of weights of one transformer layer."""
-    return sum(prod(shape) for _, shape in _layer_shapes(arch))
+def _mixture(config: Mapping[str, Any], family: _Family, kind: object) -> dict[str, Any]:
+    if family.experts is None:
+        return {}
+    counts, widths = family.experts
+    experts = _first(config, counts)
+    per_token = _positive(config, "num_experts_per_tok")
+    if per_token > experts:
+        raise _unreadable(f"num_experts_per_tok {per_token} is more than the {experts} experts")
+    width = _first(config, widths)
+    shared = 0
+    if kind == "qwen2_moe":
+        shared = _positive(config, "shared_expert_intermediate_size")
+    if family.latent:
+        shared = width * _counted(config, "n_shared_experts")
+    if _counted(config, "decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers"):
+        raise _unreadable("decoder_sparse_step or mlp_only_layers mixes dense and routed layers in another order")
+    return {
+        "experts": experts,
+        "experts_per_token": per_token,
+        "expert_intermediate": width,
+        "shared_intermediate": shared,
+        "shared_gate": kind == "qwen2_moe",
+        "dense_layers": _counted(config, "first_k_dense_replace"),
+    }
 
 
-def linear_shapes(arch: Architecture) -> tuple[tuple[int, int], ...]:
-    """(out, in) of the linear projections of one layer, which are what LoRA's target `all-linear` adapts."""
-    hidden, query, kv, wide = arch.hidden, arch.query_width, arch.kv_width, arch.intermediate
-    attention = ((query, hidden), (kv, hidden), (kv, hidden), (hidden, query))
-    return (*attention, (wide, hidden), (wide, hidden), (hidden, wide))
+def _latent(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
+    if not family.latent:
+        return {}
+    return {
+        "latent": True,
+        "query_rank": _counted(config, "q_lora_rank"),
+        "kv_rank": _positive(config, "kv_lora_rank"),
+        "rope_dim": _positive(config, "qk_rope_head_dim"),
+        "nope_dim": _positive(config, "qk_nope_head_dim"),
+        "value_dim": _positive(config, "v_head_dim"),
+    }
 
 
-_LINEAR_NAMES = (
-    *(f"self_attn.{name}_proj" for name in "qkvo"),
-    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-)
-
-
-def _layer_shapes(arch: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
-    biases = (*(arch.qkv_bias,) * 3, arch.output_bias, *(arch.mlp_bias,) * 3)
-    for name, shape, bias in zip(_LINEAR_NAMES, linear_shapes(arch), biases, strict=True):
-        yield f"{name}.weight", shape
-        if bias:
-            yield f"{name}.bias", shape[:1]
-    if arch.qk_norm:
-        yield "self_attn.q_norm.weight", (arch.head_dim,)
-        yield "self_attn.k_norm.weight", (arch.head_dim,)
-    yield "input_layernorm.weight", (arch.hidden,)
-    yield "post_attention_layernorm.weight", (arch.hidden,)
+def _intermediate(config: Mapping[str, Any], family: _Family) -> int:
+    """A mixture that says it under `moe_intermediate_size` alone has no dense block whose width could be missed."""
+    if family.experts is not None and config.get("intermediate_size") is None:
+        return _positive(config, "moe_intermediate_size")
+    return _positive(config, "intermediate_size")
 
 
 def _unreadable(what: str) -> LtpError:
@@ -145,6 +224,13 @@ def _refuse_other_uses(config: Mapping[str, Any]) -> None:
         raise _unreadable(f"config.json says {', '.join(names)}, which is no causal language model")
 
 
+def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
+    for key in keys:
+        if config.get(key) is not None:
+            return _positive(config, key)
+    raise _unreadable(f"config.json lacks {keys[0]}")
+
+
 def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value: object = config.get(key)
     value = default if value is None else value
@@ -152,20 +238,32 @@ def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -
         raise _unreadable(f"config.json lacks {key}")
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise _unreadable(f"{key} is {value!r}, not a positive whole number")
+    if value > _LIMITS.get(key, _LIMIT):
+        raise _unreadable(f"{key} is {value if value < 10**30 else 'beyond 1e30'}, more than any model has")
     return value
 
 
-def _flag(config: Mapping[str, Any], key: str) -> bool:
+def _counted(config: Mapping[str, Any], key: str, default: int = 0) -> int:
+    """A number that may be 0 or missing."""
+    value: object = config.get(key)
+    return default if value is None or (value == 0 and not isinstance(value, bool)) else _positive(config, key)
+
+
+def _flag(config: Mapping[str, Any], key: str, *, default: bool = False) -> bool:
     value: object = config.get(key)
     if value is not None and not isinstance(value, bool):
         raise _unreadable(f"{key} is {value!r}, not true or false")
-    return bool(value)
+    return default if value is None else bool(value)
 
 
-def _head_dim(config: Mapping[str, Any], hidden: int, heads: int) -> int:
-    # Qwen3 does not derive it: transformers' Qwen3Config sets 128 where config.json is silent.
-    if config.get("head_dim") is not None or config.get("model_type") == "qwen3":
-        return _positive(config, "head_dim", 128)
-    if hidden % heads:
+def _bias(config: Mapping[str, Any], fixed: bool | None, key: str) -> bool:
+    return _flag(config, key) if fixed is None else fixed
+
+
+def _head_dim(config: Mapping[str, Any], family: _Family, hidden: int, heads: int) -> int:
+    """Some families do not derive it: transformers' config classes set it where config.json is silent."""
+    if config.get("head_dim") is not None or family.head_dim is not None:
+        return _positive(config, "head_dim", family.head_dim)
+    if hidden % heads and not family.latent:
         raise _unreadable(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")
-    return hidden // heads
+    return max(1, hidden // heads)

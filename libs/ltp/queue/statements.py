@@ -54,10 +54,13 @@ RETURNING id, CASE WHEN wants IS NULL THEN pg_notify('{WORK_CHANNEL}_' || kind, 
                    ELSE pg_notify('{WORK_CHANNEL}', '') END
 """
 
+# Work with devices is done on the host that has them; a worker that serves any host says null.
+_HERE = "(CAST(:host AS text) IS NULL OR placement IS NULL OR placement ->> 'host_id' = CAST(:host AS text))"
+
 _CHOSEN = f"""
 SELECT c.id FROM unnest(CAST(:kinds AS text[])) AS k(kind) CROSS JOIN LATERAL (
     SELECT id, sort_at FROM queue.work
-    WHERE kind = k.kind AND {READY} AND run_at <= now() AND NOT EXISTS (SELECT 1 FROM queue.limits WHERE restricts)
+    WHERE kind = k.kind AND {READY} AND {_HERE} AND run_at <= now() AND NOT EXISTS (SELECT 1 FROM queue.limits WHERE restricts)
     ORDER BY sort_at, id LIMIT CAST(:count AS int) FOR UPDATE SKIP LOCKED) AS c
 ORDER BY c.sort_at, c.id LIMIT CAST(:count AS int)
 """
@@ -92,7 +95,7 @@ _DEATHS = "w.deaths + CASE WHEN w.worker IS NULL THEN 0 ELSE 1 END"
 EXPIRED = f"""
 WITH chosen AS (
     SELECT w.id FROM queue.work AS w
-    WHERE w.kind = ANY(CAST(:kinds AS text[])) AND w.state = 'running' AND w.lease_until <= now()
+    WHERE w.kind = ANY(CAST(:kinds AS text[])) AND w.state = 'running' AND w.lease_until <= now() AND {_HERE}
       AND {_DEATHS} >= CAST(:deaths_from AS int) AND {_DEATHS} < CAST(:deaths_below AS int)
     ORDER BY w.lease_until LIMIT CAST(:count AS int) FOR UPDATE SKIP LOCKED)
 UPDATE queue.work AS w {_CLAIMED}, deaths = {_DEATHS} FROM chosen WHERE w.id = chosen.id RETURNING {_HELD}
@@ -150,7 +153,8 @@ WITH RECURSIVE lane AS (
         ORDER BY w.kind, w.queue, w.project LIMIT 1) AS n)
 SELECT c.* FROM lane CROSS JOIN LATERAL (
     SELECT w.id, w.queue, w.project, w.sort_at, w.placement IS NOT NULL OR w.cancel_requested AS placed FROM queue.work AS w
-    WHERE {READY} AND w.kind = lane.kind AND w.queue = lane.queue AND w.project = lane.project AND w.run_at <= now()
+    WHERE {READY} AND {_HERE} AND w.kind = lane.kind AND w.queue = lane.queue AND w.project = lane.project
+      AND w.run_at <= now()
     ORDER BY w.sort_at LIMIT CAST(:count AS int)) AS c
 ORDER BY c.sort_at, c.id
 """

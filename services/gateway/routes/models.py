@@ -49,7 +49,7 @@ class SubmitOptions(BaseModel):
 
     project: Name = "default"
     owner: Name = "default"
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
     preemptible: bool = False
     max_attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] = 3
     start: bool = True

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
+from fastapi import APIRouter, Query
+
+from ltp.bus.rpc import ask
+from ltp.contracts.plan import PlanReport, ReportRequest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from services.gateway.access import Serving
@@ -17,3 +21,15 @@ async def plan(recipe: Recipe, runtime: Serving) -> Plan:
     """The configuration the planner would choose on the hosts of this moment, and why the others lost."""
     resolved, dataset = await resolve(runtime, recipe)
     return await preview(runtime, resolved, dataset)
+
+
+@router.post("/plans/report")
+async def report(
+    recipe: Recipe,
+    runtime: Serving,
+    hardware: Annotated[list[str] | None, Query(max_length=16, description="Instead of the hosts: `h100:8`.")] = None,
+) -> PlanReport:
+    """Every plan worth having, best first, the Pareto front, verl's overrides, and each near miss; or the remedies."""
+    resolved, dataset = await resolve(runtime, recipe)
+    request = ReportRequest(recipe=resolved, dataset=dataset, hardware=hardware or [])
+    return await ask(runtime.client, "planner", "report", request, PlanReport, timeout=30.0)

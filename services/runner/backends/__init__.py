@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from services.runner.recipes import LaunchSpec
+from ltp.verl_recipe import LaunchSpec
 
 
 @dataclass(frozen=True)

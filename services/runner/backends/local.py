@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.verl_recipe import LaunchSpec
 from services.runner import launch as launcher
 from services.runner.backends import LaunchStatus
-from services.runner.recipes import LaunchSpec
 
 _ALREADY_STARTED = 3
 

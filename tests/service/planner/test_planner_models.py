@@ -10,7 +10,7 @@ import pytest
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import parameters
-from services.planner.models import INDEX, read_model
+from ltp.model_files import INDEX, read_model
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -90,6 +90,11 @@ def _pickled(model: Path) -> None:
         (_holding("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"), "no safetensors file"),
         (_holding(INDEX, b"{}"), "has no weight_map"),
         (_holding(INDEX, b"{"), "broken JSON"),
+        (
+            _holding("tokenizer.json", b'{"model": {"vocab": {"a": 0, "b": 32}}}'),
+            "vocab_size is 32, and its tokenizer has 33",
+        ),
+        (_holding("tokenizer.json", b'{"added_tokens": [{"id": 99}]}'), "vocab_size is 32, and its tokenizer has 100"),
     ],
 )
 def test_unreadable_models(model: Path, damage: Callable[[Path], object], said: str) -> None:

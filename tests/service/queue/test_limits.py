@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.queue.limits import get_limits, set_limit
+from ltp.queue.limits import get_limits, locked_allowance, set_limit
 from ltp.queue.policy import HEAD_START_SECONDS, SPACING_SECONDS, Limit, Queue, sort_at, turn
-from ltp.queue.waiting import held_back, waiting
+from ltp.queue.waiting import in_turn
 from ltp.queue.work import NewWork, enqueue_many, finish
 from ltp.queue.worker import Held, Worker
 from ltp.store.clock import now
@@ -135,10 +135,11 @@ async def test_devices_are_handed_out_in_turn_and_within_quota(bench: Bench) -> 
     await bench.put("urgent", Queue.TRAINING, wants=GPUS, project="c", owner="c", priority=1)
     await bench.limit("project", "a", max_devices=4)
     async with bench.database.unit() as unit:
-        assert [w.payload["key"] for w in await waiting(unit)] == ["urgent", "a0", "b0", "a1"]
-        reasons = {w.payload["key"]: reason for w, reason in await held_back(unit)}
-    assert reasons["a0"] is None
-    assert reasons["a2"] == "project a holds 4 devices and this wants 2, its quota is 4"
+        row, limits = await in_turn(unit), await locked_allowance(unit)
+    assert limits is not None
+    assert [w.payload["key"] for w in row] == ["urgent", "a0", "b0", "a1", "a2"]
+    assert [w.payload["key"] for w in row if limits.take(w)] == ["urgent", "a0", "b0", "a1"]
+    assert limits.refuses(row[-1]) == "project a holds 4 devices and this wants 2, its quota is 4"
     place = '{"host_id": "h", "device_kind": "gpu", "device_indexes": [0, 1]}'
     async with bench.database.unit() as unit:
         await unit.execute(
@@ -147,7 +148,9 @@ async def test_devices_are_handed_out_in_turn_and_within_quota(bench: Bench) -> 
     # Devices given count before the work is taken, and what has its devices is taken whatever the limits say by now.
     await bench.limit("queue", "training", max_running=1)
     async with bench.database.unit() as unit:
-        assert await waiting(unit) == []
+        row, limits = await in_turn(unit), await locked_allowance(unit)
+        assert limits is not None
+        assert [w for w in row if limits.take(w)] == []
     assert len(await bench.take_all()) == 3
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.verl_recipe import LaunchSpec
 from services.runner.backends import Backend
 from services.runner.backends.local import LocalBackend
-from services.runner.recipes import LaunchSpec
 from tests.service.runner.conftest import TRAINING, Attempt
 
 pytestmark = pytest.mark.asyncio

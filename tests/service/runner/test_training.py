@@ -13,9 +13,9 @@ import pytest
 
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
+from ltp.verl_recipe import LaunchSpec
+from ltp.verl_recipe.verl_0_9 import checkpoint_files, launch_spec, parse_metrics_line
 from services.runner.backends.local import LocalBackend
-from services.runner.recipes import LaunchSpec
-from services.runner.recipes.verl_0_9 import checkpoint_files, launch_spec, parse_metrics_line
 from tests.service.runner.conftest import Attempt, wait_for
 from tests.tiny_model import write_tiny_model
 

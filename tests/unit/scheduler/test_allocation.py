@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltp.contracts.values import Device
+from ltp.queue.policy import Allowance, Limit
 from services.scheduler.allocation import RESERVES_AFTER, Decision, Holder, HostState, Waiting, Wants, explain, place
 
 A, B, C, D = (UUID(int=i) for i in (1, 2, 3, 4))
@@ -114,6 +116,14 @@ def test_more_important_work_asks_the_least_important_preemptible_holder_to_leav
     )
     decision = place([waits(A, 1, priority=5), waits(UUID(int=9), 1)], [held], NOW)
     assert (placed(decision), decision.preempted, decision.reserved) == ([], {C: A}, {"h": A})
+
+
+def test_what_a_quota_holds_back_is_passed_over_and_reserves_nothing() -> None:
+    limits = Allowance(projects={"p": Limit(max_devices=1)}, devices_of_project=Counter(p=1))
+    old = NOW - RESERVES_AFTER * 2
+    mine = Waiting(A, Wants(1, "gpu"), old, project="p")
+    decision = place([mine, waits(B, 1)], [host("h", 1)], NOW, limits)
+    assert (placed(decision), decision.reserved) == ([(B, "h", [0])], {})
 
 
 def test_nobody_is_asked_twice_or_in_vain() -> None:

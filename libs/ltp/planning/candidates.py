@@ -1,0 +1,134 @@
+"""The configurations a job could run with: every choice the planner makes, and the memory and time it is predicted to cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltp.contracts.recipe import Recipe
+from ltp.core.device_memory import Estimate
+from ltp.core.memory import GIB, LossHead, Offload, Precision, Step
+from ltp.planning.pools import Pool
+
+# Responses that the generator holds at one time on one device; the rest wait their turn.
+MAX_CONCURRENT_RESPONSES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The choices of one configuration."""
+
+    # Sequences at a time on a device; with `token_budget`, how many of full length fit into it.
+    micro_batch: int
+    checkpointing: bool = False
+    # Devices among which one copy of the states is spread; fewer than all is HSDP.
+    shards: int = 1
+    sequence_parallel: int = 1
+    # Packed batches of at most this many tokens on a device.
+    token_budget: int | None = None
+    offload: Offload = Offload.NONE
+    # The loss head in pieces, without the logits of all tokens (verl's fused kernels).
+    fused_head: bool = False
+    rollout_tensor_parallel: int = 0
+
+    @property
+    def levers(self) -> int:
+        """How many means against a shortage of memory are in use; each costs time or has been tried less."""
+        return (self.offload is not Offload.NONE) + self.fused_head + self.checkpointing + (self.sequence_parallel > 1)
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A layout on a pool, with what it is predicted to need."""
+
+    pool: Pool
+    layout: Layout
+    estimate: Estimate
+    # Of one optimizer step, generation included; None where nothing is known of the device's speed.
+    seconds: float | None = None
+    rollout_share: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How a person would say it."""
+        return describe(self.layout, self.pool)
+
+    @property
+    def headroom(self) -> float:
+        """Share of the usable memory that stays free at the upper bound; below 0 it does not fit."""
+        return 1 - self.estimate.upper_bytes / max(1, self.pool.usable_bytes)
+
+
+def describe(layout: Layout, pool: Pool) -> str:
+    """A layout in words; what is as usual is not said."""
+    unit = (
+        f"micro batch {layout.micro_batch}" if layout.token_budget is None else f"{layout.token_budget} packed tokens"
+    )
+    words = [unit, f"{'with' if layout.checkpointing else 'no'} gradient checkpointing"]
+    if layout.shards != pool.devices:
+        words.append(f"states over {layout.shards} of {pool.devices} devices")
+    if layout.sequence_parallel > 1:
+        words.append(f"sequence parallel {layout.sequence_parallel}")
+    if layout.fused_head:
+        words.append("fused loss head")
+    if layout.offload is not Offload.NONE:
+        words.append(f"{layout.offload} offload")
+    if layout.rollout_tensor_parallel > 1:
+        words.append(f"rollout over {layout.rollout_tensor_parallel} devices")
+    return ", ".join(words)
+
+
+def gib(size: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / GIB:.1f} GiB"
+
+
+def samples_of(recipe: Recipe) -> int:
+    """Sequences that one row becomes in a step."""
+    return recipe.reinforcement.samples_per_prompt if recipe.reinforcement else 1
+
+
+def per_device(recipe: Recipe, devices: int, sequence_parallel: int = 1) -> int:
+    """Sequences that a device trains on in one optimizer step; ranks of a sequence group share theirs."""
+    return recipe.training.batch_size * samples_of(recipe) * sequence_parallel // devices
+
+
+def step_of(recipe: Recipe, pool: Pool, layout: Layout) -> Step:
+    """The layout in the memory model's words."""
+    share = per_device(recipe, pool.devices, layout.sequence_parallel)
+    return Step(
+        precision=Precision.FSDP2 if pool.kind == "gpu" else Precision.FP32,
+        micro_batch=layout.micro_batch,
+        sequence=recipe.training.max_length,
+        checkpointing=layout.checkpointing,
+        lora_rank=recipe.training.lora_rank,
+        loss_head=_loss_head(recipe, pool, layout),
+        accumulates=share > layout.micro_batch,
+        shards=layout.shards,
+        replicas=max(1, pool.devices // layout.shards),
+        offload=layout.offload,
+        sequence_parallel=layout.sequence_parallel,
+        tokens_packed=None if layout.token_budget is None else layout.token_budget * layout.sequence_parallel,
+    )
+
+
+def _loss_head(recipe: Recipe, pool: Pool, layout: Layout) -> LossHead:
+    if layout.fused_head:
+        return LossHead.CHUNKED
+    if recipe.reinforcement is not None:
+        return LossHead.POLICY
+    # Not measured on processors, where the larger figure stands.
+    return LossHead.LABELS if pool.kind == "gpu" else LossHead.CROSS_ENTROPY
+
+
+def responses_of(recipe: Recipe, pool: Pool, layout: Layout) -> int:
+    """Responses that a replica of the generator should hold at a time; 0 where the algorithm generates nothing."""
+    if recipe.reinforcement is None:
+        return 0
+    wide = max(1, layout.rollout_tensor_parallel)
+    return min(per_device(recipe, pool.devices), MAX_CONCURRENT_RESPONSES) * wide
+
+
+def largest(found: Estimate) -> str:
+    """The component that needs most, with its size: it names the lever to pull."""
+    name, size = max(found.components.items(), key=lambda item: item[1])
+    return f"{name} ({gib(size)})"

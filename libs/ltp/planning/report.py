@@ -1,0 +1,120 @@
+"""A candidate as a plan that travels: its figures, its stages with the term that binds each, and why the others lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from math import ceil
+
+from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Plan, PlanRejection, PlanStage
+from ltp.core.device_memory import Estimate
+from ltp.core.memory import Offload, trainable_parameters
+from ltp.core.model_config import Architecture, parameters
+from ltp.planning.candidates import Candidate, per_device, samples_of
+from ltp.planning.ranking import Objective, objective_of
+from ltp.planning.search import MAX_CPU_MICRO_BATCH, Found, cost_dollars, eta_seconds, in_turns, misses
+from ltp.planning.timing import host_bytes
+
+MAX_REJECTIONS = 8
+
+
+def plan_of(recipe: Recipe, arch: Architecture, candidate: Candidate, rejected: list[PlanRejection]) -> Plan:
+    """The plan a candidate stands for."""
+    pool, layout, found = candidate.pool, candidate.layout, candidate.estimate
+    share = per_device(recipe, pool.devices, layout.sequence_parallel)
+    tokens = recipe.training.batch_size * samples_of(recipe) * recipe.training.max_length
+    return Plan(
+        device_kind=pool.kind,
+        devices=pool.devices,
+        micro_batch_size=layout.micro_batch,
+        gradient_checkpointing=layout.checkpointing,
+        parameters=parameters(arch),
+        memory_bytes=found.bytes,
+        memory_upper_bytes=found.upper_bytes,
+        device_memory_bytes=pool.memory_bytes,
+        memory_components=found.components,
+        step_seconds=candidate.seconds,
+        rejected=rejected,
+        device_model=pool.hardware.name if pool.hardware else None,
+        shards=layout.shards,
+        sequence_parallel=layout.sequence_parallel,
+        token_budget=layout.token_budget,
+        accumulation=ceil(share / layout.micro_batch),
+        offload=layout.offload.value,
+        fused_head=layout.fused_head,
+        rollout_tensor_parallel=max(1, layout.rollout_tensor_parallel),
+        rollout_memory_share=candidate.rollout_share,
+        tokens_per_second=tokens / candidate.seconds if candidate.seconds else None,
+        eta_seconds=eta_seconds(recipe, candidate),
+        cost_dollars=cost_dollars(recipe, candidate),
+        host_memory_bytes=host_bytes(recipe, arch, pool, layout),
+        checkpoint_bytes=checkpoint_bytes(recipe, arch),
+        stages=stages_of(found),
+    )
+
+
+def checkpoint_bytes(recipe: Recipe, arch: Architecture) -> int:
+    """One checkpoint on the disk: the stored weights, and AdamW's two fp32 moments of the trained ones."""
+    rank = recipe.training.lora_rank
+    trained = trainable_parameters(arch, rank)
+    return 4 * (parameters(arch) + (trained if rank else 0)) + 8 * trained
+
+
+def stages_of(found: Estimate) -> list[PlanStage]:
+    """Every stage the memory model knows, with the term that binds it; the peak's alone where it tells no more."""
+    phases = found.phases or {found.stage: found.components}
+    rows: list[PlanStage] = []
+    for stage, components in phases.items():
+        if components:
+            name, size = max(components.items(), key=lambda item: item[1])
+            total = sum(components.values())
+            rows.append(PlanStage(stage=stage, memory_bytes=total, binding=name, binding_bytes=size))
+    return rows
+
+
+def rejections(
+    recipe: Recipe, order: Sequence[Candidate], found: Found, *, most: int = MAX_REJECTIONS
+) -> list[PlanRejection]:
+    """Why the others lost: at most `most` lines, the last of which counts the rest."""
+    lost = found.considered - (1 if order else 0)
+    if lost <= most:
+        return list(_reasons(recipe, order, found))
+    said = list(islice(_reasons(recipe, order, found), most - 1))
+    rest = "they do not fit, break a rule of verl's, or are behind the chosen one"
+    return [*said, PlanRejection(candidate=f"{lost - len(said)} more", reason=rest)]
+
+
+def _reasons(recipe: Recipe, order: Sequence[Candidate], found: Found) -> Iterator[PlanRejection]:
+    """Those that nearly fit and those that nearly won take turns; of these, larger micro batches first: people ask why not."""
+    losers = sorted(order[1:], key=lambda loser: loser.layout.micro_batch <= order[0].layout.micro_batch)
+    behind = (PlanRejection(candidate=loser.name, reason=_reason(recipe, loser, order[0])) for loser in losers)
+    missed = (PlanRejection(candidate=miss.candidate, reason=miss.reason) for miss in misses(found))
+    yield from in_turns(missed, behind)
+
+
+def _reason(recipe: Recipe, loser: Candidate, chosen: Candidate) -> str:
+    asked = recipe.resources.micro_batch_size is not None
+    if loser.pool.kind == "cpu" and not asked and loser.layout.micro_batch > MAX_CPU_MICRO_BATCH:
+        return f"fits, but more than {MAX_CPU_MICRO_BATCH} sequences at a time make a processor no faster"
+    objective = objective_of(recipe)
+    mine, best = cost_dollars(recipe, loser), cost_dollars(recipe, chosen)
+    if objective is Objective.COST and mine is not None and best is not None and mine > best * 1.005:
+        return f"fits, but costs {mine / best - 1:.0%} more ({mine:,.2f} dollars)"
+    if objective is Objective.FEWEST_GPUS and loser.pool.devices > chosen.pool.devices:
+        return f"fits, but takes {loser.pool.devices - chosen.pool.devices} devices more"
+    if objective is Objective.HEADROOM and loser.headroom < chosen.headroom:
+        return f"fits, but leaves {loser.headroom:.0%} of the memory free, not {chosen.headroom:.0%}"
+    if objective is None and loser.pool.memory_bytes > chosen.pool.memory_bytes:
+        return f"fits, but {chosen.pool.model} is enough, and {loser.pool.model} stays free for larger work"
+    if loser.seconds is not None and chosen.seconds is not None and loser.seconds > chosen.seconds * 1.02:
+        return f"fits, but is predicted {loser.seconds / chosen.seconds - 1:.0%} slower ({loser.seconds:.2f} s a step)"
+    if loser.layout.offload is not Offload.NONE and chosen.layout.offload is Offload.NONE:
+        return "fits, but moves states to host memory, and there is room enough for them on the device"
+    if loser.layout.checkpointing and not chosen.layout.checkpointing:
+        return "fits, but recomputes the activations, and there is memory enough to keep them"
+    if loser.layout.fused_head and not chosen.layout.fused_head:
+        return "fits, but computes the loss in pieces, and there is memory enough for the whole"
+    if loser.layout.micro_batch < chosen.layout.micro_batch:
+        return "fits, but smaller micro batches keep the device less busy"
+    return "fits, and is no faster than the chosen one, which leaves more memory free"

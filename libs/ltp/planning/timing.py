@@ -1,0 +1,84 @@
+"""Seconds of a whole step on known hardware: training from the fitted roofline, and for RL what comes before it.
+
+Generation is bound by memory traffic (each decode step reads the weights and the cache of its sequences) or by arithmetic,
+whichever takes longer; scoring is one forward pass without gradients. Sequences are taken as full: an upper figure.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from ltp.contracts.recipe import Recipe
+from ltp.core.hardware import Hardware
+from ltp.core.memory import GIB
+from ltp.core.model_config import Architecture, active_parameters, parameters
+from ltp.core.step_time import Roofline, step_seconds
+from ltp.planning.candidates import Layout, per_device, samples_of, step_of
+from ltp.planning.pools import Pool
+
+# Shares of the data sheet that an H200 reaches: 780 of 989 TFLOP/s in large products, 241 of 450 GB/s in NCCL's
+# all-gather (`step_time.MEASURED_H200`), and of its 4.8 TB/s what decoding reads (prior). Taken for every other device.
+_OF_FLOPS, _OF_LINK, _OF_BANDWIDTH = 0.79, 0.54, 0.8
+# vLLM's time beside its arithmetic for each token of a batch: scheduling, sampling, launches.
+_DECODE_OVERHEAD_SECONDS = 0.008
+# Waking the engine, sending it the weights, putting it to sleep again.
+_ROLLOUT_FIXED_SECONDS = 3.0
+
+
+def roofline(hardware: Hardware, devices: int) -> Roofline:
+    """What the device model reaches in practice."""
+    link = hardware.link * _OF_LINK if devices > 1 else 0.0
+    return Roofline(hardware.flops * _OF_FLOPS, hardware.bandwidth, link)
+
+
+def training_seconds(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout) -> float | None:
+    """Seconds of the forward and backward passes and the optimizer of one step."""
+    if pool.hardware is None or pool.kind == "cpu":
+        return None
+    share = per_device(recipe, pool.devices, layout.sequence_parallel)
+    batches = ceil(share / layout.micro_batch)
+    rates = roofline(pool.hardware, pool.devices)
+    return step_seconds(arch, step_of(recipe, pool, layout), rates, micro_batches=batches)
+
+
+def cache_bytes(arch: Architecture) -> int:
+    """Bytes of a bf16 key-value cache for one token; latent attention keeps the compressed form."""
+    if arch.latent:
+        return 2 * arch.layers * (arch.kv_rank + arch.rope_dim)
+    return 4 * arch.layers * arch.kv_width
+
+
+def rollout_seconds(recipe: Recipe, arch: Architecture, pool: Pool, wide: int, concurrent: int) -> float:
+    """Seconds of generating a step's responses and scoring them, with replicas of `wide` devices each."""
+    section = recipe.reinforcement
+    if pool.hardware is None or section is None:
+        return 0.0
+    rates = roofline(pool.hardware, pool.devices)
+    weights, used = 2.0 * parameters(arch), 2.0 * active_parameters(arch)
+    mine = recipe.training.batch_size * samples_of(recipe) * wide / pool.devices
+    held = max(1.0, min(float(concurrent), mine))
+    cache = float(cache_bytes(arch)) * held * recipe.training.max_length
+    traffic = (weights + cache) / wide / (rates.memory_bytes * _OF_BANDWIDTH)
+    arithmetic = used * held / wide / rates.flops
+    each_token = max(traffic, arithmetic) + _DECODE_OVERHEAD_SECONDS
+    prompts = used * mine * (recipe.training.max_length - section.max_response_length) / wide / rates.flops
+    tokens = recipe.training.batch_size * samples_of(recipe) * recipe.training.max_length / pool.devices
+    scoring = used * tokens / (rates.flops * rates.efficiency)
+    waves = ceil(mine / held)
+    return waves * section.max_response_length * each_token + prompts + scoring + _ROLLOUT_FIXED_SECONDS
+
+
+def host_bytes(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout) -> int:
+    """Host memory that the job takes at its largest (verl.md §3.3).
+
+    A process each device; the fp32 weights while they are loaded, on every rank where embeddings are tied, else on
+    one rank of each shard group; what is offloaded; Ray, and vLLM's copy of the weights, for RL.
+    """
+    count, groups = parameters(arch), max(1, pool.devices // layout.shards)
+    loading = 4 * count * (pool.devices if arch.tied else groups)
+    trained = count if not recipe.training.lora_rank else 0
+    waiting = {"none": 0, "optimizer": 8 * trained * groups, "all": (4 * count + 12 * trained) * groups}
+    base = 3 * GIB * pool.devices
+    if recipe.reinforcement is not None:
+        base += 4 * GIB + 2 * count * max(1, pool.devices // max(1, layout.rollout_tensor_parallel))
+    return base + max(loading, waiting[layout.offload.value])

@@ -1,0 +1,1 @@
+"""Stages done in the order of their needs, each once, reused where nothing they rest on has changed."""
