@@ -19,6 +19,7 @@ STATUS = {
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.CONFLICT: 409,
     ErrorCode.DATASET_NOT_READY: 409,
+    ErrorCode.COMPARISON_UNSOUND: 409,
     ErrorCode.INPUT_CHANGED: 409,
     ErrorCode.EMBEDDING_NOT_READY: 409,
     ErrorCode.DEDUP_NOT_READY: 409,

@@ -23,6 +23,12 @@ from ltp.contracts.dataset import (
     ProjectQuotaSet,
 )
 from ltp.contracts.dedup import DedupApplyRequested, DedupRequested, LeakCheckRequested
+from ltp.contracts.evaluation import (
+    EvaluationCancellationRequested,
+    EvaluationRequested,
+    EvaluationRescoreRequested,
+    EvaluationUploaded,
+)
 from ltp.contracts.event import REGISTRY
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
@@ -53,6 +59,10 @@ SERVICE = "gateway"
 router = NatsRouter()
 
 for event in (
+    EvaluationRequested,
+    EvaluationUploaded,
+    EvaluationCancellationRequested,
+    EvaluationRescoreRequested,
     JobSubmitted,
     JobPauseRequested,
     JobResumeRequested,

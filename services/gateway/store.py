@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -221,6 +222,22 @@ async def list_events(
     if subject is not None:
         query = query.where(events.c.subject == subject)
     return await _all(engine, query)
+
+
+async def newest_events(engine: AsyncEngine, subject: str, limit: int) -> list[dict[str, Any]]:
+    """What the newest events of a subject said, newest first."""
+    query = select(events.c.data).where(events.c.subject == subject).order_by(events.c.seq.desc()).limit(limit)
+    async with engine.connect() as connection:
+        return list((await connection.execute(query)).scalars().all())
+
+
+async def said_about(engine: AsyncEngine, about: UUID) -> list[tuple[str, dict[str, Any]]]:
+    """What the gateway itself said about something, as (subject, body), read from its outbox: also what nobody heard yet."""
+    box = outbox_table(SCHEMA)
+    query = select(box.c.subject, box.c.payload).where(box.c.headers["ce-subject"].astext == str(about))
+    async with engine.connect() as connection:
+        rows = (await connection.execute(query.order_by(box.c.id.desc()).limit(20))).all()
+    return [(row.subject, json.loads(row.payload)) for row in rows]
 
 
 async def list_steps(engine: AsyncEngine, job_id: UUID, *, after: int = 0, limit: int = 1000) -> list[Row]:

@@ -64,6 +64,11 @@ class ErrorCode(StrEnum):
     INFERENCE_SERVER_FAILED = "inference_server_failed"
     EVALUATION_EMPTY = "evaluation_empty"
     EVALUATION_FAILED = "evaluation_failed"
+    ENDPOINT_UNREACHABLE = "endpoint_unreachable"
+    ENDPOINT_REFUSED = "endpoint_refused"
+    SECRET_NOT_FOUND = "secret_not_found"  # noqa: S105 - the name of a code
+    SCORER_FAILED = "scorer_failed"
+    COMPARISON_UNSOUND = "comparison_unsound"
     # Schedules and pipelines
     INVALID_SCHEDULE = "invalid_schedule"
     INVALID_PIPELINE = "invalid_pipeline"

@@ -182,7 +182,7 @@ def bigger(tmp_path: Path) -> list[Path]:
 
 
 def _killed(tmp_path: Path, times: int) -> None:
-    models, chance = bigger(tmp_path), random.Random(times)  # noqa: S311 - moments, not secrets
+    models, chance = bigger(tmp_path), random.Random(times)
     merge(dare(models), tmp_path / "whole", seed=7)
     expected = {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir() if p.name != "README.md"}
     spec = {"kind": "merge", "recipe": dare(models), "out": str(tmp_path / "out" / "x"), "proof": False, "seed": 7}
