@@ -15,13 +15,14 @@ from pydantic import ValidationError
 from ltp.contracts.admission import Admission, AdmissionRefused, Pruning, TelemetryPruned, What
 from ltp.contracts.dataset import DatasetUploaded
 from ltp.contracts.job import JobCancellationRequested
+from ltp.contracts.operation import OperationCancellationRequested, OperationQuery, OperationRequested, OperationSpec
 from ltp.contracts.pipeline import Origin, PipelineRunSubmitted, PipelineSpec
 from ltp.contracts.pipeline_graph import literal_paths
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.stages import DatasetSettings
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.core.lifecycle import JOB, JobState
+from ltp.core.lifecycle import JOB, OPERATION, JobState
 from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
 from ltp.service.runtime import Runtime
@@ -30,6 +31,7 @@ from ltp.store.database import Unit
 from services.gateway import store
 from services.gateway.admission import admit_job, record_job
 from services.gateway.inputs import locate, pin, still_same
+from services.gateway.operations import find_operations, preflight
 
 # What is to be done in the transaction that ends the work.
 Effect = Callable[[Unit], Awaitable[None]]
@@ -97,6 +99,30 @@ async def _job_cancellation(runtime: Runtime, admission: Admission) -> Effect:
     return effect
 
 
+async def _operation(runtime: Runtime, admission: Admission) -> Effect:
+    name = f"{admission.body['name']}-{admission.noun_id.hex[-8:]}"
+    spec = OperationSpec.model_validate({**admission.body, "name": name})
+    event = OperationRequested(operation_id=admission.noun_id, spec=(await preflight(runtime, spec)).spec)
+
+    async def effect(unit: Unit) -> None:
+        unit.emit(event, about=event.operation_id)
+
+    return effect
+
+
+async def _operation_cancellation(runtime: Runtime, admission: Admission) -> Effect:
+    found = await find_operations(runtime, OperationQuery(operation_id=admission.noun_id))
+    if not found:
+        # Surgery has not heard of it yet: tried again soon.
+        raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, f"Operation {admission.noun_id} is not known yet.")
+
+    async def effect(unit: Unit) -> None:
+        if not OPERATION.is_over(found[0].state):
+            unit.emit(OperationCancellationRequested(operation_id=admission.noun_id), about=admission.noun_id)
+
+    return effect
+
+
 async def _dataset(runtime: Runtime, admission: Admission) -> Effect:
     event = await import_dataset(runtime, admission.noun_id, DatasetSettings.model_validate(admission.body))
 
@@ -146,6 +172,8 @@ _DOORS: dict[What, Callable[[Runtime, Admission], Awaitable[Effect]]] = {
     "job": _job,
     "job-cancellation": _job_cancellation,
     "dataset": _dataset,
+    "operation": _operation,
+    "operation-cancellation": _operation_cancellation,
     "pipeline": _pipeline,
     "pruning": _pruning,
 }

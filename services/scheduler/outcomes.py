@@ -14,6 +14,7 @@ from ltp.contracts.dataset import DatasetFrozen, DatasetRejected
 from ltp.contracts.evaluation import ComparisonCompleted, EvaluationFailed
 from ltp.contracts.event import Event
 from ltp.contracts.job import JobCancelled, JobFailed, JobSucceeded
+from ltp.contracts.operation import OperationCancelled, OperationFailed, OperationSucceeded
 from ltp.store.database import Unit
 from services.scheduler.pipelines import store as pipelines
 from services.scheduler.pipelines.engine import PIPELINES_CHANNEL
@@ -44,6 +45,7 @@ async def job_cancelled(event: JobCancelled, unit: InboxUnit) -> None:
 
 @router.subscriber(**heard_by(SERVICE, CheckpointExported))
 async def checkpoint_exported(event: CheckpointExported, unit: InboxUnit) -> None:
+    await _hear(unit, event.job_id, f"exported-{event.step}", event)
     if event.is_final:
         await _hear(unit, event.job_id, "exported", event)
     await start_triggered(unit, event)
@@ -51,7 +53,7 @@ async def checkpoint_exported(event: CheckpointExported, unit: InboxUnit) -> Non
 
 @router.subscriber(**heard_by(SERVICE, CheckpointExportFailed))
 async def checkpoint_export_failed(event: CheckpointExportFailed, unit: InboxUnit) -> None:
-    # Only the last step's export matters, and only the job's success tells which that is.
+    # Which step's export matters the stage knows: the job's last, or the one it was given.
     await _hear(unit, event.job_id, f"export-failed-{event.step}", event)
 
 
@@ -77,6 +79,21 @@ async def dataset_frozen(event: DatasetFrozen, unit: InboxUnit) -> None:
 @router.subscriber(**heard_by(SERVICE, DatasetRejected))
 async def dataset_rejected(event: DatasetRejected, unit: InboxUnit) -> None:
     await _hear(unit, event.dataset_id, "rejected", event)
+
+
+@router.subscriber(**heard_by(SERVICE, OperationSucceeded))
+async def operation_succeeded(event: OperationSucceeded, unit: InboxUnit) -> None:
+    await _hear(unit, event.operation_id, "operation-succeeded", event)
+
+
+@router.subscriber(**heard_by(SERVICE, OperationFailed))
+async def operation_failed(event: OperationFailed, unit: InboxUnit) -> None:
+    await _hear(unit, event.operation_id, "failed", event)
+
+
+@router.subscriber(**heard_by(SERVICE, OperationCancelled))
+async def operation_cancelled(event: OperationCancelled, unit: InboxUnit) -> None:
+    await _hear(unit, event.operation_id, "cancelled", event)
 
 
 @router.subscriber(**heard_by(SERVICE, AdmissionRefused))

@@ -12,7 +12,7 @@ import typer
 from ltp.cli.client import Gateway
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
 from ltp.contracts.pipeline import PipelineSpec
-from ltp.contracts.pipeline_graph import literal_paths
+from ltp.contracts.pipeline_graph import literal_paths, places_of
 from ltp.contracts.stages import STAGE_KINDS
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.recipe_text import parse_pipeline
@@ -176,13 +176,8 @@ def _with_paths(spec: PipelineSpec, absolute: dict[str, str]) -> PipelineSpec:
     body = spec.model_dump(mode="json")
     for stage in body["stages"].values():
         for path in STAGE_KINDS[stage["kind"]].paths:
-            *above, last = path.split(".")
-            section = stage["settings"]
-            for key in above:
-                section = section.get(key, {})
-            value = section.get(last)
-            if isinstance(value, str) and value in absolute:
-                section[last] = absolute[value]
+            for section, key in places_of(stage["settings"], path.split(".")):
+                section[key] = absolute.get(section[key], section[key])
     return PipelineSpec.model_validate(body)
 
 

@@ -15,7 +15,7 @@ from ltp.contracts.event import Event, Value
 from ltp.contracts.values import Problem
 
 ADMIT = "admit"
-What = Literal["job", "job-cancellation", "dataset", "pipeline", "pruning"]
+What = Literal["job", "job-cancellation", "dataset", "operation", "operation-cancellation", "pipeline", "pruning"]
 
 
 class Admission(Value):

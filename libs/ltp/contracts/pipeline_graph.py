@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -101,12 +101,27 @@ def literal_paths(spec: PipelineSpec) -> list[str]:
     found: dict[str, None] = {}
     for node in expand(spec):
         for path in STAGE_KINDS[node.kind].paths:
-            value: Any = node.settings
-            for key in path.split("."):
-                value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
-            if isinstance(value, str):
-                found[value] = None
+            for section, key in places_of(node.settings, path.split(".")):
+                found[section[key]] = None
     return list(found)
+
+
+def places_of(section: Any, keys: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """The texts to which `keys` lead, each as the mapping or list that holds it and its key there."""
+    if isinstance(section, list):
+        items = cast("list[Any]", section)
+        for index, item in enumerate(items):
+            if isinstance(item, str) and not keys:
+                yield items, index
+            else:
+                yield from places_of(item, keys)
+    elif isinstance(section, dict) and keys:
+        mapping = cast("dict[str, Any]", section)
+        value = mapping.get(keys[0])
+        if isinstance(value, str) and len(keys) == 1:
+            yield mapping, keys[0]
+        else:
+            yield from places_of(value, keys[1:])
 
 
 def _faults(spec: PipelineSpec) -> list[Fault]:
@@ -203,6 +218,9 @@ def _node_faults(spec: PipelineSpec, node: Node, lookup: Lookup) -> list[tuple[P
         message = _bad_link(spec, node, setting, wanted, output)
         if message:
             faults.append((("settings", setting), message))
+    if node.kind == "export" and not faults:
+        message = _never_written(spec, node, fill(node.settings, lookup))
+        faults += [(("settings", "step"), message)] if message else []
     return faults
 
 
@@ -217,6 +235,26 @@ def _bad_link(spec: PipelineSpec, node: Node, setting: str, kind: str, output: s
         and cast("dict[str, Any]", recipe).get("evaluation") is None
     ):
         return f"the recipe of stage {found[0][1].owner!r} has no section `evaluation`, so nothing will be compared"
+    return None
+
+
+def _never_written(spec: PipelineSpec, node: Node, settings: Mapping[str, Any]) -> str | None:
+    """Why the checkpoint that an export stage wants will not be; None when it may, or when that is not written down."""
+    recipe = spec.stages[Reference.model_validate(node.settings["job"]).owner].settings.get("recipe")
+    training = cast("dict[str, Any]", recipe).get("training") if isinstance(recipe, dict) else None
+    if not isinstance(training, dict):
+        return None
+    known, step = cast("dict[str, Any]", training), settings["step"]
+    steps, every = known.get("steps"), known.get("save_every")
+    if isinstance(steps, int) and step > steps:
+        return f"the training has {steps} steps"
+    if (
+        isinstance(steps, int)
+        and (every is None or isinstance(every, int))
+        and step != steps
+        and step % (every or steps)
+    ):
+        return f"no checkpoint is written at step {step}: save_every is {every or 'not set'}"
     return None
 
 

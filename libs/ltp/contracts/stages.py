@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from ltp.contracts.merge_recipe import MergeRecipe
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Name, Ratio, Sha256
 
 Scalar = bool | int | float | str
+# The end of an id is put behind it.
+ResultName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 _OPERATORS = ("at_least", "above", "at_most", "below", "equals", "differs")
 
 
@@ -94,6 +97,37 @@ class EvaluateSettings(Settings):
     job: UUID
 
 
+class MergeSettings(Settings):
+    """A merge: mergekit's recipe (docs/surgery.md). The result is DATA/models/NAME-ID, so that runs do not meet."""
+
+    name: ResultName
+    recipe: MergeRecipe
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    proof: bool = Field(default=True, description="Whether the result is loaded and read back before it counts.")
+
+    @model_validator(mode="after")
+    def _sound(self) -> MergeSettings:
+        faults = self.recipe.faults()
+        if faults:
+            raise ValueError("; ".join(f"{'.'.join(map(str, fault.where))}: {fault.message}" for fault in faults[:5]))
+        return self
+
+
+class AverageSettings(Settings):
+    """The plain average of the weights of models of one shape: checkpoints of one training, or of several."""
+
+    name: ResultName
+    models: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(min_length=2, max_length=200)
+    proof: bool = True
+
+
+class ExportSettings(Settings):
+    """The model of one of a job's earlier checkpoints; its last one is what the train stage itself gives."""
+
+    job: UUID
+    step: int = Field(gt=0)
+
+
 class GateSettings(Settings):
     """Lets the pipeline pass while every condition holds."""
 
@@ -108,13 +142,15 @@ class StageKind:
     outputs: Mapping[str, Any]
     # Settings that must be references, and to the output of which kind: the value exists only while the pipeline runs.
     linked: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
-    # Where in the settings files or model directories are named, keys joined by dots: their content is an input.
+    # Where in the settings files or model directories are named, keys joined by dots, through every item of a list:
+    # their content is an input.
     paths: tuple[str, ...] = ()
 
 
 _DIGEST = "0" * 64
 _ID = "01900000-0000-7000-8000-000000000000"
 _SCORE: Ratio = 0.5
+_MODEL = {"operation_id": _ID, "path": "/sample", "digest": _DIGEST, "size_bytes": 1}
 
 STAGE_KINDS: dict[str, StageKind] = {
     "dataset": StageKind(DatasetSettings, {"name": "sample", "version": _DIGEST, "rows": 100}, paths=("path",)),
@@ -136,6 +172,15 @@ STAGE_KINDS: dict[str, StageKind] = {
             "improved": 1,
             "regressed": 1,
         },
+        linked={"job": ("train", "job_id")},
+    ),
+    "merge": StageKind(
+        MergeSettings, _MODEL, paths=("recipe.base_model", "recipe.models.model", "recipe.slices.sources.model")
+    ),
+    "average": StageKind(AverageSettings, _MODEL, paths=("models",)),
+    "export": StageKind(
+        ExportSettings,
+        {"path": "/sample", "digest": _DIGEST, "checkpoint_id": _ID, "step": 1},
         linked={"job": ("train", "job_id")},
     ),
     "gate": StageKind(GateSettings, {"passed": True}),

@@ -9,12 +9,10 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from ltp.bus.rpc import ask
 from ltp.contracts.event import Event
 from ltp.contracts.operation import (
     OperationAccepted,
     OperationCancellationRequested,
-    OperationList,
     OperationPauseRequested,
     OperationQuery,
     OperationRejected,
@@ -22,17 +20,16 @@ from ltp.contracts.operation import (
     OperationResumeRequested,
     OperationSpec,
     OperationView,
-    PreflightAnswer,
 )
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import OPERATION, OperationState
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
+from services.gateway.operations import find_operations, preflight
 
 router = APIRouter(tags=["operations"])
 
-_PREFLIGHT_SECONDS = 60.0
 _HEARD_TRIES, _HEARD_SECONDS = 30, 0.1
 
 
@@ -45,18 +42,18 @@ class Decision(BaseModel):
 @router.post("/operations/preflight")
 async def check_operation(spec: OperationSpec, runtime: Serving) -> dict[str, Any]:
     """What an operation would do: models, sizes, memory, findings. Reads configurations and headers, no weights."""
-    return (await _preflight(runtime, spec)).summary
+    return (await preflight(runtime, spec)).summary
 
 
 @router.post("/operations", status_code=202)
 async def request_operation(spec: OperationSpec, runtime: Serving, response: Response) -> OperationView:
     """Request an operation. It is checked at once and carried out in the background; poll the Location."""
-    answer = await _preflight(runtime, spec)
+    answer = await preflight(runtime, spec)
     event = OperationRequested(operation_id=new_id(), spec=answer.spec)
     await _say(runtime, event, event.operation_id)
     response.headers["Location"] = f"/api/v1/operations/{event.operation_id}"
     for _ in range(_HEARD_TRIES):
-        found = await _find(runtime, OperationQuery(operation_id=event.operation_id))
+        found = await find_operations(runtime, OperationQuery(operation_id=event.operation_id))
         if found:
             return found[0]
         await asyncio.sleep(_HEARD_SECONDS)
@@ -70,13 +67,13 @@ async def list_operations(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> list[OperationView]:
     """Operations, newest first."""
-    return await _find(runtime, OperationQuery(state=state, limit=limit))
+    return await find_operations(runtime, OperationQuery(state=state, limit=limit))
 
 
 @router.get("/operations/{operation_id}")
 async def show_operation(operation_id: UUID, runtime: Serving) -> OperationView:
     """One operation with its progress, result or problem."""
-    found = await _find(runtime, OperationQuery(operation_id=operation_id))
+    found = await find_operations(runtime, OperationQuery(operation_id=operation_id))
     if not found:
         message = f"There is no operation {operation_id}."
         raise LtpError(ErrorCode.NOT_FOUND, message, "`ltp operation list` shows all.")
@@ -125,14 +122,6 @@ async def reject_operation(operation_id: UUID, decision: Decision, runtime: Serv
     found = await _done(runtime, operation_id)
     await _say(runtime, OperationRejected(operation_id=operation_id, note=decision.note), operation_id)
     return found
-
-
-async def _preflight(runtime: Runtime, spec: OperationSpec) -> PreflightAnswer:
-    return await ask(runtime.client, "surgery", "preflight", spec, PreflightAnswer, timeout=_PREFLIGHT_SECONDS)
-
-
-async def _find(runtime: Runtime, query: OperationQuery) -> list[OperationView]:
-    return (await ask(runtime.client, "surgery", "operations", query, OperationList)).operations
 
 
 async def _say(runtime: Runtime, event: Event, operation_id: UUID) -> None:

@@ -96,6 +96,33 @@ _FROM_COMPARISON = (
 )
 
 
+def _operation(settings: Settings, facts: Facts) -> Outcome | None:
+    done = facts.get("operation-succeeded")
+    if done is None:
+        return _told(facts, "failed")
+    outputs = {name: done[name] for name in ("operation_id", "path", "digest", "size_bytes")}
+    return Outcome("succeeded", outputs, done["digest"])
+
+
+def _averaged(settings: Settings) -> dict[str, Any]:
+    """A linear merge in which every model weighs the same."""
+    models = [{"model": path, "parameters": {"weight": 1.0}} for path in settings["models"]]
+    recipe = {"merge_method": "linear", "models": models}
+    return {"name": settings["name"], "recipe": recipe, "proof": settings.get("proof", True)}
+
+
+def _export(settings: Settings, facts: Facts) -> Outcome | None:
+    step = settings["step"]
+    exported, last = facts.get(f"exported-{step}"), facts.get("exported")
+    if exported is not None:
+        outputs = {name: exported[name] for name in ("path", "checkpoint_id", "step")}
+        digest = exported["weights_sha256"]
+        return Outcome("succeeded", outputs | {"digest": digest}, digest)
+    if last is not None and last["step"] < step:
+        return failed(ErrorCode.STAGE_FAILED, f"The training ended at step {last['step']}, before step {step}.")
+    return _told(facts, f"export-failed-{step}")
+
+
 def _gate(settings: Settings, facts: Facts) -> Outcome:
     closed = [c for c in GateSettings.model_validate(settings).conditions if not holds(c)]
     if closed:
@@ -147,6 +174,11 @@ KINDS: dict[str, Kind] = {
     ),
     "train": Kind(_train, command=lambda s: ("job", dict(s["recipe"])), cancel="job-cancellation", place="path"),
     "evaluate": Kind(_evaluate, noun=lambda s: UUID(str(s["job"]))),
+    "merge": Kind(_operation, command=lambda s: ("operation", dict(s)), cancel="operation-cancellation", place="path"),
+    "average": Kind(
+        _operation, command=lambda s: ("operation", _averaged(s)), cancel="operation-cancellation", place="path"
+    ),
+    "export": Kind(_export, noun=lambda s: UUID(str(s["job"])), place="path"),
     # A gate is asked anew each time: that is what it is for.
     "gate": Kind(_gate, reusable=lambda _: False),
 }
