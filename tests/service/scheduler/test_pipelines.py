@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from ltp.contracts.admission import AdmissionRefused
@@ -20,6 +21,7 @@ from ltp.contracts.checkpoint import CheckpointExported, CheckpointWritten
 from ltp.contracts.dataset import DatasetFrozen, DatasetVersion
 from ltp.contracts.event import Event
 from ltp.contracts.job import JobFailed, JobSubmitted, JobSucceeded
+from ltp.contracts.operation import OperationCancelled, OperationFailed, OperationSucceeded
 from ltp.contracts.pipeline import (
     PipelineArmingRequested,
     PipelineDisarmingRequested,
@@ -56,6 +58,9 @@ HEARS: dict[type[Event], Any] = {
     CheckpointExported: outcomes.checkpoint_exported,
     CheckpointWritten: jobs.note_checkpoint,
     AdmissionRefused: outcomes.refused,
+    OperationSucceeded: outcomes.operation_succeeded,
+    OperationFailed: outcomes.operation_failed,
+    OperationCancelled: outcomes.operation_cancelled,
     PipelineRunSubmitted: handlers.open_run,
     PipelineRunResumeRequested: handlers.resume,
     PipelineRunCancellationRequested: handlers.cancel,
@@ -161,7 +166,7 @@ async def desk(database_url: str, tmp_path: Path) -> AsyncIterator[Desk]:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_facts_twice_and_in_any_order_end_the_run_once(desk: Desk, seed: int) -> None:
-    order = random.Random(seed)  # noqa: S311
+    order = random.Random(seed)
     run_id = await desk.submit(pipeline())
     assert await desk.states(run_id) == {"data": "running", "train": "waiting", "gate": "waiting"}
     data = desk.frozen(await desk.noun(run_id, "data"))
@@ -257,6 +262,88 @@ async def test_a_cancelled_run_ends_its_job_and_starts_nothing_more(desk: Desk) 
         await desk.advance()
     assert (await desk.run(run_id))["state"] == "cancelled"
     assert (await desk.said()).count("ltp.pipeline.v1.run-cancelled") == 1
+
+
+def souped() -> PipelineSpec:
+    """Train, take the models of two steps, and average them."""
+    stages = pipeline().model_dump(mode="json")["stages"]
+    stages["train"]["settings"]["recipe"] = RECIPE | {"training": RECIPE["training"] | {"save_every": 1}}
+    stages["saved"] = {
+        "kind": "export",
+        "matrix": {"step": [1, 2]},
+        "settings": {"job": {"from": "train.job_id"}, "step": {"from": "matrix.step"}},
+    }
+    stages["soup"] = {"kind": "average", "settings": {"name": "soup", "models": {"from": "saved.path"}}}
+    return PipelineSpec.model_validate({"name": "souped", "stages": stages})
+
+
+def exported(job_id: UUID, step: int, path: Path) -> CheckpointExported:
+    return CheckpointExported(
+        checkpoint_id=new_id(),
+        job_id=job_id,
+        step=step,
+        is_final=False,
+        size_bytes=1,
+        path=f"{path}/{step}",
+        weights_sha256=str(step) * 64,
+    )
+
+
+async def test_earlier_checkpoints_are_averaged_whenever_their_exports_are_heard(desk: Desk) -> None:
+    run_id = await desk.submit(souped())
+    await desk.hear(desk.frozen(await desk.noun(run_id, "data")))
+    await desk.advance()
+    job_id = await desk.noun(run_id, "train")
+    # One is exported before the training is over, one after.
+    await desk.hear(exported(job_id, 1, desk.exports))
+    await desk.finish(run_id)
+    assert (await desk.states(run_id))["saved[0]"] == "succeeded"
+    assert (await desk.states(run_id))["soup"] == "waiting"
+    await desk.hear(exported(job_id, 2, desk.exports))
+    await desk.advance()
+    async with desk.database.unit() as unit:
+        asked = (await unit.execute(select(work.c.payload).order_by(work.c.id.desc()).limit(1))).scalar_one()
+    weight = {"weight": 1.0}
+    models = [{"model": f"{desk.exports}/{step}", "parameters": weight} for step in (1, 2)]
+    assert asked["what"] == "operation"
+    assert asked["body"]["recipe"] == {"merge_method": "linear", "models": models}
+    operation_id = await desk.noun(run_id, "soup")
+    done = OperationSucceeded(
+        operation_id=operation_id, kind="merge", name="soup", path="/s", digest="5" * 64, size_bytes=1, reused=False
+    )
+    await desk.hear(done)
+    await desk.advance()
+    assert (await desk.run(run_id))["state"] == "succeeded"
+    stages = {row["key"]: row for row in await desk.stages(run_id)}
+    assert stages["soup"]["outputs"]["path"] == "/s"
+    assert stages["soup"]["inputs"] == {"saved[0]": "1" * 64, "saved[1]": "2" * 64}
+
+
+async def test_a_merge_that_fails_or_is_cancelled_by_another_hand_fails_its_stage(desk: Desk) -> None:
+    for end in (OperationFailed, OperationCancelled):
+        run_id = await desk.submit(souped().model_copy(update={"name": end.__name__}))
+        if (await desk.states(run_id))["data"] == "running":
+            await desk.hear(desk.frozen(await desk.noun(run_id, "data")))
+            await desk.advance()
+        job_id = await desk.noun(run_id, "train")
+        for step in (1, 2):
+            await desk.hear(exported(job_id, step, desk.exports))
+        await desk.finish(run_id)
+        problem = {"problem": Problem(code=ErrorCode.CONFLICT, message="two shapes")} if end is OperationFailed else {}
+        await desk.hear(end(operation_id=await desk.noun(run_id, "soup"), **problem))  # type: ignore[arg-type]
+        await desk.advance()
+        assert (await desk.states(run_id))["soup"] == "failed"
+        assert (await desk.run(run_id))["state"] == "failed"
+
+
+@pytest.mark.parametrize(("steps", "every", "step"), [(3, 1, 4), (3, 2, 1), (3, None, 1)])
+def test_a_checkpoint_that_will_never_be_is_refused(steps: int, every: int | None, step: int) -> None:
+    spec = souped().model_dump(mode="json")
+    training = spec["stages"]["train"]["settings"]["recipe"]["training"]
+    training |= {"steps": steps, "save_every": every}
+    spec["stages"]["saved"]["matrix"] = {"step": [step]}
+    with pytest.raises(ValidationError, match=r"checkpoint is written|has 3 steps"):
+        PipelineSpec.model_validate(spec)
 
 
 def written(job_id: UUID) -> CheckpointWritten:
