@@ -82,7 +82,7 @@ def test_it_succeeds_and_what_was_made_from_what_is_known(platform: Platform, ru
     stages = {stage["key"]: stage for stage in platform.json("pipeline", "get", run_id)["stages"]}
     job = platform.json("job", "get", stages["train"]["outputs"]["job_id"])
     assert job["state"] == "succeeded" and Path(stages["train"]["outputs"]["path"], "config.json").exists()
-    made = platform.json("pipeline", "lineage", stages["train"]["digest"])["artefacts"]
+    made = platform.json("pipeline", "lineage", stages["train"]["digest"])
     assert made[0]["inputs"]["data"] == stages["data"]["digest"]
     assert stages["data"]["digest"] in {each["digest"] for each in made}
 
