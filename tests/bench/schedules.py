@@ -45,8 +45,11 @@ class Only:
 def run() -> list[Result]:
     """Seconds from the instant they are due to the firing of the last, and how many fired other than once."""
     with _postgres() as url:
-        children = [subprocess.Popen([sys.executable, "-m", "tests.bench.schedules", url]) for _ in range(_SCHEDULERS)]
+        argv = [sys.executable, "-m", "tests.bench.schedules", url]
+        children = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(_SCHEDULERS)]
         try:
+            for child in children:
+                assert child.stdout is not None and child.stdout.readline(), "a scheduler ended before it began"
             measured = [asyncio.run(_measure(url)) for _ in range(_RUNS)]
         finally:
             for child in children:
@@ -136,5 +139,6 @@ async def _answers(url: str) -> None:
 
 
 if __name__ == "__main__":
+    print("ready", flush=True)
     only = Only(Database.connect(sys.argv[1], "scheduler"))
     asyncio.run(fire_forever(cast("Runtime", cast("Any", only)), asyncio.Event()))
