@@ -83,5 +83,5 @@ async def _with_usage(unit: Unit, rows: Any) -> Allowance:
     return found
 
 
-def _limit(row: Mapping[str, Any]) -> Limit:
+def _limit(row: Mapping[Any, Any]) -> Limit:
     return Limit(row["max_running"], row["max_devices"], row["paused"])

@@ -246,7 +246,7 @@ def known_queue(name: Queue | str) -> Queue:
         ) from None
 
 
-def work_of(row: Mapping[str, Any]) -> Work:
+def work_of(row: Mapping[Any, Any]) -> Work:
     """Work from a row that a claim returned."""
     payload, trace, place = (decoded(row[column]) for column in ("payload", "trace", "placement"))
     placement = None if place is None else Placement.model_validate(place)
@@ -259,7 +259,7 @@ def decoded(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def in_order(rows: Sequence[Mapping[str, Any]]) -> list[Work]:
+def in_order(rows: Sequence[Mapping[Any, Any]]) -> list[Work]:
     """Work from claimed rows, in its turn: an UPDATE returns its rows in no order."""
     return [work_of(row) for row in sorted(rows, key=lambda row: (row["sort_at"], row["id"]))]
 
