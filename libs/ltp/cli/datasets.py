@@ -294,6 +294,10 @@ def send(gateway: Gateway, file: Path) -> str:
                 upload = gateway.patch(path, content=piece, headers=headers)
                 failures = 0
             except LtpError as error:
+                if error.code is ErrorCode.CONFLICT and (known_now := gateway.get(path))["offset"] > upload["offset"]:
+                    # Another client sends the same content: whoever is ahead, both go on from there.
+                    upload, failures = known_now, 0
+                    continue
                 failures += 1
                 mends = {ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.CONFLICT, ErrorCode.CHECKSUM_MISMATCH}
                 if error.code not in mends or failures == _TRIES:

@@ -19,7 +19,7 @@ from ltp.core.lifecycle import JOB, JobState
 from ltp.store.clock import now
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
-from services.gateway.admission import submit
+from services.gateway.admission import leak_warnings, submit
 from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
 from services.gateway.streams import Position, resume_point, stream
 
@@ -36,11 +36,14 @@ async def submit_job(
     response: Response,
     options: Annotated[SubmitOptions, Query()],
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+    refuse_leaks: Annotated[bool, Query(description="Refuse a dataset in which a leak check found something.")] = False,
 ) -> Job:
     """Submit a recipe. The same Idempotency-Key with the same request gives the same job, however often it is sent."""
+    warnings = await leak_warnings(runtime, recipe, refuse=refuse_leaks)
     job_id = await submit(runtime, recipe, JobOptions(**options.model_dump()), idempotency_key)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
-    return await show_job(job_id, runtime.database.engine)
+    job = await show_job(job_id, runtime.database.engine)
+    return job.model_copy(update={"warnings": warnings})
 
 
 @router.get("/jobs")

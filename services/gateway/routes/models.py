@@ -40,6 +40,8 @@ class Job(_Answer):
     submitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    # Said once, in the answer to a submission: what leak checks found in its dataset.
+    warnings: list[str] = []
 
 
 class SubmitOptions(BaseModel):
