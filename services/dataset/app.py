@@ -41,4 +41,3 @@ runtime.loops += [
     ("retention", lambda: retire_forever(_database, settings)),
     ("mask process", masks.rest_forever),
 ]
-

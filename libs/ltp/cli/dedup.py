@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.datasets import wait_until_read
+from ltp.cli.dataset_files import wait_until_read
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
 from ltp.cli.search import (
     DatasetArgument,
