@@ -36,11 +36,10 @@ async def submit_job(
     response: Response,
     options: Annotated[SubmitOptions, Query()],
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
-    refuse_leaks: Annotated[bool, Query(description="Refuse a dataset in which a leak check found something.")] = False,
 ) -> Job:
     """Submit a recipe. The same Idempotency-Key with the same request gives the same job, however often it is sent."""
-    warnings = await leak_warnings(runtime, recipe, refuse=refuse_leaks)
-    job_id = await submit(runtime, recipe, JobOptions(**options.model_dump()), idempotency_key)
+    warnings = await leak_warnings(runtime, recipe, refuse=options.refuse_leaks)
+    job_id = await submit(runtime, recipe, JobOptions(**options.model_dump(exclude={"refuse_leaks"})), idempotency_key)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
     job = await show_job(job_id, runtime.database.engine)
     return job.model_copy(update={"warnings": warnings})
