@@ -10,12 +10,14 @@ from services.dataset.handlers import SERVICE, Freezer, derive_version, reject, 
 from services.dataset.masks import MaskProcess
 from services.dataset.questions import questions, versions_dir
 from services.dataset.settings import DatasetSettings
+from services.dataset.vectors.removal import forget_vectors
 
 settings = DatasetSettings()
 runtime = Runtime(SERVICE, settings, [router, questions, *similar.ROUTERS])
 masks = MaskProcess(settings.dataset_python)
 runtime.provide(masks=masks, gate=Gate(masks, settings.dataset_gate_rows))
 _database, _versions = runtime.database, versions_dir(settings)
+_library = similar.install(runtime, settings)
 _freezer = Freezer(_database, settings, _versions, masks.warm)
 runtime.workers += [
     Worker(_database, kind="freeze", name=SERVICE, handler=_freezer, on_failed=reject),
@@ -26,10 +28,16 @@ runtime.workers += [
         handler=lambda held: derive_version(held, _database, _versions),
         on_failed=reject,
     ),
-    Worker(_database, kind="remove", name=SERVICE, handler=lambda held: remove_files(held, _database, _versions)),
+    Worker(
+        _database,
+        kind="remove",
+        name=SERVICE,
+        handler=lambda held: remove_files(
+            held, _database, _versions, lambda version: forget_vectors(_database, _library, version)
+        ),
+    ),
 ]
 runtime.loops += [
-    ("retention", lambda: retire_forever(_database, settings.dataset_retention_poll_seconds)),
+    ("retention", lambda: retire_forever(_database, settings)),
     ("mask process", masks.rest_forever),
 ]
-similar.install(runtime, settings)

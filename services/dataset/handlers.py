@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from services.dataset import store
 from services.dataset.derive import Source, mix_files, split_files
 from services.dataset.files import FrozenVersion, staging_directory
 from services.dataset.ingest import freeze
+from services.dataset.leftovers import expire_uploads
 from services.dataset.obtain import obtain
 from services.dataset.settings import DatasetSettings
 from services.dataset.versions import derive, find, publish
@@ -254,19 +255,24 @@ async def reject(unit: Unit, work: Work, problem: Problem) -> None:
         unit.emit(DatasetRejected(dataset_id=dataset_id, name=name, problem=problem), about=dataset_id)
 
 
-async def remove_files(held: Held, database: Database, versions: Path) -> None:
-    """Remove a version's files, unless the same rows were added again meanwhile."""
+async def remove_files(
+    held: Held, database: Database, versions: Path, forget_derived: Callable[[str], Awaitable[None]]
+) -> None:
+    """Remove a version's files and what was derived of it, unless the same rows were added again meanwhile."""
     name, version = held.work.payload["name"], held.work.payload["version"]
+    await forget_derived(version)
     if not await store.version(database.engine, name, version):
         await asyncio.to_thread(shutil.rmtree, versions / name / version, ignore_errors=True)
     async with database.unit() as unit:
         await finish(unit, held.work)
 
 
-async def retire_forever(database: Database, pause_seconds: float) -> None:
-    """Delete versions whose time is over, for as long as the service runs."""
+async def retire_forever(database: Database, settings: DatasetSettings) -> None:
+    """Delete versions and uploads whose time is over, for as long as the service runs."""
     while True:
+        unfinished = settings.dataset_upload_keep_hours * 3600
+        await asyncio.to_thread(expire_uploads, settings.root() / "uploads", unfinished)
         for row in await store.expired(database.engine, now()):
             async with database.unit() as unit:
                 await forget(unit, row["name"], row["version"], "retention")
-        await asyncio.sleep(pause_seconds)
+        await asyncio.sleep(settings.dataset_retention_poll_seconds)

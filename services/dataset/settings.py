@@ -30,6 +30,8 @@ class DatasetSettings(CommonSettings):
     # How many rows the gate asks verl about before a job is accepted.
     dataset_gate_rows: int = Field(default=64, gt=0)
     dataset_retention_poll_seconds: float = Field(default=60.0, gt=0)
+    # An upload that nobody goes on with is dropped after this.
+    dataset_upload_keep_hours: float = Field(default=24.0, gt=0)
     milvus_uri: str | None = Field(default=None, repr=False)
     # The index kept beside the scan; left out, Milvus where a URI is given.
     vector_index: Literal["scan", "milvus", "pgvector"] | None = None

@@ -32,12 +32,13 @@ _WORK: dict[str, tuple[Do, GiveUp]] = {
 }
 
 
-def install(runtime: Runtime, settings: DatasetSettings) -> None:
-    """Add the workers and make the library known to the handlers."""
+def install(runtime: Runtime, settings: DatasetSettings) -> Library:
+    """Add the workers and make the library, which is returned, known to the handlers."""
     library = Library(runtime.database, settings)
     runtime.provide(library=library, search=Search(library, runtime.database))
     for kind, (do, give_up) in _WORK.items():
         runtime.workers.append(_worker(runtime, library, kind, do, give_up))
+    return library
 
 
 def _worker(runtime: Runtime, library: Library, kind: str, do: Do, give_up: GiveUp) -> Worker:

@@ -107,6 +107,13 @@ async def mark_name(unit: Unit, name: str, **values: Any) -> None:
     )
 
 
+async def inherit_personal(unit: Unit, name: str, parents: Sequence[str]) -> None:
+    """Mark what is personal in the versions that a version of `name` was made of as personal in `name`."""
+    found = select(names.c.personal).distinct().join(datasets, datasets.c.name == names.c.name)
+    rows = (await unit.execute(found.where(datasets.c.version.in_(parents) | (names.c.name == name)))).scalars()
+    await mark_name(unit, name, personal=sorted({field for marked in rows for field in marked}) or None)
+
+
 async def set_quota(unit: Unit, project: str, quota_bytes: int | None) -> None:
     """Note a project's quota."""
     values = {"quota_bytes": quota_bytes}
@@ -181,6 +188,20 @@ async def version(engine: AsyncEngine, name: str, prefix: str | None) -> Sequenc
     if prefix is None:
         return await _all(engine, query.limit(1))
     return await _all(engine, query.where(datasets.c.version.startswith(prefix, autoescape=True)))
+
+
+async def hashes(engine: AsyncEngine, name: str, prefix: str | None) -> list[str]:
+    """The hashes of `version`'s versions, once each, by one trip to the database: every search asks this."""
+    query = (
+        select(datasets.c.version)
+        .where(datasets.c.name == name, datasets.c.version.is_not(None), datasets.c.deleted_at.is_(None))
+        .order_by(datasets.c.uploaded_at.desc(), datasets.c.dataset_id.desc())
+    )
+    query = query.limit(1) if prefix is None else query.where(datasets.c.version.startswith(prefix, autoescape=True))
+    async with engine.connect() as connection:
+        # One statement needs no transaction around it.
+        plain = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        return sorted({str(found) for found in (await plain.execute(query)).scalars()})
 
 
 async def _all(engine: AsyncEngine, query: Select[Any]) -> Sequence[RowMapping]:

@@ -23,8 +23,7 @@ async def find(database: Database, versions_dir: Path, name: str, version: str |
 
     Raises LtpError: NOT_FOUND, CONFLICT when the digits fit several.
     """
-    rows = await store.version(database.engine, name, version)
-    found = sorted({row["version"] for row in rows})
+    found = await store.hashes(database.engine, name, version)
     if not found:
         wanted = f"dataset {name}" if version is None else f"version {version} of dataset {name}"
         raise LtpError(ErrorCode.NOT_FOUND, f"There is no frozen {wanted}.", "`ltp dataset list` shows what there is.")
@@ -95,6 +94,8 @@ async def publish(
     async with database.unit() as unit:
         await store.open_dataset(unit, dataset_id, name)
         await store.mark_name(unit, name)
+        if parents:
+            await store.inherit_personal(unit, name, parents)
         if await store.close_dataset(unit, dataset_id, **values):
             fact = DatasetFrozen(
                 dataset_id=dataset_id, name=name, version=frozen.version, format=frozen.format, rows=frozen.rows,

@@ -8,6 +8,7 @@ import structlog
 
 from ltp.bus.rpc import ask
 from ltp.contracts.dataset import DatasetVersion, GateAnswer, GateAsked
+from ltp.contracts.dedup import LeakWarnings, VersionRef
 from ltp.contracts.job import JobOptions, JobSubmitted
 from ltp.contracts.plan import PlanRequest
 from ltp.contracts.recipe import Recipe
@@ -65,6 +66,20 @@ async def _check_mask(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion)
         if error.code is ErrorCode.DATASET_MASK_EMPTY:
             raise
         structlog.get_logger().warning("the loss mask was not checked", code=error.code, recipe=recipe.name)
+
+
+async def leak_warnings(runtime: Runtime, recipe: Recipe, *, refuse: bool) -> list[str]:
+    """What the newest leak checks of the recipe's dataset found. Raises CONFLICT for a finding where `refuse` asks for it."""
+    target = VersionRef(name=recipe.dataset.name, version=recipe.dataset.version)
+    try:
+        found = (await ask(runtime.client, "dataset", "leak-warnings", target, LeakWarnings)).warnings
+    except LtpError as error:
+        # A dataset that is not there is refused by `submit`; a service that is down holds nobody up.
+        structlog.get_logger().warning("leaks were not asked for", code=error.code, recipe=recipe.name)
+        return []
+    if found and refuse:
+        raise LtpError(ErrorCode.CONFLICT, " ".join(found), "Take the rows out, or submit without refuse_leaks.")
+    return found
 
 
 async def submit(runtime: Runtime, recipe: Recipe, options: JobOptions, idempotency_key: str | None = None) -> UUID:

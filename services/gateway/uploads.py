@@ -117,11 +117,13 @@ class Uploads:
         return upload
 
     def take(self, upload_id: UUID, dataset_id: UUID) -> Upload:
-        """A complete upload as the file of one dataset."""
+        """A complete upload as the file of one dataset.
+
+        The upload itself stays for the others who send the same content, until the dataset service finds it old.
+        """
         upload = self.complete(upload_id)
         target = self.folder / str(dataset_id)
-        os.replace(upload.path, target)
-        self._note(upload_id).unlink(missing_ok=True)
+        os.link(upload.path, target)
         return Upload(upload_id, upload.filename, upload.size_bytes, upload.sha256, target, upload.offset)
 
     def drop(self, upload_id: UUID) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json as text_json
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +10,12 @@ import typer
 from rich.markup import escape
 
 from ltp.cli.client import Gateway
+from ltp.cli.dataset_files import fetched, kind_of, opened, read_options, send, wait_until_read
+from ltp.cli.dataset_text import describe, described_inspection, described_version
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show, size
-from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 
 app = typer.Typer(no_args_is_help=True, help="Bring files in, see what is in them, and make new versions of them.")
-
-_POLL_SECONDS = 0.3
-_PIECE_BYTES = 16 * 1024**2
-_TRIES = 5
 
 NameOption = Annotated[str | None, typer.Option(help="What recipes call it. Default: the file's name.")]
 MappingOption = Annotated[
@@ -35,7 +30,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would ha
 @app.command()
 def add(
     source: Annotated[
-        str, typer.Argument(help="A file here, hf://OWNER/NAME, modelscope://..., or --server with a path.")
+        str, typer.Argument(help="A file or folder here, hf://OWNER/NAME, modelscope://..., or --server with a path.")
     ],
     name: NameOption = None,
     holdout: Annotated[float, typer.Option(min=0, max=0.99, help="Share of rows held out as split `test`.")] = 0.1,
@@ -63,12 +58,14 @@ def add(
         place = {"source": source} if server or "://" in source else {"upload_id": send(gateway, Path(source))}
         if dry_run:
             found = gateway.post("/datasets/inspect", json={**place, "options": options})
-            show(found, json, lambda: escape(_described_inspection(found)))
+            show(found, json, lambda: escape(described_inspection(found)))
             return
         request = {"name": name, "holdout": holdout, "options": options, **place}
         dataset = gateway.post("/datasets/sources", json=request)
         if wait:
             dataset = wait_until_read(gateway, dataset)
+            version = gateway.get(f"/datasets/{dataset['dataset_id']}/version")
+            dataset = {**dataset, "evidence": version["evidence"]}
         show(dataset, json, lambda: describe(dataset))
 
 
@@ -92,7 +89,7 @@ def get(ref: str, data_dir: DataDirOption = None, json: JsonOption = False) -> N
             show(dataset, json, lambda: describe(dataset))
         else:
             version = gateway.get(f"/datasets/{ref}/version")
-            show(version, json, lambda: _described_version(version))
+            show(version, json, lambda: described_version(version))
 
 
 @app.command()
@@ -144,11 +141,11 @@ def convert(
         if dry_run:
             upload = send(gateway, file)
             found = gateway.post("/datasets/inspect", json={"upload_id": upload, "options": options})
-            show(found, json, lambda: escape(_described_inspection(found)))
+            show(found, json, lambda: escape(described_inspection(found)))
             return
-        data = {"format": to, "kind": _kind(out), "options": text_json.dumps(options)}
-        with _opened(file) as content:
-            rows = _fetched(gateway, "POST", "/datasets/convert", out, files={"file": (file.name, content)}, data=data)
+        data = {"format": to, "kind": kind_of(out), "options": text_json.dumps(options)}
+        with opened(file) as content:
+            rows = fetched(gateway, "POST", "/datasets/convert", out, files={"file": (file.name, content)}, data=data)
         show({"path": str(out), "format": to, "rows": rows}, json, lambda: f"{rows} rows as {to}  {out}")
 
 
@@ -163,8 +160,8 @@ def export(
 ) -> None:
     """Write a version as a file that verl or another tool reads."""
     with reported():
-        params = {"format": to, "kind": _kind(out), **({} if split is None else {"split": split})}
-        rows = _fetched(Gateway.find(data_dir), "GET", f"/datasets/{ref}/export", out, params=params)
+        params = {"format": to, "kind": kind_of(out), **({} if split is None else {"split": split})}
+        rows = fetched(Gateway.find(data_dir), "GET", f"/datasets/{ref}/export", out, params=params)
         show({"path": str(out), "format": to, "rows": rows}, json, lambda: f"{rows} rows as {to}  {out}")
 
 
@@ -274,116 +271,6 @@ def quota(
         show(found, json, lambda: f"{project}: {size(found['used_bytes'])} of {allowed}")
 
 
-def send(gateway: Gateway, file: Path) -> str:
-    """Upload a file in pieces, going on where an earlier try stopped; returns the upload's id. Raises NOT_FOUND."""
-    with _opened(file) as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-        total = content.seek(0, 2)
-        known = {"filename": file.name, "size_bytes": total, "sha256": digest}
-        upload = gateway.post("/datasets/uploads", json=known)
-        path = f"/datasets/uploads/{upload['upload_id']}"
-        failures = 0
-        while upload["offset"] < total:
-            content.seek(upload["offset"])
-            piece = content.read(_PIECE_BYTES)
-            headers = {
-                "Upload-Offset": str(upload["offset"]), "Upload-Sha256": hashlib.sha256(piece).hexdigest(),
-                "Content-Type": "application/offset+octet-stream",
-            }  # fmt: skip
-            try:
-                upload = gateway.patch(path, content=piece, headers=headers)
-                failures = 0
-            except LtpError as error:
-                failures += 1
-                mends = {ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.CONFLICT, ErrorCode.CHECKSUM_MISMATCH}
-                if error.code not in mends or failures == _TRIES:
-                    raise
-                time.sleep(_POLL_SECONDS * 2**failures)
-                upload = gateway.get(path)
-    return str(upload["upload_id"])
-
-
-def upload(gateway: Gateway, file: Path, name: str, holdout: float) -> Any:
-    """Send a file and add it as a dataset. Raises NOT_FOUND when there is none."""
-    request = {"name": name, "holdout": holdout, "upload_id": send(gateway, file)}
-    return gateway.post("/datasets/sources", json=request)
-
-
-def wait_until_read(gateway: Gateway, dataset: Any) -> Any:
-    """Return the dataset once it is frozen. Raises its problem when it is rejected."""
-    while dataset["state"] == "uploaded":
-        time.sleep(_POLL_SECONDS)
-        dataset = gateway.get(f"/datasets/{dataset['dataset_id']}")
-    if dataset["state"] == "rejected":
-        raise Problem.model_validate(dataset["problem"]).error()
-    return dataset
-
-
-def read_options(mapping: Path | None, member: str | None, name: str, **more: Any) -> dict[str, Any]:
-    """The options of reading, as the API takes them. Raises INVALID_REQUEST when the mapping is none."""
-    options = {"member": member, **more}
-    if mapping is not None:
-        options |= _mapping(mapping, member, name)
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def _mapping(file: Path, member: str | None, name: str) -> dict[str, Any]:
-    try:
-        found = text_json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        message = f"{file} is no JSON that can be read ({error})."
-        raise LtpError(ErrorCode.INVALID_REQUEST, message, "Give an entry of a dataset_info.json.") from error
-    if not isinstance(found, dict):
-        raise LtpError(
-            ErrorCode.INVALID_REQUEST, f"{file} holds no JSON object.", "Give an entry of a dataset_info.json."
-        )
-    whole = all(isinstance(value, dict) for value in found.values()) and not {"columns", "tags"} & set(found)
-    if not whole:
-        return {"mapping": found}
-    entry = found.get(member or name) or (next(iter(found.values())) if len(found) == 1 else None)
-    if entry is None:
-        message = f"{file} has {len(found)} entries, and none is called {member or name}."
-        raise LtpError(ErrorCode.INVALID_REQUEST, message, f"Choose with --member: {', '.join(sorted(found)[:20])}.")
-    return {"mapping": entry, "member": None if member in found else member}
-
-
-def describe(dataset: Any) -> str:
-    """A dataset in a few lines."""
-    splits: dict[str, Any] = dataset["splits"] or {}
-    parts = ", ".join(f"{name} {split['rows']}" for name, split in sorted(splits.items()))
-    lines = [f"{dataset['name']}  {dataset['state']}  {dataset['dataset_id']}"]
-    copies = f", {dataset['duplicates']} word-for-word copies left out" if dataset["duplicates"] else ""
-    if dataset["version"]:
-        lines += [
-            f"  version  {dataset['version']}",
-            f"  rows     {dataset['rows']} ({parts}){copies}",
-            f"  format   {dataset['format']}" + (f" ({dataset['evidence']})" if dataset.get("evidence") else ""),
-        ]
-    return "\n".join(lines)
-
-
-def _described_version(version: Any) -> str:
-    lines = [describe({**version, "state": "frozen"})]
-    lines += [f"  source   {version['source']}"] if version["source"] else []
-    if version["parents"]:
-        lines.append(f"  made of  {', '.join(p[:12] for p in version['parents'])} ({version['reason']})")
-    lines.append(f"  project  {version['project']}  {size(version['size_bytes'])}")
-    if version["personal"]:
-        lines.append(f"  personal {', '.join(version['personal'])}")
-    return "\n".join(lines)
-
-
-def _described_inspection(found: Any) -> str:
-    columns = ", ".join(f"{ours} <- {theirs}" for ours, theirs in found["columns"].items())
-    lines = [
-        f"format   {found['format']} ({found['evidence']})",
-        f"columns  {columns}",
-        f"files    {', '.join(found['files'])}",
-        *(text_json.dumps(row, ensure_ascii=False) for row in found["rows"]),
-    ]
-    return "\n".join(lines)
-
-
 def _make(path: str, request: dict[str, Any], wait: bool, dry_run: bool, data_dir: Path | None, as_json: bool) -> None:
     with reported():
         gateway = Gateway.find(data_dir)
@@ -394,33 +281,6 @@ def _make(path: str, request: dict[str, Any], wait: bool, dry_run: bool, data_di
         if wait:
             dataset = wait_until_read(gateway, dataset)
         show(dataset, as_json, lambda: describe(dataset))
-
-
-def _fetched(gateway: Gateway, method: str, path: str, out: Path, **kwargs: Any) -> int:
-    staging = out.with_name(f".{out.name}.part")
-    try:
-        with staging.open("wb") as stream:
-            headers = gateway.download(method, path, stream, **kwargs)
-        staging.replace(out)
-    except OSError as error:
-        message = f"{out} cannot be written ({error.strerror})."
-        raise LtpError(ErrorCode.INVALID_REQUEST, message, "Give a path that can be written.") from error
-    finally:
-        staging.unlink(missing_ok=True)
-    return int(headers.get("X-Rows", 0))
-
-
-def _opened(file: Path) -> Any:
-    try:
-        return file.open("rb")
-    except OSError as error:
-        message = f"{file} cannot be read ({error.strerror})."
-        raise LtpError(ErrorCode.NOT_FOUND, message, "Give the path of a file.") from error
-
-
-def _kind(out: Path) -> str | None:
-    ending = out.suffix.lower().removeprefix(".")
-    return ending if ending in {"jsonl", "json", "csv", "parquet"} else None
 
 
 def _pair(item: str, form: str) -> tuple[str, str]:

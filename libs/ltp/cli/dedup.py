@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.datasets import wait_until_read
+from ltp.cli.dataset_files import wait_until_read
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
 from ltp.cli.search import (
     DatasetArgument,
@@ -67,7 +67,7 @@ def preview(
             if not wait:
                 show(found, json, lambda: f"{found['dedup_id']}  {found['state']}")
                 return
-            dedup = _wait(gateway, dataset, found)["dedup_id"]
+            dedup = str(_wait(gateway, dataset, found)["dedup_id"])
         page = _page(gateway, dataset, dedup, threshold, jaccard, offset, limit)
         show(page, json, lambda: _removals(page))
 
@@ -109,7 +109,7 @@ def apply(
         gateway = Gateway.find(data_dir)
         if dedup is None:
             found = _search(gateway, dataset, method, threshold, jaccard, part, against, model)
-            dedup = _wait(gateway, dataset, found)["dedup_id"]
+            dedup = str(_wait(gateway, dataset, found)["dedup_id"])
         if dry_run:
             page = _page(gateway, dataset, dedup, threshold, jaccard, 0, 20)
             show(page, json, lambda: _removals(page))

@@ -18,7 +18,7 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ltp.cli import datasets, jobs, results
+from ltp.cli import dataset_files, jobs, results
 from ltp.cli.client import Gateway
 from ltp.cli.output import DataDirOption, err, moment, out, reported
 from ltp.cli.plan_view import describe_plan
@@ -84,7 +84,7 @@ def demo(
 def run(progress: Progress, gateway: Gateway, recipe: Recipe, rows: Path) -> Story:
     """The main job: dataset in, plan, train, watch, evaluate, compare."""
     with _Stage(progress, "dataset") as done:
-        dataset = datasets.wait_until_read(gateway, datasets.upload(gateway, rows, recipe.dataset.name, 0.2))
+        dataset = dataset_files.wait_until_read(gateway, dataset_files.upload(gateway, rows, recipe.dataset.name, 0.2))
         done(f"{dataset['rows']} rows, version {dataset['version'][:12]}")
     with _Stage(progress, "plan") as done:
         plan = gateway.post("/plans", json=recipe.settings())

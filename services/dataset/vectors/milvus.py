@@ -60,7 +60,7 @@ class MilvusIndex:
         try:
             return await asyncio.to_thread(lambda: question(self._connected()))
         except (MilvusException, OSError, ValueError) as error:
-            self._client = None
+            self._disconnect()
             reason = str(getattr(error, "message", error)).splitlines()[0][:300]
             raise LtpError(
                 ErrorCode.SERVICE_UNAVAILABLE,
@@ -74,9 +74,18 @@ class MilvusIndex:
                 self._client = MilvusClient(self.uri, timeout=_TIMEOUT_SECONDS)
             return self._client
 
+    def _disconnect(self) -> None:
+        """The next question gets a connection of its own; this one may be to a server that is gone."""
+        with self._connecting:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
     def _rows(self, client: MilvusClient, key: str) -> int | None:
         if not client.has_collection(_collection(key)):
             return None
+        # A server that was started again knows its collections, and answers for none until it is told to load it.
+        client.load_collection(_collection(key))
         count = client.query(_collection(key), filter="", output_fields=["count(*)"], consistency_level="Strong")
         return int(count[0]["count(*)"])
 

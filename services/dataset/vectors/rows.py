@@ -77,6 +77,15 @@ def open_rows(folder: Path, splits: Mapping[str, Path], part: TextPart) -> RowsF
         raise LtpError(ErrorCode.DATA_DIR_CORRUPT, f"{target} cannot be read: {error}.", "Try again.") from error
 
 
+def open_mapped(folder: Path, part: str) -> RowsFile | None:
+    """The rows of a version whose file stands; None when it does not, or cannot be read."""
+    try:
+        with pa.memory_map(str(folder / f"{part}.arrow")) as source:
+            return RowsFile(pa.ipc.open_file(source).read_all())
+    except (pa.ArrowException, OSError):
+        return None
+
+
 def _write(target: Path, splits: Mapping[str, Path], part: TextPart) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}")

@@ -113,6 +113,14 @@ class Search:
                 "The model changed: run `ltp dataset embed` again.",
             )
         index = await self._index(ask, key, vectors)
+        try:
+            return await index.search(key, query, depth, mask), index.name
+        except LtpError as error:
+            if error.code is not ErrorCode.SERVICE_UNAVAILABLE or index.name == "scan":
+                raise
+        # Its server may have been started again, with rows lost: look at it from the ground, once.
+        self._in_step.discard(f"{index.name}:{key}")
+        index = await self._index(ask, key, vectors)
         return await index.search(key, query, depth, mask), index.name
 
     async def _index(self, ask: SearchAsk, key: str, vectors: F32) -> VectorIndex:

@@ -19,7 +19,7 @@ from ltp.core.lifecycle import JOB, JobState
 from ltp.store.clock import now
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
-from services.gateway.admission import submit
+from services.gateway.admission import leak_warnings, submit
 from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
 from services.gateway.streams import Position, resume_point, stream
 
@@ -38,9 +38,11 @@ async def submit_job(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Job:
     """Submit a recipe. The same Idempotency-Key with the same request gives the same job, however often it is sent."""
-    job_id = await submit(runtime, recipe, JobOptions(**options.model_dump()), idempotency_key)
+    warnings = await leak_warnings(runtime, recipe, refuse=options.refuse_leaks)
+    job_id = await submit(runtime, recipe, JobOptions(**options.model_dump(exclude={"refuse_leaks"})), idempotency_key)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
-    return await show_job(job_id, runtime.database.engine)
+    job = await show_job(job_id, runtime.database.engine)
+    return job.model_copy(update={"warnings": warnings})
 
 
 @router.get("/jobs")

@@ -40,6 +40,8 @@ class Job(_Answer):
     submitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    # Said once, in the answer to a submission: what leak checks found in its dataset.
+    warnings: list[str] = []
 
 
 class SubmitOptions(BaseModel):
@@ -53,6 +55,8 @@ class SubmitOptions(BaseModel):
     preemptible: bool = False
     max_attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] = 3
     start: bool = True
+    # Refuse a dataset in which a leak check found something; else that is a warning.
+    refuse_leaks: bool = False
 
 
 class JobPage(BaseModel):

@@ -20,7 +20,7 @@ from tests.bench.dataset.rows import write_rows
 from tests.bench.result import Result, at_most, lower_is_better
 
 ROWS = int(os.environ.get("LTP_BENCH_DATASET_ROWS", "1000000"))
-ROUNDS = 2
+ROUNDS = 1
 _HERE = Path(__file__).parent
 _CACHE = Path("~/.cache/ltp-bench/dataset").expanduser()
 _PEER = "datasets==5.2.0"

@@ -24,7 +24,7 @@ from tests.bench.result import Result, at_least, at_most, lower_is_better
 
 CACHE = Path("~/.cache/ltp-bench/dedup").expanduser()
 ROWS, SIZE, THRESHOLD = int(os.environ.get("LTP_BENCH_ROWS", "100000")), 384, 0.9
-ORIGINALS, COPIES, NEGATIVES = 6000, 1200, 300
+ORIGINALS, COPIES, NEGATIVES = 3000, 600, 150
 
 
 def run() -> list[Result]:
@@ -49,13 +49,14 @@ def _against_semhash() -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vectors.npy"
         np.save(path, vectors_with_copies(ROWS, SIZE))
-        exact = _measured(sys.executable, "exact", path)
+        exact = _exact(path)
         ours = [_measured(sys.executable, "ours", path) for _ in range(2)]
         peer = _measured(python, "semhash", path)
     name = f"semantic dedup {ROWS} x {SIZE}"
     same = float(all(found["removed"] == exact["removed"] for found in ours))
     print(
-        f"exact greedy removes {len(exact['removed'])}; SemHash {len(peer['removed'])}; exact scan {exact['cpu_seconds']:.0f} CPU s"
+        f"exact greedy removes {len(exact['removed'])}; SemHash {len(peer['removed'])}; exact scan {exact['cpu_seconds']:.0f} CPU s",
+        flush=True,
     )
     cpu = [found["cpu_seconds"] for found in ours]
     peak = [found["peak_mib"] for found in ours]
@@ -66,6 +67,17 @@ def _against_semhash() -> list[Result]:
         lower_is_better(f"{name}: wall", wall, [peer["wall_seconds"]], "SemHash 0.5.0", unit="s", bar=None),
         lower_is_better(f"{name}: peak memory", peak, [peer["peak_mib"]], "SemHash 0.5.0", unit="MiB", bar=None),
     ]
+
+
+def _exact(path: Path) -> dict[str, Any]:
+    """What the definition removes; kept between runs, since it takes minutes and follows from the vectors alone."""
+    with path.open("rb") as stream:
+        kept = CACHE / f"exact-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}-{THRESHOLD}.json"
+    if not kept.exists():
+        found = _measured(sys.executable, "exact", path)
+        kept.write_text(json.dumps(found))
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
 
 
 def _planted() -> list[Result]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -11,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from ltp.core.errors import ErrorCode, LtpError
+from services.dataset.leftovers import expire_uploads
 from services.gateway.uploads import Upload, Uploads
 
 DATA = bytes(range(256)) * 40
@@ -45,8 +48,27 @@ async def test_a_cut_connection_goes_on_where_it_stopped(uploads: Uploads) -> No
     assert done.offset == len(DATA)
     taken = uploads.take(upload.upload_id, uuid4())
     assert taken.path.read_bytes() == DATA and taken.filename == "rows.jsonl"
-    with pytest.raises(LtpError, match="no upload"):
-        uploads.find(upload.upload_id)
+    # Another client who sends the same content at the same time takes it too.
+    assert announced(uploads).offset == len(DATA)
+    taken.path.unlink()
+    assert uploads.take(upload.upload_id, uuid4()).path.read_bytes() == DATA
+
+
+async def test_uploads_that_nobody_goes_on_with_expire(uploads: Uploads) -> None:
+    day, hour = 24 * 3600.0, 3600.0
+    whole, begun = announced(uploads), announced(uploads, size=500, sha="1" * 64)
+    await uploads.append(whole.upload_id, 0, pieces(DATA), None)
+    await uploads.append(begun.upload_id, 0, pieces(b"x" * 100), None)
+    taken = uploads.take(whole.upload_id, uuid4())
+    now = time.time()
+    assert expire_uploads(uploads.folder, day, now + hour / 2) == []
+    assert expire_uploads(uploads.folder, day, now + 2 * hour) == [whole.path]
+    held = begun.path.open("ab")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert expire_uploads(uploads.folder, day, now + 2 * day) == [], "somebody writes to it"
+    held.close()
+    assert expire_uploads(uploads.folder, day, now + 2 * day) == [begun.path]
+    assert list(uploads.folder.iterdir()) == [taken.path], "what a dataset is read from stays"
 
 
 @pytest.mark.parametrize("offset", [1, 5000])

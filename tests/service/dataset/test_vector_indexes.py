@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from sqlalchemy.engine import make_url
 
+from ltp.contracts.dedup import VersionRef
+from ltp.contracts.search import SearchAsk, SearchRequest
 from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.vectors.index import VectorIndex
+from services.dataset.vectors.library import matrix_key
 from services.dataset.vectors.milvus import MilvusIndex
 from services.dataset.vectors.pgvector import PgvectorIndex
 from services.dataset.vectors.scan import ScanIndex
+from services.dataset.vectors.search import Search
 from tests.conftest import free_port, until
-from tests.service.dataset.conftest import problem_of
+from tests.service.dataset.conftest import MODEL, Bench, problem_of
 
 KEY = "0123456789abcdef0123456789abcdef"
 ROWS, SIZE = 3000, 48
@@ -36,8 +40,7 @@ def vectors() -> np.ndarray:
 def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("milvus_lite")
     port = free_port()
-    argv = [sys.executable, "-m", "milvus_lite.cmdline", "server", "--data-dir", str(tmp_path_factory.mktemp("milvus"))]
-    process = subprocess.Popen([*argv, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL)
+    process = _milvus(tmp_path_factory.mktemp("milvus"), port)
     yield f"http://127.0.0.1:{port}"
     process.terminate()
     process.wait(10)
@@ -96,6 +99,42 @@ async def test_an_index_finds_what_comparing_all_finds(index: VectorIndex, vecto
     assert len(none.row) == 0
     await index.drop(KEY)
     assert await index.rows(KEY) is None
+
+
+def _milvus(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-m", "milvus_lite.cmdline", "server", "--data-dir", str(folder)]
+    return subprocess.Popen([*argv, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL)
+
+
+async def test_searches_go_on_after_milvus_was_killed_and_lost_rows(bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    port = free_port()
+    bench.library.indexes["milvus"] = index = MilvusIndex(f"http://127.0.0.1:{port}")
+    texts = [{"prompt": f"question {i} about {'oak' if i % 3 else 'silk'}", "response": "yes"} for i in range(30)]
+    made = await bench.embed("docs", await bench.add("docs", texts))
+    search = Search(bench.library, bench.database)
+
+    async def found() -> list[str]:
+        ask = SearchAsk(text="silk", mode="semantic", model=MODEL, limit=30, index="milvus")
+        page = await search.page(SearchRequest(target=VersionRef(name="docs"), ask=ask))
+        return sorted(row.row_id for row in page.rows)
+
+    server = _milvus(tmp_path / "milvus", port)
+    try:
+        await _ready(index)
+        every = await found()
+        assert len(every) == 30
+        # Acknowledged rows get lost, and the server dies.
+        index._connected().delete(f"ltp_{matrix_key(made['version'], made['part'], made['model_key'])}", ids=[3, 4])
+        server.kill()
+        server.wait()
+        assert (await problem_of(found())).code is ErrorCode.SERVICE_UNAVAILABLE
+        server = _milvus(tmp_path / "milvus", port)
+        await _ready(index)
+        assert await found() == every
+    finally:
+        server.kill()
+        server.wait()
 
 
 async def test_milvus_that_is_down_is_named() -> None:
