@@ -4,6 +4,8 @@ It takes a block only when nothing in it is unusual. Everything else, every erro
 row (`rows.normalise`), which says what is wrong and where; both give the same rows.
 """
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from collections.abc import Mapping as Raw

@@ -1,5 +1,7 @@
 """Writes an immutable version directory that verl reads as it is, whole by one rename, or leaves nothing behind."""
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import errno
@@ -113,7 +115,11 @@ def _write_splits(spool: Spool, split_of: SplitOf, staging: Path, name: str) -> 
                 if split not in files:
                     path = staging / f"{split}.parquet"
                     writer = pq.ParquetWriter(
-                        path, schema, compression="zstd", compression_level=1, use_dictionary=_dictionary(schema)
+                        path,
+                        schema,
+                        compression="zstd",
+                        compression_level=1,
+                        use_dictionary=_dictionary(schema),  # pyright: ignore[reportArgumentType] — a list of columns is taken as well
                     )
                     files[split] = _SplitFile(path, writer, Profile())
                 if pending is not None:

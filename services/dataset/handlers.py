@@ -1,5 +1,7 @@
 """What the dataset service hears, and the work of turning files and versions into new versions."""
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import asyncio

@@ -3,6 +3,8 @@
 The service itself has no torch. The process is started at the first question and ends with the service.
 """
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import asyncio

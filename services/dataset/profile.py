@@ -1,5 +1,7 @@
 """What a split is made of: lengths, turns, languages, and the user's own fields with their cross-tables, in one pass."""
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import heapq

@@ -1,5 +1,7 @@
 """The one normal form of a row as Arrow columns, and the name of a row that follows from its content."""
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import hashlib

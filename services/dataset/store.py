@@ -125,7 +125,7 @@ async def quota(engine: AsyncEngine, name: str, project: str | None = None) -> t
     """(project, quota, bytes used) of the project a name belongs to, or of `project` for a new name."""
     async with engine.connect() as connection:
         found = (await connection.execute(select(names.c.project).where(names.c.name == name))).scalar_one_or_none()
-        project = found or project or DEFAULT_PROJECT
+        project = str(found or project or DEFAULT_PROJECT)
         limit = select(quotas.c.quota_bytes).where(quotas.c.project == project)
         quota_bytes = (await connection.execute(limit)).scalar_one_or_none()
         # A version that two names or two uploads share lies on the disk once for each name.

@@ -1,5 +1,7 @@
 """The work of checking a training version against evaluation sets, and what submitters are warned of."""
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import asyncio

@@ -58,7 +58,7 @@ def measure(
 
     `vectors` [rows, d] are needed by the semantic and the combined method. Copies of the same text are measured once.
     """
-    compared = [normalised(text) for text in texts] if method == "exact" else texts
+    compared = [normalised(text) for text in texts] if method == "exact" else list(texts)
     first, where = distinct(compared)
     none = np.empty(0, np.float64)
     if method == "exact":

@@ -1,5 +1,7 @@
 """Conditions on any field of a row, as data: never text that a query language would read."""
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import re

@@ -169,7 +169,8 @@ class Library:
 
     def forget_version(self, version: str) -> None:
         """Let go of everything held of a version: it is gone."""
-        for shelf in (self._frozen, self._rows, self._words, self._embedded):
+        shelves: tuple[dict[Any, Any], ...] = (self._frozen, self._rows, self._words, self._embedded)
+        for shelf in shelves:
             for key in [key for key in shelf if version in key]:
                 del shelf[key]
 

@@ -33,7 +33,8 @@ class PgvectorIndex:
         async with self._connection() as connection:
             if await connection.fetchval("SELECT to_regclass($1)", _table(key)) is None:
                 return None
-            return int(await connection.fetchval(f"SELECT count(*) FROM {_table(key)}"))  # noqa: S608 - hexadecimal
+            count: Any = await connection.fetchval(f"SELECT count(*) FROM {_table(key)}")  # noqa: S608 - hexadecimal
+            return int(count)
 
     async def rebuild(self, key: str, vectors: F32) -> None:
         async with self._connection() as connection:

@@ -1,5 +1,7 @@
 """A frozen version as search and dedup read it: rows in one fixed order, mapped from an Arrow file that can be rebuilt."""
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import os
@@ -110,7 +112,7 @@ def _tables(splits: Mapping[str, Path], part: TextPart) -> Iterator[pa.Table]:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(_BATCH):
                     table = _shaped(pa.Table.from_batches([batch]), split, part)
-                    schema = schema or table.schema
+                    schema = table.schema if schema is None else schema
                     yield table.select(schema.names).cast(schema)
         except FileNotFoundError as error:
             message = f"The file of split {split} ({path}) is no longer there."

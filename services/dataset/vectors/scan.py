@@ -94,7 +94,7 @@ class ScanIndex:
         selected = None
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")
-            selected = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+            selected = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))  # pyright: ignore[reportCallIssue] — SWIG takes both
         _, found = index.search(query[None].astype(np.float32), wanted, params=selected)
         rows = found[0][found[0] >= 0].astype(np.int64)
         scores = np.asarray(vectors[np.sort(rows)] @ query, dtype=np.float32)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import Column, Integer, LargeBinary, PrimaryKeyConstraint, String, Table, Uuid, func, select, update
+from sqlalchemy import (
+    Column,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    RowMapping,
+    String,
+    Table,
+    Uuid,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -81,14 +93,14 @@ async def end_embedding(unit: Unit, embedding_id: UUID, **values: Any) -> bool:
     return await change_embedding(unit, embedding_id, ended_at=now(), **values)
 
 
-async def embedding(engine: AsyncEngine, embedding_id: UUID) -> Mapping[str, Any] | None:
+async def embedding(engine: AsyncEngine, embedding_id: UUID) -> RowMapping | None:
     """One embedding."""
     async with engine.connect() as connection:
         found = await connection.execute(select(embeddings).where(embeddings.c.embedding_id == embedding_id))
         return found.mappings().one_or_none()
 
 
-async def latest(engine: AsyncEngine, version: str, part: str, model: str) -> Mapping[str, Any] | None:
+async def latest(engine: AsyncEngine, version: str, part: str, model: str) -> RowMapping | None:
     """The newest completed embedding of a version."""
     wanted = (embeddings.c.version == version, embeddings.c.part == part, embeddings.c.model == model)
     statement = select(embeddings).where(*wanted, embeddings.c.state == "completed")
@@ -108,7 +120,7 @@ async def listed(engine: AsyncEngine, name: str | None, version: str | None) -> 
         return [shown(row) for row in (await connection.execute(statement)).mappings()]
 
 
-def shown(row: Mapping[str, Any]) -> Embedding:
+def shown(row: RowMapping) -> Embedding:
     """A row of the table as others see it."""
     return Embedding.model_validate(dict(row))
 
