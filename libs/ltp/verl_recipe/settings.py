@@ -155,6 +155,10 @@ _CPU_ENGINE: dict[str, Setting] = {
 }
 
 
+# verl's default of 256 makes more responses wait their turn; the planner counts with as many (planning/candidates.py).
+_ROLLOUT_SEQUENCES = 512
+
+
 def _rollout(inputs: Inputs) -> dict[str, Setting]:
     devices = inputs.plan.devices
     shared: dict[str, Setting] = {
@@ -176,6 +180,7 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
     return {
         **shared, "rollout": "vllm", "rollout_eager": True, "rollout_workers": 2, "reward_workers": 2,
         "rollout_memory_share": _rollout_memory_share(inputs.plan),
+        "rollout_sequences": _ROLLOUT_SEQUENCES,
         # vLLM needs the base weights on its own when only adapters are synchronised.
         "rollout_load_format": "safetensors" if inputs.recipe.training.lora_rank else "dummy",
     }  # fmt: skip
