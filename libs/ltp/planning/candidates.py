@@ -107,6 +107,7 @@ def step_of(recipe: Recipe, pool: Pool, layout: Layout) -> Step:
         shards=layout.shards,
         replicas=max(1, pool.devices // layout.shards),
         offload=layout.offload,
+        fused_optimizer=pool.kind == "gpu" and layout.offload is Offload.NONE,
         sequence_parallel=layout.sequence_parallel,
         tokens_packed=None if layout.token_budget is None else layout.token_budget * layout.sequence_parallel,
     )

@@ -97,6 +97,8 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
         "lr_schedule": training.lr_schedule,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
+        # One kernel a weight, where the list-wise AdamW reads and writes each weight twice as often.
+        **({"optimizer_options": {"fused": True}} if plan.device_kind == "gpu" and plan.offload == "none" else {}),
         "engine_seed": training.seed,
         "data_seed": training.seed,
         "device": "cpu" if plan.device_kind == "cpu" else "cuda",

@@ -39,6 +39,7 @@ SFT_KEYS = {
     "lr_schedule": "optim.lr_scheduler_type",
     "weight_decay": "optim.weight_decay",
     "max_grad_norm": "optim.clip_grad",
+    "optimizer_options": "optim.override_optimizer_config",
     "engine_seed": "engine.seed",
     "data_seed": "trainer.seed",
     "strategy": "engine.strategy",
