@@ -46,7 +46,7 @@ def prepare(work: Path, names: list[str]) -> None:
 def _rows(work: Path) -> None:
     import pandas as pd
 
-    words = "seven plus eight makes fifteen and then some more numbers follow ".split()
+    words = ["seven", "plus", "eight", "makes", "fifteen", "and", "then", "some", "more", "numbers", "follow"]
     long = [" ".join(words[(i * 7 + n * (1 + i % 5)) % len(words)] for n in range(3000)) for i in range(64)]
     sft = [
         [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": long[i % 64]}] for i in range(1024)
@@ -71,7 +71,10 @@ def run(work: Path, race: Path, out: Path) -> None:
     for entry in json.loads(race.read_text()):
         found.append(_one(work, entry))
         out.write_text(json.dumps(found, indent=1))
-        shown = {key: found[-1].get(key) for key in ("recipe", "name", "seconds", "steps", "allocated_gib", "device_gib", "wall")}
+        shown = {
+            key: found[-1].get(key)
+            for key in ("recipe", "name", "seconds", "steps", "allocated_gib", "device_gib", "wall")
+        }
         print(json.dumps(shown), flush=True)
         if found[-1]["seconds"] is None:
             print("   ", found[-1]["error"][-1500:], flush=True)
@@ -190,7 +193,10 @@ def sft() -> None:
             output = inner(data=data)
             torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
-            peak = {"allocated": torch.cuda.max_memory_allocated() / 2**30, "reserved": torch.cuda.max_memory_reserved() / 2**30}
+            peak = {
+                "allocated": torch.cuda.max_memory_allocated() / 2**30,
+                "reserved": torch.cuda.max_memory_reserved() / 2**30,
+            }
             Path(os.environ["RACE_STEPS"]).write_text(json.dumps({"seconds": seconds, **peak}))
             if len(seconds) == SFT_STEPS:
                 os._exit(0)

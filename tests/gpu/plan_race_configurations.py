@@ -97,12 +97,18 @@ def race(name: str, directory: Path, more: Mapping[str, Mapping[str, object]]) -
     """The plan's configuration, the hand-made ones, and what `more` changes in the plan's."""
     described = RECIPES[name]
     recipe = check_recipe(
-        {**described, "name": name, "dataset": {"name": "rows"}, "model": {"path": str(directory / described["model"])}},
+        {
+            **described,
+            "name": name,
+            "dataset": {"name": "rows"},
+            "model": {"path": str(directory / described["model"])},
+        },
         name,
     )
     plan = choose(recipe, read_architecture(MODELS[described["model"]]), [described_host("h200:1")], rows=1024)
     ours = [
-        text.replace(f"'{directory / described['model']}'", "'MODEL'") for text in planned_overrides(recipe, plan, train_rows=1024)
+        text.replace(f"'{directory / described['model']}'", "'MODEL'")
+        for text in planned_overrides(recipe, plan, train_rows=1024)
     ]
     # No checkpoint: what is raced is the step.
     ours = edited(ours, {"trainer.save_freq": -1})
@@ -112,7 +118,12 @@ def race(name: str, directory: Path, more: Mapping[str, Mapping[str, object]]) -
         {"name": key, "ours": False, "overrides": edited(ours, change)} for key, change in HAND_MADE[name].items()
     ]
     entries += [{"name": key, "ours": None, "overrides": edited(ours, change)} for key, change in more.items()]
-    shared = {"recipe": name, "algorithm": described["algorithm"], "model": described["model"], "env": _environment(name)}
+    shared = {
+        "recipe": name,
+        "algorithm": described["algorithm"],
+        "model": described["model"],
+        "env": _environment(name),
+    }
     return [{**shared, **entry} for entry in entries]
 
 
