@@ -76,7 +76,7 @@ def test_sft_on_a_cpu_is_one_process_without_torchrun() -> None:
         "data.truncation='right'",
         "data.val_files=null",
     } <= set(spec.argv)
-    assert spec.env["VERL_USE_EXTERNAL_MODULES"] == "ltp_verl.cpu"
+    assert spec.env["VERL_USE_EXTERNAL_MODULES"] == "ltp_verl.label_logprobs,ltp_verl.cpu"
     assert spec.env["OMP_WAIT_POLICY"] == "passive"
     assert spec.env["VERL_FILE_LOGGER_PATH"] == spec.metrics_path == "/runs/1/metrics.jsonl"
     assert (Path(spec.env["PYTHONPATH"]) / "ltp_verl" / "sft.py").is_file()
