@@ -1,4 +1,4 @@
-"""Recipes and pipelines as a person writes them: YAML in, a checked value or an error with line and column out."""
+"""Recipes, merges and pipelines as a person writes them: YAML in, a checked value or an error with line and column out."""
 
 # PyYAML leaves `compose` half typed.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -10,6 +10,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
+from ltp.contracts.merge_recipe import MergeRecipe
 from ltp.contracts.pipeline import PipelineSpec
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
@@ -41,6 +42,32 @@ def parse_pipeline(text: str, source: str = "pipeline") -> PipelineSpec:
     except ValidationError as error:
         faults = [_describe(item["loc"], item["msg"], item["type"], root, "pipeline") for item in error.errors()[:8]]
         raise LtpError(ErrorCode.INVALID_PIPELINE, f"{source}: " + "; ".join(faults), hint) from error
+
+
+def parse_merge(text: str, source: str = "merge") -> MergeRecipe:
+    """Parse and check a merge in mergekit's format. Raises INVALID_YAML or INVALID_RECIPE, both naming the place."""
+    root, value = _read(text, source)
+    if not isinstance(value, dict):
+        raise _no_mapping(value, source, "A merge starts with `merge_method:` and `models:` (docs/surgery.md).")
+    return check_merge(cast(dict[str, Any], value), source, root)
+
+
+def check_merge(value: dict[str, Any], source: str = "merge", root: yaml.Node | None = None) -> MergeRecipe:
+    """Check a merge given as plain values; `root` is its YAML tree, for line numbers."""
+    try:
+        recipe = MergeRecipe.model_validate(value)
+        faults = recipe.faults()
+        lines = [_describe(fault.where, fault.message, "", root) for fault in faults[:8]]
+    except ValidationError as error:
+        lines = [_describe(item["loc"], item["msg"], item["type"], root) for item in error.errors()[:8]]
+    else:
+        if not faults:
+            return recipe
+    raise LtpError(
+        ErrorCode.INVALID_RECIPE,
+        f"{source}: " + "; ".join(lines),
+        "docs/surgery.md lists every method with its parameters.",
+    )
 
 
 def _read(text: str, source: str) -> tuple[yaml.Node | None, object]:

@@ -1,109 +1,378 @@
-"""Turns a raw row of any known format into one normal form, so that everything after the door sees one kind of row.
+"""Turns one raw row, read by its mapping, into the normal form, so that everything after the door sees one kind of row.
 
 Every refusal names the row by its 1-based number in the source, because that is what a person can open and mend.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+import pyarrow as pa
+
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.core.recipe import canonical
+from services.dataset.mapping import Mapping as Columns
+from services.dataset.mapping import RowFormat
+from services.dataset.schema import CONTENT, CONVERSATIONS, TOOL_TURN, TURN, core_schema
 
-PROMPT_KEYS = ("prompt", "question", "instruction")
-RESPONSE_KEYS = ("response", "completion", "output")
-ROLES = ("system", "user", "assistant")
-EXPECTED = (
-    "Expected one of: 'messages' (a list of role and content); "
-    "'prompt', 'question' or 'instruction' with 'response', 'completion' or 'output'; "
-    "verl's RL rows, 'prompt' with 'reward_model': {'ground_truth': ...}."
-)
+Turn = dict[str, Any]
+Row = dict[str, Any]
 
 
-class RowFormat(StrEnum):
-    """The formats a row may come in."""
+def normalise(raw: Mapping[str, Any], columns: Columns, line: int) -> Row:
+    """The core columns of a row (`schema.core_schema`), and the user's own fields as a dict under `fields`.
 
-    MESSAGES = "messages"
-    PROMPT_RESPONSE = "prompt_response"
-    VERL_RL = "verl_rl"
-
-
-@dataclass(frozen=True)
-class Detection:
-    """A format and the keys that gave it away."""
-
-    format: RowFormat
-    evidence: str
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """The normal form: `messages` ends with the assistant's turn, `prompt` is what precedes it."""
-
-    id: str
-    messages: tuple[Message, ...]
-    prompt: tuple[Message, ...]
-    answer: str | None
-
-
-def detect(raw: Mapping[str, Any], line: int) -> Detection:
-    """The format of one row. A null counts as absent, since Parquet has a column for every row."""
-    present = {key for key, value in raw.items() if value is not None}
-    if "messages" in present:
-        return Detection(RowFormat.MESSAGES, "key 'messages'")
-    prompt_key = _only(PROMPT_KEYS, present, line)
-    response_key = _only(RESPONSE_KEYS, present, line) or next((key for key in RESPONSE_KEYS if key in raw), None)
-    if prompt_key and response_key:
-        return Detection(RowFormat.PROMPT_RESPONSE, f"keys '{prompt_key}' and '{response_key}'")
-    if prompt_key and "reward_model" in present:
-        return Detection(RowFormat.VERL_RL, f"keys '{prompt_key}' and 'reward_model'")
-    if prompt_key and "answer" in raw:
-        return Detection(RowFormat.PROMPT_RESPONSE, f"keys '{prompt_key}' and 'answer'")
-    found = ", ".join(f"'{key}'" for key in sorted(raw)) or "no keys"
-    raise LtpError(ErrorCode.DATASET_FORMAT_UNKNOWN, f"Row {line} has {found}: no known format.", EXPECTED)
-
-
-def normalise(raw: Mapping[str, Any], row_format: RowFormat, line: int) -> Row:
-    """The normal form of a row of `row_format`.
-
-    The answer is the field `answer`, else `reward_model.ground_truth`, else, for prompt and response, the response.
+    The answer is the column `answer`, else `reward_model.ground_truth`, else, for prompt and response, the response.
     A verl RL row has no response: its ground truth becomes the assistant's turn, so that SFT can learn from it too.
+    Raises LtpError: DATASET_ROW_INVALID, DATASET_ROW_WITHOUT_ANSWER.
     """
-    truth = _scalar(raw.get("answer"), "answer", line)
+    if columns.format is RowFormat.FROZEN:
+        return _frozen(raw, line)
+    row: Row = dict.fromkeys(CONTENT)
+    row["id"] = _row_id(columns.get(raw, "id"), line)
+    row["tools_json"] = _tools(columns.get(raw, "tools"), line)
+    row["fields"] = _own_fields(raw, columns, line)
+    truth = _scalar(columns.get(raw, "answer"), "answer", line)
     if truth is None:
-        truth = _ground_truth(raw, line)
-    if row_format is RowFormat.MESSAGES:
-        messages = _conversation(raw["messages"], line)
+        truth = _ground_truth(columns.get(raw, "reward_model"), line)
+    match columns.format:
+        case RowFormat.TEXT:
+            row["text"] = _filled(columns.get(raw, "text"), "text", line)
+        case RowFormat.PREFERENCE:
+            _preference(row, raw, columns, line)
+        case RowFormat.MESSAGES | RowFormat.SHAREGPT:
+            row["messages"] = _talk(raw, columns, line)
+        case RowFormat.KTO:
+            row["label"] = _label(columns.get(raw, "label"), line)
+            paired = "messages" not in columns.columns
+            row["messages"] = _pair(raw, columns, None, line)[0] if paired else _talk(raw, columns, line)
+        case RowFormat.VERL_RL:
+            row["messages"] = [*_prompt(raw, columns, line), _turn("assistant", _said(truth, line))]
+        case _:
+            row["messages"], truth = _pair(raw, columns, truth, line)
+    row["answer"] = truth
+    if row["messages"] is not None:
+        check_turns(row["messages"], line)
+    return row
+
+
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    """Rows as Arrow, with the narrowest types that hold them."""
+    talks = (row[name] for row in rows for name in CONVERSATIONS if row[name] is not None)
+    wide = any(len(turn) > len(TURN) for talk in talks for turn in talk)
+    names = sorted({name for row in rows for name in row["fields"]})
+    kinds = {name: _kind_of(row["fields"].get(name) for row in rows) for name in names}
+    fields = [pa.field(name, kind) for name, kind in kinds.items() if kind != pa.null()]
+    schema = core_schema(TOOL_TURN if wide else TURN, fields)
+    columns = [pa.array([row[name] for row in rows], schema.field(name).type) for name in CONTENT]
+    if fields:
+        parts = [pa.array([_as(row["fields"].get(f.name), f.type) for row in rows], f.type) for f in fields]
+        columns.append(pa.StructArray.from_arrays(parts, fields=fields))
+    return pa.table(columns, schema=schema)
+
+
+def _kind_of(values: Iterable[Any]) -> pa.DataType:
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.null()
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int}:
+        return pa.int64()
+    return pa.float64() if kinds <= {int, float} else pa.string()
+
+
+def _as(value: Any, kind: pa.DataType) -> Any:
+    """The value as its column's type: numbers among texts are spelt as JSON."""
+    if kind == pa.string() and value is not None and not isinstance(value, str):
+        return json.dumps(value)
+    return value
+
+
+def _own_fields(raw: Mapping[str, Any], columns: Columns, line: int) -> dict[str, Any]:
+    taken = set(columns.columns.values())
+    fields = {name: value for name, value in raw.items() if name not in taken and value is not None}
+    return {name: _field(name, value, line) for name, value in fields.items()}
+
+
+def _field(name: str, value: Any, line: int) -> Any:
+    """A scalar as it is; lists and objects as JSON, since every row may shape them its own way."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else float(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _invalid(line, f"'{name}' is {value}, which is no number to compute with")
+        return value
+    if isinstance(value, str):
+        return _text(value, f"'{name}'", line)
+    return _text(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str), f"'{name}'", line)
+
+
+def _frozen(raw: Mapping[str, Any], line: int) -> Row:
+    row: Row = {name: raw.get(name) for name in CONTENT}
+    own = row_id if (row_id := row["id"]) != raw.get("row_id") else None
+    row |= {"id": own, "fields": {k: v for k, v in (raw.get("fields") or {}).items() if v is not None}}
+    for name in CONVERSATIONS:
+        if row[name] is not None:
+            row[name] = [{k: v for k, v in turn.items() if k in {"role", "content"} or v} for turn in row[name]]
+    if row["messages"] is not None:
+        check_turns(row["messages"], line)
+    elif row["text"] is None:
+        raise _invalid(line, "there are neither messages nor text")
+    return row
+
+
+# -- parts of a row --------------------------------------------------------------------------------------------------
+
+
+def _turn(role: str, content: str) -> Turn:
+    return {"role": role, "content": content}
+
+
+def _pair(raw: Mapping[str, Any], columns: Columns, truth: str | None, line: int) -> tuple[list[Turn], str | None]:
+    value = columns.get(raw, "response")
+    if isinstance(value, list):
+        reply = _turns(value, "response", columns, line)
+        return [*_prompt(raw, columns, line), *reply], truth or reply[-1]["content"]
+    response = _said(_scalar(value, "response", line), line)
+    return [*_prompt(raw, columns, line), _turn("assistant", response)], response if truth is None else truth
+
+
+def _preference(row: Row, raw: Mapping[str, Any], columns: Columns, line: int) -> None:
+    """`prompt` and the two answers; the prompt of two whole conversations is what they begin with alike."""
+    sides = [_side(columns.get(raw, name), name, columns, line) for name in ("chosen", "rejected")]
+    if "messages" in columns.columns:
+        before = _turns(columns.get(raw, "messages"), "messages", columns, line)
+    elif "prompt" in columns.columns:
+        before = _prompt(raw, columns, line)
     else:
-        response = truth if row_format is RowFormat.VERL_RL else _response(raw, truth, line)
-        messages = (*_prompt(raw, line), Message("assistant", _said(response, line)))
-        truth = response if truth is None else truth
-    _check_turns(messages, line)
-    return Row(_row_id(raw, messages, truth, line), messages, messages[:-1], truth)
+        alike = 0
+        while alike < min(map(len, sides)) - 1 and sides[0][alike] == sides[1][alike]:
+            alike += 1
+        before, sides = sides[0][:alike], [side[alike:] for side in sides]
+    sides = [
+        side[len(before) :] if side[: len(before)] == before and len(side) > len(before) else side for side in sides
+    ]
+    if not before:
+        raise _invalid(line, "there is no prompt before 'chosen' and 'rejected'", "Give it as 'prompt'.")
+    if sides[0] == sides[1]:
+        raise _invalid(line, "'chosen' and 'rejected' are equal", "A preference needs two answers; remove the row.")
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        check_turns([*before, *side], line, f"with '{name}', ")
+    row |= {"chosen": sides[0], "rejected": sides[1], "messages": [*before, *sides[0]]}
 
 
-def _only(keys: tuple[str, ...], present: set[str], line: int) -> str | None:
-    found = [key for key in keys if key in present]
-    if len(found) > 1:
-        names = " and ".join(f"'{key}'" for key in found)
-        raise LtpError(
-            ErrorCode.DATASET_FORMAT_UNKNOWN,
-            f"Row {line} has {names}: which of them is meant is not clear.",
-            "Keep one of them.",
-        )
-    return found[0] if found else None
+def _side(value: Any, name: str, columns: Columns, line: int) -> list[Turn]:
+    if isinstance(value, str) or value is None:
+        if value is None or not value.strip():
+            raise _without_answer(line, f"'{name}' is {'null' if value is None else 'empty'}")
+        return [_turn("assistant", _text(value, f"'{name}'", line))]
+    return _turns([value] if isinstance(value, Mapping) else value, name, columns, line)
+
+
+def _talk(raw: Mapping[str, Any], columns: Columns, line: int) -> list[Turn]:
+    turns = _turns(columns.get(raw, "messages"), columns.columns["messages"], columns, line)
+    if all(turn["role"] != "assistant" for turn in turns):
+        raise _without_answer(line, "no message is the assistant's")
+    system = columns.get(raw, "system")
+    if system and turns[0]["role"] != "system":
+        turns.insert(0, _turn("system", _text(system, "'system'", line)))
+    return turns
+
+
+def _prompt(raw: Mapping[str, Any], columns: Columns, line: int) -> list[Turn]:
+    value, name = columns.get(raw, "prompt"), columns.columns.get("prompt", "prompt")
+    if value is None:
+        raise _invalid(line, "there is no prompt")
+    if isinstance(value, list):
+        return _turns(value, name, columns, line)
+    text = _text(value, f"'{name}'", line)
+    # Alpaca's form: the input follows the instruction after an empty line.
+    if query := columns.get(raw, "query"):
+        text = f"{text}\n\n" + _text(query, f"'{columns.columns['query']}'", line)
+    system = columns.get(raw, "system")
+    before = [_turn("system", _text(system, "'system'", line))] if system else []
+    return [*before, *_history(columns.get(raw, "history"), line), _turn("user", text)]
+
+
+def _history(value: Any, line: int) -> list[Turn]:
+    """Earlier rounds: a list of pairs of question and answer."""
+    if not value:
+        return []
+    if not isinstance(value, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in value):  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+        raise _invalid(line, "'history' is not a list of pairs of question and answer")
+    roles = ("user", "assistant")
+    return [
+        _turn(role, _text(text, f"'history' round {number}", line))
+        for number, pair in enumerate(cast("list[list[Any]]", value), start=1)
+        for role, text in zip(roles, pair, strict=True)
+    ]
+
+
+def _turns(value: Any, key: str, columns: Columns, line: int) -> list[Turn]:
+    if not isinstance(value, list):
+        raise _invalid(line, f"'{key}' is {kind(value)}, not a list of messages")
+    if not value:
+        raise _invalid(line, f"'{key}' is empty")
+    return [_message(item, number, columns, line) for number, item in enumerate(cast("list[Any]", value), start=1)]
+
+
+def _message(item: Any, number: int, columns: Columns, line: int) -> Turn:
+    if not isinstance(item, Mapping):
+        what = f"{columns.role_key} and {columns.content_key}"
+        raise _invalid(line, f"message {number} is {kind(item)}, not an object of {what}")
+    said, content = item.get(columns.role_key), item.get(columns.content_key)
+    role = columns.roles.get(said) if isinstance(said, str) else None
+    if role is None:
+        known = ", ".join(columns.roles)
+        raise _invalid(line, f"message {number} has the unknown role {said!r}", f"Known roles: {known}.")
+    if role == "call":
+        return {"role": "assistant", "content": "", "tool_calls": _calls(content, number, line)}
+    turn = _turn(role, "")
+    if calls := item.get("tool_calls"):
+        turn["tool_calls"] = _calls(calls, number, line)
+    elif role == "assistant" and content is None:
+        raise _without_answer(line, f"the assistant's message {number} is null")
+    if content is not None or not calls:
+        turn["content"] = _text(content, f"the content of message {number}", line)
+    for key in ("tool_call_id", "name"):
+        if item.get(key):
+            turn[key] = _text(item[key], f"'{key}' of message {number}", line)
+    return turn
+
+
+def _calls(value: Any, number: int, line: int) -> list[dict[str, Any]]:
+    """Calls of tools in OpenAI's form, with the arguments as JSON text."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        return [_call(call) for call in (found if isinstance(found, list) else [found])]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"message {number} calls a tool in a form that is not known"
+        raise _invalid(line, message, "Give each call a name and arguments.") from error
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function", call)
+    arguments: Any = function.get("arguments", {})
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    named = {"name": str(function["name"]), "arguments": text}
+    return {"id": call.get("id"), "type": call.get("type") or "function", "function": named}
+
+
+def check_turns(turns: Sequence[Turn], line: int, where: str = "") -> None:
+    """After an optional system message, user and assistant take turns: most chat templates refuse anything else.
+
+    A tool's answer stands where a user's turn would, once the assistant called it; it may be one of several.
+    """
+    offset = 1 if turns[0]["role"] == "system" else 0
+    before: Turn | None = None
+    for number, turn in enumerate(turns[offset:], start=offset + 1):
+        role = turn["role"]
+        may = _next_roles(before)
+        if role not in may:
+            twice = before is not None and before["role"] == role
+            what = (
+                f"messages {number - 1} and {number} are two {role} turns in a row"
+                if twice
+                else f"message {number} is the {role}'s, where the {' or '.join(may)}'s turn was due"
+            )
+            raise _invalid(line, where + what)
+        if not (turn["content"] or "").strip() and not turn.get("tool_calls") and role != "tool":
+            what = f"{where}the {role}'s message {number} is empty"
+            raise _without_answer(line, what) if role == "assistant" else _invalid(line, what)
+        before = turn
+    if before is None or before["role"] != "assistant":
+        last = "system" if before is None else before["role"]
+        raise _invalid(line, f"{where}the last turn is the {last}'s, not the assistant's", "End with the answer.")
+
+
+def _next_roles(before: Turn | None) -> tuple[str, ...]:
+    if before is None:
+        return ("user",)
+    if before["role"] == "assistant":
+        return ("tool",) if before.get("tool_calls") else ("user",)
+    return ("tool", "assistant") if before["role"] == "tool" else ("assistant",)
+
+
+def _row_id(given: Any, line: int) -> str | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
+        raise _invalid(line, f"'id' is {'empty' if given == '' else kind(given)}", "Give a string or a whole number.")
+    return _text(str(given), "'id'", line)
+
+
+def _tools(value: Any, line: int) -> str | None:
+    if value in (None, "", []):
+        return None
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise _invalid(line, "'tools' is a string and no JSON", "Give a list of tools.") from error
+    if not isinstance(found, list):
+        raise _invalid(line, f"'tools' is {kind(found)}, not a list")
+    return json.dumps(found, ensure_ascii=False) if found else None
+
+
+def _label(value: Any, line: int) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(line, f"the label is {kind(value)}, not true or false")
+    return value
+
+
+def _scalar(value: Any, what: str, line: int) -> str | None:
+    """Numbers are common as reference answers and have one plain spelling; anything else must be a string."""
+    if value is None:
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _invalid(line, f"'{what}' is {value}, which is no number")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, f"'{what}'", line)
+
+
+def _ground_truth(reward: Any, line: int) -> str | None:
+    if reward is None:
+        return None
+    if not isinstance(reward, Mapping):
+        raise _invalid(line, f"'reward_model' is {kind(reward)}, not an object")
+    return _scalar(cast("Mapping[str, Any]", reward).get("ground_truth"), "reward_model.ground_truth", line)
+
+
+def _said(response: str | None, line: int) -> str:
+    if response is None or not response.strip():
+        raise _without_answer(line, "the response is empty" if response is not None else "the response is null")
+    return response
+
+
+def _filled(value: Any, what: str, line: int) -> str:
+    text = _text(value, f"'{what}'", line)
+    if not text.strip():
+        raise _invalid(line, f"'{what}' is empty")
+    return text
+
+
+def _text(value: Any, what: str, line: int) -> str:
+    if not isinstance(value, str):
+        raise _invalid(line, f"{what} is {kind(value)}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _invalid(line, f"{what} holds half of a surrogate pair, which is no text") from None
+    return value
+
+
+def kind(value: object) -> str:
+    """What JSON calls a value."""
+    names: dict[type[Any], str] = {
+        type(None): "null", bool: "a boolean", int: "a number", float: "a number",
+        str: "a string", list: "a list", dict: "an object",
+    }  # fmt: skip
+    return names.get(type(value), type(value).__name__)
 
 
 def _invalid(line: int, what: str, hint: str = "") -> LtpError:
@@ -113,136 +382,3 @@ def _invalid(line: int, what: str, hint: str = "") -> LtpError:
 def _without_answer(line: int, what: str) -> LtpError:
     hint = "Every row needs an assistant's response to learn from; complete the row or remove it."
     return LtpError(ErrorCode.DATASET_ROW_WITHOUT_ANSWER, f"Row {line}: {what}.", hint)
-
-
-def _text(value: object, what: str, line: int) -> str:
-    if not isinstance(value, str):
-        raise _invalid(line, f"{what} is {_kind(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _invalid(line, f"{what} holds half of a surrogate pair, which is no text") from None
-    return value
-
-
-def _kind(value: object) -> str:
-    names: dict[type[Any], str] = {
-        type(None): "null",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), type(value).__name__)
-
-
-def _scalar(value: object, what: str, line: int) -> str | None:
-    """Numbers are common as reference answers and have one plain spelling; anything else must be a string."""
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return _text(value, f"'{what}'", line)
-
-
-def _ground_truth(raw: Mapping[str, Any], line: int) -> str | None:
-    reward: object = raw.get("reward_model")
-    if reward is None:
-        return None
-    if not isinstance(reward, Mapping):
-        raise _invalid(line, f"'reward_model' is {_kind(reward)}, not an object")
-    return _scalar(cast("Mapping[str, object]", reward).get("ground_truth"), "reward_model.ground_truth", line)
-
-
-def _response(raw: Mapping[str, Any], truth: str | None, line: int) -> str | None:
-    keys = [key for key in RESPONSE_KEYS if key in raw]
-    value = next((raw[key] for key in keys if raw[key] is not None), None)
-    # Rows of question and answer alone, as GSM8K's: the answer is the response.
-    return _scalar(value, "response", line) if keys else truth
-
-
-def _said(response: str | None, line: int) -> str:
-    if response is None or not response.strip():
-        raise _without_answer(line, "the response is empty" if response is not None else "the response is null")
-    return response
-
-
-def _prompt(raw: Mapping[str, Any], line: int) -> tuple[Message, ...]:
-    key = next((key for key in PROMPT_KEYS if raw.get(key) is not None), None)
-    if key is None:
-        raise _invalid(line, "there is no prompt")
-    if isinstance(raw[key], list):
-        return _messages(raw[key], key, line)
-    text = _text(raw[key], f"'{key}'", line)
-    if raw.get("history"):
-        raise _invalid(line, "'history' is not read", "Give the whole conversation as 'messages'.")
-    # Alpaca's form: the input follows the instruction after an empty line.
-    if key == "instruction" and raw.get("input"):
-        text = f"{text}\n\n" + _text(raw["input"], "'input'", line)
-    system = raw.get("system")
-    before = (Message("system", _text(system, "'system'", line)),) if system else ()
-    return (*before, Message("user", text))
-
-
-def _messages(value: object, key: str, line: int) -> tuple[Message, ...]:
-    if not isinstance(value, list):
-        raise _invalid(line, f"'{key}' is {_kind(value)}, not a list of messages")
-    items = cast("list[object]", value)
-    if not items:
-        raise _invalid(line, f"'{key}' is empty")
-    return tuple(_message(item, number, line) for number, item in enumerate(items, start=1))
-
-
-def _message(value: object, number: int, line: int) -> Message:
-    if not isinstance(value, Mapping):
-        raise _invalid(line, f"message {number} is {_kind(value)}, not an object of role and content")
-    item = cast("Mapping[str, object]", value)
-    role, content = item.get("role"), item.get("content")
-    if role not in ROLES:
-        raise _invalid(line, f"message {number} has the unknown role {role!r}", f"Known roles: {', '.join(ROLES)}.")
-    if item.get("tool_calls"):
-        raise _invalid(line, f"message {number} calls tools, which are not supported yet", "Remove 'tool_calls'.")
-    if role == "assistant" and content is None:
-        raise _without_answer(line, f"the assistant's message {number} is null")
-    return Message(cast("str", role), _text(content, f"the content of message {number}", line))
-
-
-def _conversation(value: object, line: int) -> tuple[Message, ...]:
-    messages = _messages(value, "messages", line)
-    if all(message.role != "assistant" for message in messages):
-        raise _without_answer(line, "no message is the assistant's")
-    return messages
-
-
-def _check_turns(messages: tuple[Message, ...], line: int) -> None:
-    """After an optional system message, user and assistant take turns: most chat templates refuse anything else."""
-    offset = 1 if messages[0].role == "system" else 0
-    for index, message in enumerate(messages[offset:], start=offset):
-        due = "assistant" if (index - offset) % 2 else "user"
-        if message.role != due:
-            before = messages[index - 1].role if index else None
-            twice = f"messages {index} and {index + 1} are two {message.role} turns in a row"
-            alone = f"message {index + 1} is the {message.role}'s, where the {due}'s turn was due"
-            raise _invalid(line, twice if before == message.role else alone)
-        if not message.content.strip():
-            what = f"the {message.role}'s message {index + 1} is empty"
-            raise _without_answer(line, what) if message.role == "assistant" else _invalid(line, what)
-    if messages[-1].role != "assistant":
-        raise _invalid(line, f"the last turn is the {messages[-1].role}'s, not the assistant's", "End with the answer.")
-
-
-def _row_id(raw: Mapping[str, Any], messages: tuple[Message, ...], answer: str | None, line: int) -> str:
-    given: object = raw.get("id")
-    if given is None:
-        return content_id(messages, answer)
-    if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
-        raise _invalid(line, f"'id' is {'empty' if given == '' else _kind(given)}", "Give a string or a whole number.")
-    return _text(str(given), "'id'", line)
-
-
-def content_id(messages: tuple[Message, ...], answer: str | None) -> str:
-    """A name from the content: the first 128 bits of its SHA-256, as 32 hexadecimal digits."""
-    content = {"messages": [[message.role, message.content] for message in messages], "answer": answer}
-    return hashlib.sha256(canonical(content)).hexdigest()[:32]

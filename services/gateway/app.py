@@ -19,16 +19,22 @@ from services.gateway.commands import obey, tell_refusal
 from services.gateway.handlers import SERVICE, router
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.routes import (
+    dataset_uploads,
+    dataset_versions,
     datasets,
+    dedup,
+    evaluations,
     events,
     health,
     hosts,
     job_control,
     jobs,
+    operations,
     pipelines,
     plans,
     results,
     schedules,
+    search,
     work,
 )
 from services.gateway.settings import GatewaySettings
@@ -66,7 +72,24 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news = runtime, news
 errors.install(app)
 app.include_router(health.router)
-for part in (datasets, plans, jobs, job_control, hosts, results, schedules, pipelines, events, work):
+for part in (
+    dataset_uploads,
+    dataset_versions,
+    search,
+    dedup,
+    datasets,
+    plans,
+    jobs,
+    job_control,
+    hosts,
+    results,
+    evaluations,
+    schedules,
+    pipelines,
+    operations,
+    events,
+    work,
+):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
 
 

@@ -19,10 +19,14 @@ STATUS = {
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.CONFLICT: 409,
     ErrorCode.DATASET_NOT_READY: 409,
+    ErrorCode.COMPARISON_UNSOUND: 409,
     ErrorCode.INPUT_CHANGED: 409,
+    ErrorCode.EMBEDDING_NOT_READY: 409,
+    ErrorCode.DEDUP_NOT_READY: 409,
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.SERVICE_UNAVAILABLE: 503,
     ErrorCode.DISK_FULL: 507,
+    ErrorCode.SOURCE_UNREACHABLE: 502,
     ErrorCode.INTERNAL: 500,
 }
 _OTHERWISE = 422

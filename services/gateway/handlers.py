@@ -14,9 +14,36 @@ from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts import REGISTRY, work
 from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
+<<<<<<< HEAD
 from ltp.contracts.dataset import DatasetUploaded
+=======
+from ltp.contracts.dataset import (
+    DatasetDeletionRequested,
+    DatasetDerivationRequested,
+    DatasetMarked,
+    DatasetRequested,
+    DatasetUploaded,
+    ProjectQuotaSet,
+)
+from ltp.contracts.dedup import DedupApplyRequested, DedupRequested, LeakCheckRequested
+from ltp.contracts.evaluation import (
+    EvaluationCancellationRequested,
+    EvaluationRequested,
+    EvaluationRescoreRequested,
+    EvaluationUploaded,
+)
+from ltp.contracts.event import REGISTRY
+>>>>>>> main
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
+from ltp.contracts.operation import (
+    OperationAccepted,
+    OperationCancellationRequested,
+    OperationPauseRequested,
+    OperationRejected,
+    OperationRequested,
+    OperationResumeRequested,
+)
 from ltp.contracts.pipeline import (
     PipelineArmingRequested,
     PipelineDisarmingRequested,
@@ -25,6 +52,7 @@ from ltp.contracts.pipeline import (
     PipelineRunSubmitted,
 )
 from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSubmitted
+from ltp.contracts.search import EmbeddingRequested
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
@@ -35,11 +63,24 @@ SERVICE = "gateway"
 router = NatsRouter()
 
 for event in (
+    EvaluationRequested,
+    EvaluationUploaded,
+    EvaluationCancellationRequested,
+    EvaluationRescoreRequested,
     JobSubmitted,
     JobPauseRequested,
     JobResumeRequested,
     JobCancellationRequested,
     DatasetUploaded,
+    EmbeddingRequested,
+    DedupRequested,
+    DedupApplyRequested,
+    LeakCheckRequested,
+    DatasetRequested,
+    DatasetDerivationRequested,
+    DatasetDeletionRequested,
+    DatasetMarked,
+    ProjectQuotaSet,
     HostLabelled,
     HostCordoned,
     HostUncordoned,
@@ -48,6 +89,16 @@ for event in (
     *(AdmissionRefused, TelemetryPruned),
     *(PipelineRunSubmitted, PipelineRunCancellationRequested, PipelineRunResumeRequested),
     *(PipelineArmingRequested, PipelineDisarmingRequested, ScheduleSubmitted, ScheduleChangeRequested),
+):
+    router.publisher(**said(event))
+
+for event in (
+    OperationRequested,
+    OperationCancellationRequested,
+    OperationPauseRequested,
+    OperationResumeRequested,
+    OperationAccepted,
+    OperationRejected,
 ):
     router.publisher(**said(event))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.telemetry import StepMetrics
-from ltp.core.lifecycle import JobState
+from ltp.core.lifecycle import JOB, JobState
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
 
@@ -202,6 +203,15 @@ async def frozen_version(engine: AsyncEngine, name: str, version: str | None) ->
     return await _one(engine, query.order_by(datasets.c.dataset_id.desc()).limit(1))
 
 
+async def jobs_on_dataset(engine: AsyncEngine, name: str, version: str | None) -> list[UUID]:
+    """Jobs that are not over and learn from a version of a dataset, or from any of a name's."""
+    over = [state for state in JobState if JOB.is_over(state)]
+    query = select(jobs.c.job_id).where(jobs.c.state.not_in(over), jobs.c.dataset["name"].astext == name)
+    if version is not None:
+        query = query.where(jobs.c.dataset["version"].astext == version)
+    return [row["job_id"] for row in await _all(engine, query)]
+
+
 async def list_events(
     engine: AsyncEngine, *, job_id: UUID | None = None, subject: str | None = None, after: int = 0, limit: int = 200
 ) -> list[Row]:
@@ -212,6 +222,22 @@ async def list_events(
     if subject is not None:
         query = query.where(events.c.subject == subject)
     return await _all(engine, query)
+
+
+async def newest_events(engine: AsyncEngine, subject: str, limit: int) -> list[dict[str, Any]]:
+    """What the newest events of a subject said, newest first."""
+    query = select(events.c.data).where(events.c.subject == subject).order_by(events.c.seq.desc()).limit(limit)
+    async with engine.connect() as connection:
+        return list((await connection.execute(query)).scalars().all())
+
+
+async def said_about(engine: AsyncEngine, about: UUID) -> list[tuple[str, dict[str, Any]]]:
+    """What the gateway itself said about something, as (subject, body), read from its outbox: also what nobody heard yet."""
+    box = outbox_table(SCHEMA)
+    query = select(box.c.subject, box.c.payload).where(box.c.headers["ce-subject"].astext == str(about))
+    async with engine.connect() as connection:
+        rows = (await connection.execute(query.order_by(box.c.id.desc()).limit(20))).all()
+    return [(row.subject, json.loads(row.payload)) for row in rows]
 
 
 async def list_steps(engine: AsyncEngine, job_id: UUID, *, after: int = 0, limit: int = 1000) -> list[Row]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from ltp.contracts.checkpoint import CheckpointWritten
-from ltp.contracts.dataset import DatasetFrozen, DatasetRejected, DatasetUploaded
+from ltp.contracts.dataset import DatasetDeleted, DatasetFrozen, DatasetRejected, DatasetUploaded
 from ltp.contracts.event import Event
 from ltp.contracts.job import (
     JobCancelled,
@@ -89,6 +89,8 @@ def dataset_changes(event: Event) -> dict[str, Any] | None:
             "format": event.format,
             "splits": {name: split.model_dump() for name, split in event.splits.items()},
         }
+    if isinstance(event, DatasetDeleted):
+        return {"name": event.name, "state": "deleted"}
     if isinstance(event, DatasetRejected):
         return {"name": event.name, "state": "rejected", "problem": event.problem.model_dump()}
     return None

@@ -59,7 +59,7 @@ def held_out_step_errors(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 def fit(rows: Sequence[Mapping[str, Any]]) -> Roofline:
     """The shares that lie nearest to the rows' forward, backward and step times, by a random descent."""
-    source, width = Random(0), 0.15  # noqa: S311 -- a fixed sequence
+    source, width = Random(0), 0.15
     best = replace(MEASURED_H200, **_START)
     least = _loss(rows, best)
     for turn in range(_TRIES):

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
@@ -14,7 +14,8 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.tokens import read_token
 from ltp.up.state import DataDir
 
-_TIMEOUT = httpx.Timeout(30.0, write=600.0)
+# Asking verl about rows, on a machine that trains, may take minutes.
+_TIMEOUT = httpx.Timeout(30.0, read=330.0, write=600.0)
 
 
 class Gateway:
@@ -51,17 +52,30 @@ class Gateway:
         """POST; the decoded answer."""
         return self._decoded(self._send("POST", path, **kwargs))
 
+    def put(self, path: str, **kwargs: Any) -> Any:
+        """PUT; the decoded answer."""
+        return self._decoded(self._send("PUT", path, **kwargs))
+
     def patch(self, path: str, **kwargs: Any) -> Any:
         """PATCH; the decoded answer."""
         return self._decoded(self._send("PATCH", path, **kwargs))
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, **kwargs: Any) -> Any:
         """DELETE; the decoded answer."""
-        return self._decoded(self._send("DELETE", path))
+        return self._decoded(self._send("DELETE", path, **kwargs))
 
-    def put(self, path: str, **kwargs: Any) -> Any:
-        """PUT; the decoded answer."""
-        return self._decoded(self._send("PUT", path, **kwargs))
+    def download(self, method: str, path: str, out: BinaryIO, **kwargs: Any) -> httpx.Headers:
+        """Write the answer's body to a file; returns its headers."""
+        timeout = httpx.Timeout(30.0, read=700.0, write=600.0)
+        try:
+            with self._http.stream(method, path, timeout=timeout, **kwargs) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    self._decoded(response)
+                out.writelines(response.iter_bytes())
+                return response.headers
+        except httpx.TransportError as error:
+            raise _unreachable(self.url, error) from error
 
     def follow(self, path: str, last_event_id: str | None = None) -> Iterator[tuple[str, str, Any]]:
         """Server-sent events as (name, id, data), until the server says `end` or hangs up."""
@@ -84,7 +98,7 @@ class Gateway:
 
     def _decoded(self, response: httpx.Response) -> Any:
         if response.status_code < 400:
-            return response.json()
+            return response.json() if response.content else None
         try:
             problem = response.json()
             known = problem["code"] in ErrorCode.__members__.values()

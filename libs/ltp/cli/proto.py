@@ -71,7 +71,11 @@ def generate() -> dict[str, str]:
         documents[f"proto/asyncapi/{service}.json"] = _asyncapi(service)
     gateway = importlib.import_module("services.gateway.app")
     documents["proto/openapi.json"] = _text(gateway.app.openapi())
-    parts = [lifecycle.render(lifecycle.JOB), lifecycle.render(lifecycle.ATTEMPT)]
+    parts = [
+        lifecycle.render(lifecycle.JOB),
+        lifecycle.render(lifecycle.ATTEMPT),
+        lifecycle.render(lifecycle.OPERATION),
+    ]
     documents["docs/states.md"] = _STATES + "\n".join(parts)
     return documents
 

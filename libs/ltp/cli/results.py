@@ -1,4 +1,4 @@
-"""`ltp checkpoints`, `ltp eval` and `ltp compare`: what a job left behind."""
+"""`ltp checkpoints`, `ltp eval JOB` and `ltp compare JOB`: what a job left behind."""
 
 from __future__ import annotations
 
@@ -107,10 +107,11 @@ def describe_comparison(verdict: Any) -> str:
 def _pair(pair: Any) -> tuple[str, ...]:
     return (
         pair["change"],
-        *(_short(pair[key]) for key in ("prompt", "reference", "base_response", "trained_response")),
+        *(short(pair[key]) for key in ("prompt", "reference", "base_response", "trained_response")),
     )
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A text on one line, cut to what a table has room for."""
     flat = " ".join(text.split())
     return flat if len(flat) <= 60 else f"{flat[:59]}…"

@@ -1,5 +1,6 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else.
 
+<<<<<<< HEAD
 The nouns are loaded when the first of them, or the registry, is asked for here: a command that needs one noun, such as
 `ltp plan`, imports that file alone and does not wait for the others.
 """
@@ -45,6 +46,26 @@ _NOUNS = (
     "schedule",
     "telemetry",
     "work",
+=======
+from ltp.contracts import (
+    admission,
+    attempt,
+    calibration,
+    checkpoint,
+    dataset,
+    dedup,
+    evaluation,
+    host,
+    job,
+    lease,
+    operation,
+    pipeline,
+    plan,
+    schedule,
+    search,
+    telemetry,
+    work,
+>>>>>>> main
 )
 
 __all__ = [
@@ -57,13 +78,16 @@ __all__ = [
     "calibration",
     "checkpoint",
     "dataset",
+    "dedup",
     "evaluation",
     "host",
     "job",
     "lease",
+    "operation",
     "pipeline",
     "plan",
     "schedule",
+    "search",
     "telemetry",
     "work",
 ]

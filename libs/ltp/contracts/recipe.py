@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ltp.contracts.evaluation_spec import Gate
 from ltp.contracts.values import Name, Ratio, Sha256
 from ltp.core.recipe import content_hash
 
@@ -102,6 +103,10 @@ class EvaluationSpec(_Section):
     scorer: Literal["exact", "numeric"] = "exact"
     max_rows: int = Field(default=100, gt=0)
     max_new_tokens: int = Field(default=64, gt=0)
+    checkpoints: Literal["final", "every"] = Field(
+        default="final", description="Which checkpoints are evaluated: the last one, or each as it is exported."
+    )
+    gate: Gate | None = Field(default=None, description="When a checkpoint may be promoted; asked of each evaluated.")
 
 
 class Recipe(_Section):

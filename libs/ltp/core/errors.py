@@ -33,6 +33,16 @@ class ErrorCode(StrEnum):
     DATASET_ROW_WITHOUT_ANSWER = "dataset_row_without_answer"
     DATASET_TOO_SMALL = "dataset_too_small"
     DATASET_NOT_READY = "dataset_not_ready"
+    # Vectors, search, dedup
+    VECTORS_INVALID = "vectors_invalid"
+    EMBEDDING_FAILED = "embedding_failed"
+    EMBEDDING_NOT_READY = "embedding_not_ready"
+    FIELD_UNKNOWN = "field_unknown"
+    DEDUP_NOT_READY = "dedup_not_ready"
+    DATASET_MASK_EMPTY = "dataset_mask_empty"
+    SOURCE_UNREACHABLE = "source_unreachable"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
+    QUOTA_EXCEEDED = "quota_exceeded"
     # Training
     LAUNCH_FAILED = "launch_failed"
     TRAINING_FAILED = "training_failed"
@@ -49,9 +59,16 @@ class ErrorCode(StrEnum):
     TIME_LIMIT = "time_limit"
     # Checkpoints and evaluation
     EXPORT_FAILED = "export_failed"
+    MERGE_FAILED = "merge_failed"
+    OPERATION_REFUSED = "operation_refused"
     INFERENCE_SERVER_FAILED = "inference_server_failed"
     EVALUATION_EMPTY = "evaluation_empty"
     EVALUATION_FAILED = "evaluation_failed"
+    ENDPOINT_UNREACHABLE = "endpoint_unreachable"
+    ENDPOINT_REFUSED = "endpoint_refused"
+    SECRET_NOT_FOUND = "secret_not_found"  # noqa: S105 - the name of a code
+    SCORER_FAILED = "scorer_failed"
+    COMPARISON_UNSOUND = "comparison_unsound"
     # Schedules and pipelines
     INVALID_SCHEDULE = "invalid_schedule"
     INVALID_PIPELINE = "invalid_pipeline"

@@ -33,6 +33,17 @@ class AttemptState(StrEnum):
     LOST = "lost"
 
 
+class OperationState(StrEnum):
+    """Where an operation on models stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 S = TypeVar("S", bound=StrEnum)
 
 
@@ -87,6 +98,22 @@ ATTEMPT = Lifecycle(
         _A.SUCCEEDED: frozenset(),
         _A.FAILED: frozenset(),
         _A.LOST: frozenset(),
+    },
+)
+
+
+_O = OperationState
+OPERATION = Lifecycle(
+    name="Operation",
+    initial=_O.QUEUED,
+    transitions={
+        _O.QUEUED: frozenset({_O.RUNNING, _O.PAUSED, _O.FAILED, _O.CANCELLED}),
+        # Running again after a crash is the same state.
+        _O.RUNNING: frozenset({_O.RUNNING, _O.PAUSED, _O.SUCCEEDED, _O.FAILED, _O.CANCELLED}),
+        _O.PAUSED: frozenset({_O.QUEUED, _O.CANCELLED}),
+        _O.SUCCEEDED: frozenset(),
+        _O.FAILED: frozenset(),
+        _O.CANCELLED: frozenset(),
     },
 )
 

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from math import comb
 from types import MappingProxyType
 
 # A minus is a sign only where it cannot be a subtraction ("9-4") or a range ("3-5"): not after a digit or letter.
@@ -29,10 +30,52 @@ def numeric(response: str, reference: str) -> bool:
     equal within a relative 1e-6 (of the reference) or an absolute 1e-9, so that 0.333333 and 0.3333333 agree and
     whole numbers below 500,000 never blur. False where either has no number.
     """
+    return numeric_within(response, reference, _RELATIVE, _ABSOLUTE)
+
+
+def numeric_within(response: str, reference: str, relative: Decimal, absolute: Decimal) -> bool:
+    """As `numeric`, with tolerances of one's own."""
     got, wanted = _last_number(response), _last_number(reference)
     if got is None or wanted is None:
         return False
-    return abs(got - wanted) <= max(_RELATIVE * abs(wanted), _ABSOLUTE)
+    return abs(got - wanted) <= max(relative * abs(wanted), absolute)
+
+
+def normalised(response: str, reference: str) -> bool:
+    """Whether both are the same words: as `exact`, without punctuation and the articles a, an, the.
+
+    Source: the evaluation script of SQuAD (P. Rajpurkar et al., EMNLP 2016).
+    """
+    return _words(response) == _words(reference)
+
+
+def choice_letter(response: str, letters: str) -> str | None:
+    """The letter that an answer to a multiple-choice question chooses; None when it names none, or several.
+
+    Looks for the letter alone, then for one that is announced ("answer: B", "the answer is (B)"), then for the only
+    letter in brackets or before a dot or colon at the start of a line.
+    """
+    text = unicodedata.normalize("NFKC", response).strip()
+    bare = text.strip("()[]*.: \n").upper()
+    if len(bare) == 1 and bare in letters:
+        return bare
+    group = f"[{letters}]"
+    announced = re.findall(rf"(?i:answer|choice|option)(?i:\s+is)?\s*:?\s*[*(\[]*({group})\b", text)
+    if announced:
+        return announced[-1]
+    named = set(re.findall(rf"[(\[]({group})[)\]]", text)) | set(re.findall(rf"(?m)^\W*({group})[.):]", text))
+    return named.pop() if len(named) == 1 else None
+
+
+def pass_at(k: int, drawn: int, right: int) -> float:
+    """The probability that at least one of `k` answers is right, estimated without bias from `right` of `drawn`.
+
+    Source: M. Chen et al., Evaluating Large Language Models Trained on Code (2021), eq. 1. Raises ValueError unless
+    `0 < k <= drawn` and `0 <= right <= drawn`.
+    """
+    if not 0 < k <= drawn or not 0 <= right <= drawn:
+        raise ValueError(f"pass@{k} needs k of at most {drawn} answers, {right} of them right")
+    return 1 - comb(drawn - right, k) / comb(drawn, k)
 
 
 SCORERS: Mapping[str, Callable[[str, str], bool]] = MappingProxyType({"exact": exact, "numeric": numeric})
@@ -48,6 +91,12 @@ def score(name: str, response: str, reference: str) -> bool:
 
 def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(_END)
+
+
+def _words(text: str) -> list[str]:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    plain = "".join(" " if unicodedata.category(letter).startswith("P") else letter for letter in folded)
+    return [word for word in plain.split() if word not in {"a", "an", "the"}]
 
 
 def _last_number(text: str) -> Decimal | None:

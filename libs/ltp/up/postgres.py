@@ -101,6 +101,9 @@ class Cluster:
         # The services log in as the owner of one database, not as the superuser, who may read the host's files.
         sql = f"CREATE ROLE {ROLE} LOGIN PASSWORD '{self.password}';\nCREATE DATABASE {DATABASE} OWNER {ROLE};\n"
         await self._run("postgres", "--single", "-D", str(draft), "-c", "exit_on_error=on", SUPERUSER, stdin=sql)
+        # Only a superuser may: the type is written in C. Vectors of large datasets can be kept in it.
+        sql = "CREATE EXTENSION vector;\n"
+        await self._run("postgres", "--single", "-D", str(draft), "-c", "exit_on_error=on", DATABASE, stdin=sql)
         if self.path.exists():
             self.path.rmdir()
         draft.rename(self.path)

@@ -39,7 +39,10 @@ def main() -> None:
     engine = Engine.load(arguments.model, max_batch=arguments.max_batch)
     engine.start()
     app = build_app(engine, arguments.name or str(arguments.model))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+    # A client that pauses between questions must not find its connection closed in the moment it asks.
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5, timeout_keep_alive=600)
+    )
     server.run(sockets=[listener])
     engine.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -15,7 +16,14 @@ from jinja2 import TemplateError
 
 from services.evaluator.serve.engine import Engine
 from services.evaluator.serve.generation import Row
-from services.evaluator.serve.schemas import ApiError, ChatRequest, CompletionRequest
+from services.evaluator.serve.schemas import (
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
+from services.evaluator.serve.scoring import as_logprobs
 
 
 def build_app(engine: Engine, name: str) -> FastAPI:
@@ -47,9 +55,25 @@ def build_app(engine: Engine, name: str) -> FastAPI:
     @app.post("/v1/completions")
     async def completion(body: CompletionRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
         _check_name(body.model, name)
-        row = _row(engine, engine.encode(body.prompt), body.max_tokens, body)
-        text = await _whole(engine, row)
-        return JSONResponse(_answer("text_completion", "cmpl", name, row, {"text": text}))
+        prompts = [p if isinstance(p, list) else engine.encode(p) for p in body.prompts]
+        return JSONResponse(await complete(engine, name, prompts, body))
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        _check_name(body.model, name)
+        if body.messages is not None:
+            tokens = _encoded(engine, [message.model_dump() for message in body.messages])
+        else:
+            tokens = engine.encode(body.prompt or "", special=body.add_special_tokens)
+        return {"tokens": tokens, "count": len(tokens), "max_model_len": engine.context}
+
+    @app.post("/v1/embeddings")
+    async def embeddings(body: EmbeddingRequest) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        _check_name(body.model, name)
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        found = [await asyncio.to_thread(engine.embed, _fitting(engine, engine.encode(text))) for text in texts]
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(found)]
+        return {"object": "list", "model": name, "data": data}
 
     return app
 
@@ -60,9 +84,44 @@ def _check_name(asked: str, served: str) -> None:
         raise ApiError(404, message, code="model_not_found", param="model")
 
 
+def _fitting(engine: Engine, tokens: list[int]) -> list[int]:
+    if not 0 < len(tokens) <= engine.context:
+        message = f"The text has {len(tokens)} tokens; the model's context takes 1 to {engine.context}."
+        raise ApiError(400, message, code="context_length_exceeded")
+    return tokens
+
+
+async def complete(engine: Engine, name: str, prompts: list[list[int]], body: CompletionRequest) -> dict[str, Any]:
+    """Answer every prompt, together; with `echo` the prompt comes first, with `logprobs` each token has its own."""
+    rows = [_row(engine, prompt, body.max_tokens, body) if body.max_tokens else Row(prompt, 0) for prompt in prompts]
+    texts = await asyncio.gather(*(_whole(engine, row) if body.max_tokens else _nothing() for row in rows))
+    choices: list[dict[str, Any]] = []
+    for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        shown = (engine.tokenizer.decode(row.prompt) if body.echo else "") + text
+        logprobs = None
+        if body.logprobs is not None:
+            whole = _fitting(engine, row.prompt + row.tokens)
+            scores = await asyncio.to_thread(engine.score, whole, body.logprobs)
+            first = 0 if body.echo else len(row.prompt)
+            logprobs = as_logprobs(engine.tokenizer, scores[first:])
+        reason = row.finish_reason or "length"
+        choices.append({"index": index, "text": shown, "logprobs": logprobs, "finish_reason": reason})
+    prompt, answer = sum(len(row.prompt) for row in rows), sum(len(row.tokens) for row in rows)
+    usage = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+    return {**_head("text_completion", "cmpl", name), "choices": choices, "usage": usage}
+
+
+async def _nothing() -> str:
+    return ""
+
+
 def _chat_tokens(engine: Engine, body: ChatRequest) -> list[int]:
+    return _encoded(engine, [message.model_dump() for message in body.messages])
+
+
+def _encoded(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
     try:
-        return engine.encode_chat([message.model_dump() for message in body.messages])
+        return engine.encode_chat(messages)
     except TemplateError as error:
         message = f"The model's chat template refuses these messages: {error}"
         raise ApiError(400, message, code="invalid_messages", param="messages") from error
@@ -77,7 +136,7 @@ def _row(engine: Engine, prompt: list[int], max_tokens: int | None, body: ChatRe
             f"together they must fit the model's context of {engine.context} tokens."
         )
         raise ApiError(400, message, code="context_length_exceeded", param="max_tokens")
-    return Row(prompt, wanted, temperature=body.temperature, top_p=body.top_p, seed=body.seed)
+    return Row(prompt, wanted, temperature=body.temperature, top_p=body.top_p, seed=body.seed, stops=body.stops)
 
 
 async def _whole(engine: Engine, row: Row) -> str:

@@ -13,12 +13,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from services.evaluator.serve.chatml import CHATML
 from services.evaluator.serve.generation import Batch, FinishReason, Row
-
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+from services.evaluator.serve.scoring import TokenScore, embed_tokens, score_tokens
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,7 @@ class _Ticket:
     loop: asyncio.AbstractEventLoop
     pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue[Piece | Exception])
     sent: int = 0
+    closed: bool = False
 
     def deliver(self, piece: Piece | Exception) -> None:
         try:
@@ -57,6 +55,8 @@ class Engine:
         self._pad = next(i for i in (tokenizer.pad_token_id, *sorted(self._eos), 0) if i is not None)
         # None ends the worker.
         self._waiting: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        # Held while the model works: for a batch of answers, or for scoring given texts.
+        self._busy = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     @classmethod
@@ -87,9 +87,19 @@ class Engine:
         )
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of plain text."""
-        return self.tokenizer(text)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=special)["input_ids"]
+
+    def score(self, ids: list[int], top: int) -> list[TokenScore]:
+        """Log-probabilities of given tokens, each after those before it; the first has none. Blocks: run in a thread."""
+        with self._busy:
+            return score_tokens(self._model, ids, top)
+
+    def embed(self, ids: list[int]) -> list[float]:
+        """The mean of the last hidden states of a text, of length one. Blocks: run in a thread."""
+        with self._busy:
+            return embed_tokens(self._model, ids)
 
     async def generate(self, row: Row) -> AsyncIterator[Piece]:
         """The pieces of the answer as they come; the last one carries a finish reason."""
@@ -111,7 +121,8 @@ class Engine:
             live = [ticket for ticket in tickets if not ticket.row.abandoned]
             try:
                 if live:
-                    self._answer(live)
+                    with self._busy:
+                        self._answer(live)
             except Exception as error:  # one bad batch must not end the server; its callers hear of it
                 for ticket in live:
                     if ticket.row.finish_reason is None:
@@ -141,12 +152,22 @@ class Engine:
 
     def _send(self, ticket: _Ticket) -> None:
         row = ticket.row
+        if ticket.closed:
+            return
         text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+        ends = [place for stop in row.stops if (place := text.find(stop)) >= 0]
+        if ends:
+            # The batch drops the row at its next step; the caller has its answer now.
+            text, row.finish_reason, row.abandoned = text[: min(ends)], "stop", True
         # A character of several tokens decodes to U+FFFD until its last one is there: hold it back.
         if row.finish_reason is None and text.endswith("\ufffd"):
             return
-        ticket.deliver(Piece(text[ticket.sent :], len(row.tokens), row.finish_reason))
-        ticket.sent = len(text)
+        ticket.closed = row.finish_reason is not None
+        # What may be the beginning of a stop text is held back until it is known not to be.
+        held = 0 if ticket.closed else max((len(stop) - 1 for stop in row.stops), default=0)
+        upto = max(ticket.sent, len(text) - held)
+        ticket.deliver(Piece(text[ticket.sent : upto], len(row.tokens), row.finish_reason))
+        ticket.sent = upto
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

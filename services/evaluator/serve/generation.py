@@ -21,6 +21,7 @@ class Row:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    stops: tuple[str, ...] = ()
     tokens: list[int] = field(default_factory=list[int])
     finish_reason: FinishReason | None = None
     # Set from another thread when nobody waits for the answer any more.

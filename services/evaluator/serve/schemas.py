@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Parameters that would change the answer; ignoring one silently would be a lie.
-_UNSUPPORTED = ("stop", "tools", "functions", "logprobs", "top_logprobs", "response_format", "logit_bias", "best_of")
+_UNSUPPORTED = ("tools", "functions", "logprobs", "top_logprobs", "response_format", "logit_bias", "best_of")
 
 
 class ApiError(Exception):
@@ -44,6 +44,13 @@ class _Request(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = None
     n: Literal[1] = 1
+    stop: str | list[str] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end an answer; they are no part of it."""
+        found = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in found if text)
 
     @model_validator(mode="after")
     def _nothing_unsupported(self) -> _Request:
@@ -65,8 +72,39 @@ class ChatRequest(_Request):
 
 
 class CompletionRequest(_Request):
-    """POST /v1/completions: one prompt, answered whole."""
+    """POST /v1/completions: one prompt or several, as text or tokens, answered whole. `echo` with `logprobs` scores them."""
 
-    prompt: str = Field(min_length=1)
-    max_tokens: int = Field(default=16, gt=0)
+    prompt: str | list[int] | list[str] | list[list[int]] = Field(min_length=1)
+    max_tokens: int = Field(default=16, ge=0)
     stream: Literal[False] = False
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt by itself."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if all(isinstance(item, int) for item in self.prompt):
+            return [cast(list[int], self.prompt)]
+        return cast(list[str | list[int]], self.prompt)
+
+
+class TokenizeRequest(BaseModel):
+    """POST /tokenize, as vLLM has it: a text, or a conversation through the model's template."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool = True
+
+
+class EmbeddingRequest(BaseModel):
+    """POST /v1/embeddings."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    input: str | list[str] = Field(min_length=1)

@@ -11,20 +11,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from ltp.core.errors import ErrorCode, LtpError
-from services.dataset.files import SCHEMA, FrozenVersion, freeze
+from services.dataset.files import FrozenVersion
+from services.dataset.ingest import SourceFile, freeze
+from services.dataset.schema import frozen_schema
 
 ROWS = [{"id": str(n), "prompt": f"{n}+1?", "response": str(n + 1)} for n in range(20)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 
 
 def frozen(path: Path, holdout: float = 0.2) -> FrozenVersion:
-    return freeze(path, name="sums", holdout=holdout, versions_dir=path.parent / "versions")
+    return read(path, path.parent / "versions", holdout)
+
+
+def read(path: Path, versions: Path, holdout: float = 0.2) -> FrozenVersion:
+    return freeze([SourceFile(path, path.name)], name="sums", holdout=holdout, versions_dir=versions, owner="test")
 
 
 def refused(path: Path) -> LtpError:
     with pytest.raises(LtpError) as caught:
         frozen(path)
-    assert not (path.parent / "versions").exists(), "a refusal leaves nothing behind"
+    versions = path.parent / "versions"
+    assert not versions.exists() or not list(versions.iterdir()), "a refusal leaves nothing behind"
     return caught.value
 
 
@@ -60,7 +67,7 @@ def test_a_version_holds_its_splits_and_manifest(tmp_path: Path) -> None:
     }
     assert sum(split.answered for split in version.splits.values()) == 20
     table = pq.read_table(version.splits["train"].path)
-    assert table.schema == SCHEMA
+    assert table.schema.equals(frozen_schema())
     first = table.to_pylist()[0]
     assert first["extra_info"] == {"id": first["id"], "index": 0} and first["data_source"] == "sums"
     assert first["reward_model"] == {"style": "rule", "ground_truth": first["answer"]}
@@ -68,7 +75,7 @@ def test_a_version_holds_its_splits_and_manifest(tmp_path: Path) -> None:
 
 def test_a_frozen_file_freezes_to_itself(tmp_path: Path) -> None:
     first = frozen(written(tmp_path / "a.jsonl", LINES), holdout=0)
-    again = freeze(first.splits["train"].path, name="sums", holdout=0, versions_dir=tmp_path / "again")
+    again = read(first.splits["train"].path, tmp_path / "again", holdout=0)
     assert again.version == first.version
 
 
@@ -101,6 +108,21 @@ def test_no_holdout_no_test_file(tmp_path: Path) -> None:
         (b'[{"prompt": "caf\xe9"}]', ErrorCode.DATASET_UNREADABLE, "byte 16 is 0xe9"),
         ("[{}]".encode("utf-16"), ErrorCode.DATASET_UNREADABLE, "not UTF-8: byte 0"),
         (b"\x1f\x8b\x08\x00", ErrorCode.DATASET_UNREADABLE, "not UTF-8"),
+        (b'{"prompt": "a", "prompt": "b", "response": "c"}', ErrorCode.DATASET_UNREADABLE, "'prompt' stands twice"),
+        (
+            LINES.encode() + b'{"id": "7", "prompt": "a", "response": "b"}',
+            ErrorCode.DATASET_ROW_INVALID,
+            "Row 21 repeats the id of row 8",
+        ),
+        (
+            LINES.encode() + b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            ErrorCode.DATASET_ROW_INVALID,
+            "20 of format prompt_response, first row 1 (keys 'prompt' and 'response'); 1 of format messages, first row 21",
+        ),
+        (LINES.encode() + b'{"prompt": "a", "response": ""}', ErrorCode.DATASET_ROW_WITHOUT_ANSWER, "Row 21"),
+        (b'[{"prompt": "a", "response": "b"},]', ErrorCode.DATASET_UNREADABLE, "line 1, column 35"),
+        (b'[{"prompt": "a", "response": "b"}] x', ErrorCode.DATASET_UNREADABLE, "Extra data"),
+        (b'[{"prompt": "a", "response": "b"}', ErrorCode.DATASET_UNREADABLE, "line 1"),
         (b'{"prompt": NaN}', ErrorCode.DATASET_UNREADABLE, "NaN is not JSON"),
         (b"[" * 100_000, ErrorCode.DATASET_UNREADABLE, "nested too deeply"),
         (b'{"a":' * 100_000, ErrorCode.DATASET_UNREADABLE, "nested too deeply"),
@@ -147,7 +169,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
     try:
         with pytest.raises(LtpError) as caught:
-            freeze(source, name="sums", holdout=0.2, versions_dir=versions)
+            read(source, versions)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -158,5 +180,5 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_an_unwritable_place(tmp_path: Path) -> None:
     source = written(tmp_path / "a.jsonl", LINES)
     with pytest.raises(LtpError) as caught:
-        freeze(source, name="sums", holdout=0, versions_dir=source / "versions")
+        read(source, source / "versions", holdout=0)
     assert caught.value.code is ErrorCode.DATA_DIR_UNWRITABLE

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.dataset.files import freeze
+from services.dataset.ingest import SourceFile, freeze
 
 pytestmark = pytest.mark.training
 
@@ -40,7 +40,9 @@ def split(tmp_path: Path) -> Path:
         f'{{"id": "a", "prompt": "{QUESTION}", "response": "{ANSWER}", "answer": "4"}}\n'
         '{"id": "b", "prompt": "And three and three?", "response": "Six", "answer": 6}\n'
     )
-    return freeze(source, name="sums", holdout=0, versions_dir=tmp_path / "versions").splits["train"].path
+    versions = tmp_path / "versions"
+    frozen = freeze([SourceFile(source, source.name)], name="sums", holdout=0, versions_dir=versions, owner="test")
+    return frozen.splits["train"].path
 
 
 def test_sft_dataset_trains_on_the_response_alone(split: Path, tokenizer: Any) -> None:

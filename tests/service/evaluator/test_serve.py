@@ -128,7 +128,7 @@ async def test_more_than_the_context_is_refused(server: InferenceServer, limit: 
         (b'{"model": "m", "messages": []}', "messages"),
         (b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 0}', "max_tokens"),
         (b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "n": 2}', "n:"),
-        (b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "stop": ["."]}', "stop"),
+        (b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": ["."]}', "tools"),
         (b'{"model": "m", "messages": [{"role": "robot", "content": "x"}]}', "role"),
     ],
 )
@@ -157,3 +157,39 @@ async def test_a_reader_who_leaves_does_not_hold_up_the_next(server: InferenceSe
         await stream.close()
         reply = await ai.chat.completions.create(model=server.model_name, messages=ask("hi"), max_tokens=2)
     assert reply.choices
+
+
+async def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(server: InferenceServer) -> None:
+    async with client(server) as ai:
+        whole = await ai.chat.completions.create(
+            model=server.model_name, messages=ask("tell"), max_tokens=24, temperature=0
+        )
+        text = whole.choices[0].message.content or ""
+        stop = text[5:7]
+        cut = await ai.chat.completions.create(
+            model=server.model_name, messages=ask("tell"), max_tokens=24, temperature=0, stop=[stop]
+        )
+    assert cut.choices[0].message.content == text[: text.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+async def test_a_given_text_is_scored_as_the_harness_asks_for_it(server: InferenceServer) -> None:
+    """The request of lm-evaluation-harness' `local-completions` for log-likelihoods, with tokens as prompts."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        found = (await http.post("/tokenize", json={"model": server.model_name, "prompt": "hello"})).json()["tokens"]
+        body = {"model": server.model_name, "prompt": [found, found[:3]], "max_tokens": 1, "temperature": 0}
+        reply = (await http.post("/v1/completions", json={**body, "logprobs": 1, "echo": True, "seed": 1234})).json()
+    first, second = (choice["logprobs"] for choice in sorted(reply["choices"], key=lambda choice: choice["index"]))
+    # The harness sums token_logprobs[context:-1], and calls it greedy where each is the highest of top_logprobs.
+    assert len(first["token_logprobs"]) == len(found) + 1 and first["token_logprobs"][0] is None
+    assert all(value < 0 for value in first["token_logprobs"][1:])
+    assert first["token_logprobs"][1:3] == pytest.approx(second["token_logprobs"][1:3], abs=1e-4)
+    assert first["token_logprobs"][-1] == max(first["top_logprobs"][-1].values())
+
+
+async def test_embeddings_have_length_one(server: InferenceServer) -> None:
+    async with client(server) as ai:
+        found = await ai.embeddings.create(model=server.model_name, input=["a", "a", "b"], encoding_format="float")
+    one, same, other = (item.embedding for item in found.data)
+    assert sum(x * x for x in one) == pytest.approx(1, abs=1e-5)
+    assert one == same != other

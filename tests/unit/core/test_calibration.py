@@ -10,7 +10,7 @@ from ltp.core.calibration import Drift, Pair, drift, interval, median_error
 
 
 def test_the_interval_covers_new_measurements() -> None:
-    source = Random(1)  # noqa: S311 -- a fixed sequence
+    source = Random(1)
     pairs = [Pair(100.0, 100.0 * source.gauss(1.03, 0.02)) for _ in range(400)]
     found = interval(pairs[:200], coverage=0.9, floor=0.0)
     inside = sum(found.lower <= pair.measured / pair.predicted <= found.upper for pair in pairs[200:])
@@ -25,7 +25,7 @@ def test_few_pairs_give_the_prior_and_never_less_than_the_worst() -> None:
 
 
 def test_drift_alarms_on_a_shift_and_not_on_noise() -> None:
-    source, calm = Random(2), Drift()  # noqa: S311 -- a fixed sequence
+    source, calm = Random(2), Drift()
     for _ in range(200):
         calm = drift(calm, Pair(100, 100 * source.gauss(1, 0.01)))
     assert not calm.alarm

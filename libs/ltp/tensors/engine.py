@@ -1,0 +1,184 @@
+"""Carries out a plan: reads pieces, merges them, checks them and writes them to their places, on every core.
+
+Memory is a few pieces for each thread, whatever the model's size. What is written does not depend on the number of threads,
+on their order, or on how often the work was interrupted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, local
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.tensors.journal import Journal
+from ltp.tensors.layout import Shard
+from ltp.tensors.methods import MERGES
+from ltp.tensors.methods.inputs import Settings
+from ltp.tensors.model_files import WIDTH
+from ltp.tensors.operation import JOURNAL, Stopped
+from ltp.tensors.plan import Model, Step
+from ltp.tensors.readers import DTYPES, Bench, Files, StepInputs
+
+_TELL_SECONDS = 0.5
+# glibc's numbers for mallopt (malloc.h).
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the writing is, and when it will be done at the pace so far."""
+
+    done_bytes: int
+    total_bytes: int
+    elapsed_seconds: float
+    eta_seconds: float | None
+
+
+def _keep_memory() -> None:
+    """Let the allocator keep what it was given: pieces come and go, and fresh pages cost more than the arithmetic on them."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 256 << 20), (_TOP_PAD, 8 << 20)):
+            mallopt(option, value)
+
+
+def threads() -> int:
+    """One for each processor that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+class Engine:
+    """One merge into one directory of shards."""
+
+    def __init__(
+        self,
+        method: str,
+        models: Sequence[Model],
+        steps: Sequence[Step],
+        shards: Sequence[Shard],
+        *,
+        seed: int,
+        digest: str,
+        workers: int | None = None,
+    ) -> None:
+        self._merge, self._models, self._steps, self._shards = MERGES[method], models, steps, shards
+        self._seed, self._digest, self._workers = seed, digest, workers or threads()
+        self._places = {name: (shard.file, offset) for shard in shards for name, offset in shard.offsets.items()}
+        self._files, self._local = Files(), local()
+        self._descriptors: dict[str, int] = {}
+        self._done = 0
+
+    def run(self, directory: Path, stop: Event, tell: Callable[[Progress], None]) -> None:
+        """Write the shards into `directory`, going on where its journal ends.
+
+        Raises Stopped, or LtpError: MERGE_FAILED (not finite), MODEL_UNREADABLE (a file changed), DISK_FULL.
+        """
+        # Threads share the work by weights; torch's own would fight with them for the cores.
+        torch.set_num_threads(1)
+        _keep_memory()
+        with ExitStack() as stack:
+            stack.callback(self._files.close)
+            for shard in self._shards:
+                self._descriptors[shard.file] = _laid(directory / shard.file, shard, stack)
+            opened = list(self._descriptors.values())
+            journal = stack.enter_context(Journal(directory / JOURNAL, self._digest, opened))
+            todo = [step for step in self._steps if step.target.name not in journal.done]
+            self._done = sum(step.target.size for step in self._steps) - sum(step.target.size for step in todo)
+            self._work(todo, journal, stop, tell)
+
+    def _work(self, todo: list[Step], journal: Journal, stop: Event, tell: Callable[[Progress], None]) -> None:
+        # The largest first, so that no thread is left alone with one at the end.
+        todo.sort(key=lambda step: -step.target.size)
+        before, began = self._done, monotonic()
+        total = before + sum(step.target.size for step in todo)
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="merge") as pool:
+            pending = {pool.submit(self._one, step, journal, stop) for step in todo}
+            try:
+                while pending:
+                    finished, pending = wait(pending, _TELL_SECONDS, FIRST_EXCEPTION)
+                    for future in finished:
+                        future.result()
+                    tell(_progress(self._done, total, before, monotonic() - began))
+            except BaseException:
+                stop.set()
+                for future in pending:
+                    future.cancel()
+                raise
+        if stop.is_set():
+            raise Stopped
+
+    def _one(self, step: Step, journal: Journal, stop: Event) -> None:
+        inputs = StepInputs(step, self._models, self._bench(), self._seed)
+        merged = self._merge(inputs, Settings(step.shared, [origin.parameters for origin in step.origins]))
+        file, offset = self._places[step.target.name]
+        width, dtype = WIDTH[step.target.dtype], DTYPES[step.target.dtype]
+        for start, end in inputs.pieces():
+            if stop.is_set():
+                return
+            values = inputs.round(merged(start, end)).to(dtype)
+            if not _finite(values):
+                raise _not_finite(step, inputs, start, end)
+            _write(self._descriptors[file], values, offset + start * width)
+            # An int's += is not atomic, and progress need not be.
+            self._done += (end - start) * width
+        journal.note(step.target.name)
+
+    def _bench(self) -> Bench:
+        bench: Bench | None = getattr(self._local, "bench", None)
+        if bench is None:
+            bench = self._local.bench = Bench(self._files)
+        return bench
+
+
+def _progress(done: int, total: int, before: int, seconds: float) -> Progress:
+    pace = (done - before) / seconds if seconds > 0 else 0.0
+    return Progress(min(done, total), total, seconds, max(0, total - done) / pace if pace else None)
+
+
+def _laid(path: Path, shard: Shard, stack: ExitStack) -> int:
+    """The file at its full length with its header in it; a file from before is kept."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    stack.callback(os.close, descriptor)
+    # Reserves the space, so that a full disk shows now and not in the middle.
+    os.posix_fallocate(descriptor, 0, shard.size)
+    os.pwrite(descriptor, shard.header, 0)
+    return descriptor
+
+
+def _write(descriptor: int, values: Tensor, offset: int) -> None:
+    view, done = values.view(torch.uint8).numpy().data, 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], offset + done)
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite. A sum in float32 is a quick yes; only a no needs the look at each."""
+    return bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all())
+
+
+def _not_finite(step: Step, inputs: StepInputs, start: int, stop: int) -> LtpError:
+    """Says whose fault a NaN is: an input's, or the merge's own (a type too narrow)."""
+    for index, origin in enumerate(step.origins):
+        values = inputs.read(index, start, stop)
+        if not bool(torch.isfinite(values).all()):
+            place = start + int((~torch.isfinite(values)).nonzero()[0])
+            return LtpError(
+                ErrorCode.MERGE_FAILED,
+                f"{origin.stored.name} in {origin.stored.file} holds {float(values[place - start])} at element {place}.",
+                "That model diverged or is damaged: leave it out. Nothing was written to the output.",
+            )
+    return LtpError(
+        ErrorCode.MERGE_FAILED,
+        f"{step.target.name} would hold NaN or infinity in {step.target.dtype}, though every input is finite.",
+        "Try out_dtype: float32 or bfloat16, or smaller weights. Nothing was written to the output.",
+    )

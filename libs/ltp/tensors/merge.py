@@ -1,0 +1,60 @@
+"""The merge as a kind of work: prepared from a recipe, written by the engine."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from ltp.contracts.merge_recipe import MergeRecipe
+from ltp.tensors.layout import MAX_FILE_BYTES, index_of
+from ltp.tensors.operation import Tell
+from ltp.tensors.preflight import prepare
+
+if TYPE_CHECKING:
+    from ltp.tensors.engine import Progress
+
+
+class Merge:
+    """A merge that passed its preflight. Making one raises what makes it impossible; see `ltp.tensors.preflight`."""
+
+    kind = "merge"
+
+    def __init__(
+        self, recipe: MergeRecipe, *, seed: int = 0, threads: int | None = None, max_file_bytes: int = MAX_FILE_BYTES
+    ) -> None:
+        self.prepared = prepare(recipe, threads=threads or 2, max_file_bytes=max_file_bytes)
+        self.recipe, self.method, self.models = recipe.settings(), recipe.merge_method, self.prepared.models
+        self.write_bytes = self.prepared.write_bytes
+        self._seed, self._threads = seed, threads
+
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to see before saying yes."""
+        return {"kind": self.kind, **self.prepared.summary()}
+
+    def write(self, directory: Path, digest: str, stop: Event, tell: Tell) -> None:
+        """Weights by the engine, then the small files."""
+        # torch takes two seconds to load, which a preflight must not wait for.
+        from ltp.tensors.engine import Engine
+
+        def told(progress: Progress) -> None:
+            tell({"stage": "merge", **asdict(progress)})
+
+        prepared = self.prepared
+        engine = Engine(
+            self.method,
+            prepared.models,
+            prepared.steps,
+            prepared.shards,
+            seed=self._seed,
+            digest=digest,
+            workers=self._threads,
+        )
+        engine.run(directory, stop, told)
+        for path in prepared.files.copied:
+            shutil.copyfile(path, directory / path.name)
+        written = prepared.files.written | index_of(prepared.shards, [step.target for step in prepared.steps])
+        for name, text in written.items():
+            (directory / name).write_text(text)

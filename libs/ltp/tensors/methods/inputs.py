@@ -1,0 +1,107 @@
+"""What a merge method sees of one weight: the same piece of every model, as float32, and the type it is merged in.
+
+A method is a function of (Inputs, Settings). It makes what passes over the pieces it needs (norms, thresholds), then gives
+back a function from a piece to the merged piece, which is asked for the pieces in order. So no method ever holds a weight
+as a whole, and what it computes does not depend on who runs it or how many threads there are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# 256 Ki elements: a handful of float32 pieces stay in a core's cache.
+PIECE = 1 << 18
+
+Merged = Callable[[int, int], Tensor]
+
+
+@dataclass
+class Settings:
+    """The parameters of one weight: those of the merge, and those of each input by its index."""
+
+    shared: dict[str, Any] = field(default_factory=dict[str, Any])
+    inputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def of(self, name: str, indexes: Sequence[int]) -> list[Any]:
+        """A parameter's value for each of these inputs."""
+        return [self.inputs[index][name] for index in indexes]
+
+
+class Inputs(ABC):
+    """One weight in every model. `base` is the index of the base among them; `dtype` the type the merge is done in."""
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+    base: int | None
+    dtype: torch.dtype
+    seed: int
+
+    @abstractmethod
+    def read(self, index: int, start: int, stop: int) -> Tensor:
+        """Elements `start` to `stop` of a model, flat float32 with `dtype`'s values; overwritten by the next read of it."""
+
+    @property
+    def others(self) -> list[int]:
+        """Every input but the base."""
+        return [index for index in range(self.count) if index != self.base]
+
+    @property
+    def elements(self) -> int:
+        """How many values the weight has."""
+        return prod(self.shape)
+
+    @property
+    def row(self) -> int:
+        """Length of the last dimension; a vector is one row."""
+        return max(1, self.shape[-1]) if self.shape else 1
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """(start, stop) of consecutive pieces, each of whole rows."""
+        size = max(1, PIECE // self.row) * self.row
+        for start in range(0, self.elements, size):
+            yield start, min(start + size, self.elements)
+
+    def round(self, values: Tensor) -> Tensor:
+        """Round float32 values to `dtype`, in place: what computing in that type would have given."""
+        if self.dtype is not torch.float32:
+            values.copy_(values.to(self.dtype))
+        return values
+
+    def delta(self, index: int, base: Tensor, start: int, stop: int) -> Tensor:
+        """A model's difference from the base, rounded to `dtype`."""
+        return self.round(self.read(index, start, stop).sub_(base))
+
+
+class InMemory(Inputs):
+    """Inputs from whole tensors."""
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        *,
+        base: int | None = None,
+        dtype: torch.dtype | None = None,
+        name: str = "weight",
+        seed: int = 0,
+    ) -> None:
+        self.name, self.base, self.seed, self.count = name, base, seed, len(tensors)
+        self.shape, self.dtype = tuple(tensors[0].shape), dtype or tensors[0].dtype
+        self._flat = [tensor.to(self.dtype).float().reshape(-1) for tensor in tensors]
+
+    def read(self, index: int, start: int, stop: int) -> Tensor:
+        """A copy, since methods work in place."""
+        return self._flat[index][start:stop].clone()
+
+
+def whole(inputs: Inputs, merged: Merged) -> Tensor:
+    """The merged weight as one tensor of `dtype`."""
+    pieces = [merged(start, stop).clone() for start, stop in inputs.pieces()]
+    return torch.cat(pieces).to(inputs.dtype).reshape(inputs.shape)

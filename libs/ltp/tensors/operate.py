@@ -1,0 +1,112 @@
+"""An operation as a process: `python -m ltp.tensors.operate run|check|discard` with a spec of one JSON line on standard input.
+
+It prints JSON lines: {"progress": ...} as it goes, and {"result": ...} at the end; a problem is the last line of standard
+error, with exit code 1. It stops, keeping what it has for the next try (exit code 3), on SIGTERM and when standard input
+closes, that is, when whoever started it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from pydantic import ValidationError
+
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.recipe_text import check_merge
+from ltp.tensors.lora_extraction import LoraExtraction, LoraRecipe
+from ltp.tensors.merge import Merge
+from ltp.tensors.operation import Stopped, Wish, Work, carry_out, discard, foresee
+
+STOPPED = 3
+
+
+def _merge(spec: dict[str, Any]) -> Work:
+    limit = {"max_file_bytes": spec["max_file_bytes"]} if spec.get("max_file_bytes") else {}
+    return Merge(check_merge(spec["recipe"]), seed=spec.get("seed", 0), threads=spec.get("threads"), **limit)
+
+
+def _lora(spec: dict[str, Any]) -> Work:
+    try:
+        recipe = LoraRecipe.model_validate(spec["recipe"])
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
+        hint = "It takes model, base_model, rank and modules."
+        raise LtpError(ErrorCode.INVALID_RECIPE, f"lora: {faults}", hint) from error
+    return LoraExtraction(recipe, seed=spec.get("seed", 0))
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {"merge": _merge, "lora": _lora}
+
+
+def check(spec: dict[str, Any]) -> dict[str, Any]:
+    """The preflight alone: what would be done. Raises what makes it impossible."""
+    work = KINDS[spec["kind"]](spec)
+    return work.summary() | foresee(work, _wish(spec))
+
+
+def run(spec: dict[str, Any], stop: Event, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Carry the operation out. Raises Stopped, or LtpError."""
+    return carry_out(KINDS[spec["kind"]](spec), _wish(spec), stop, tell)
+
+
+def _wish(spec: dict[str, Any]) -> Wish:
+    return Wish(
+        Path(spec["out"]),
+        seed=spec.get("seed", 0),
+        proof=spec.get("proof", True),
+        python=spec.get("python") or sys.executable,
+        patience_seconds=spec.get("patience_seconds", 0.0),
+    )
+
+
+def _say(value: dict[str, Any]) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def _watch(stop: Event) -> None:
+    """Stop when asked, or when nobody is left to ask."""
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def until_closed() -> None:
+        # Not through sys.stdin, whose lock would be held when the interpreter ends.
+        while os.read(0, 1024):
+            pass
+        stop.set()
+
+    Thread(target=until_closed, daemon=True).start()
+
+
+def main() -> int:
+    """The command. Returns the exit code."""
+    verb, spec = sys.argv[1], json.loads(sys.stdin.readline())
+    try:
+        if verb == "check":
+            _say({"result": check(spec)})
+            return 0
+        if verb == "discard":
+            discard(Path(spec["out"]))
+            _say({"result": {}})
+            return 0
+        stop = Event()
+        _watch(stop)
+        _say({"result": run(spec, stop, lambda progress: _say({"progress": progress}))})
+        return 0
+    except LtpError as error:
+        problem = error
+    except OSError as error:
+        problem = LtpError(ErrorCode.MERGE_FAILED, f"{error.filename or ''} {error.strerror or error}".strip(), "")
+    except Stopped:
+        return STOPPED
+    print(json.dumps({"code": problem.code, "message": problem.message, "hint": problem.hint}), file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

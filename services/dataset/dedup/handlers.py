@@ -1,0 +1,142 @@
+"""What the dataset service hears and is asked about duplicates and leaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from faststream import Context
+from faststream.nats import NatsRouter
+
+from ltp.bus.inbox import InboxUnit
+from ltp.bus.rpc import answered_by, replies
+from ltp.bus.subscriptions import heard_by, said
+from ltp.contracts.dedup import (
+    DedupApplied,
+    DedupApplyRequested,
+    DedupCompleted,
+    DedupFailed,
+    DedupList,
+    DedupQuestion,
+    DedupRequested,
+    DedupRun,
+    DedupsRequest,
+    LeakCheck,
+    LeakCheckCompleted,
+    LeakCheckFailed,
+    LeakCheckRequested,
+    LeakChecks,
+    LeaksRequest,
+    LeakWarnings,
+    Removal,
+    RemovalPage,
+    Thresholds,
+    VersionRef,
+)
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.queue.policy import Queue
+from ltp.queue.work import enqueue
+from services.dataset.dedup import store
+from services.dataset.dedup.leakcheck import leak_warnings
+from services.dataset.dedup.work import listed_removals, open_compared, record_of, removed_rows
+from services.dataset.vectors.library import Library
+
+SERVICE = "dataset"
+router = NatsRouter()
+
+Held = Annotated[Library, Context("library")]
+_SHOWN_CHARACTERS = 1000
+
+for event in (DedupCompleted, DedupFailed, DedupApplied, LeakCheckCompleted, LeakCheckFailed):
+    router.publisher(**said(event))
+
+
+@router.subscriber(**heard_by(SERVICE, DedupRequested))
+async def queue_dedup(event: DedupRequested, unit: InboxUnit) -> None:
+    values = event.ask.model_dump(mode="json", include={"method", "part", "model", "thresholds"})
+    values |= {"dedup_id": event.dedup_id, "name": event.name, "version": event.version}
+    await store.add(unit, store.dedups, values | {"against": [ref.model_dump() for ref in event.against]})
+    payload = {"dedup_id": str(event.dedup_id)}
+    await enqueue(unit, Queue.PREPROCESSING, "dedup", payload, dedup_key=f"dedup:{event.dedup_id}")
+
+
+@router.subscriber(**heard_by(SERVICE, DedupApplyRequested))
+async def queue_apply(event: DedupApplyRequested, unit: InboxUnit) -> None:
+    payload = event.model_dump(mode="json")
+    await enqueue(unit, Queue.PREPROCESSING, "dedup-apply", payload, dedup_key=f"dedup-apply:{payload['dataset_id']}")
+
+
+@router.subscriber(**heard_by(SERVICE, LeakCheckRequested))
+async def queue_check(event: LeakCheckRequested, unit: InboxUnit) -> None:
+    values = {"check_id": event.check_id, "name": event.name, "version": event.version}
+    values |= {"ask": event.ask.model_dump(mode="json"), "against": [ref.model_dump() for ref in event.against]}
+    await store.add(unit, store.leak_checks, values)
+    payload = {"check_id": str(event.check_id)}
+    await enqueue(unit, Queue.PREPROCESSING, "leak-check", payload, dedup_key=f"leak-check:{event.check_id}")
+
+
+@router.subscriber(**answered_by(SERVICE, "dedups"))
+@replies
+async def list_dedups(request: DedupsRequest, library: Held) -> DedupList:
+    rows = await store.listed(library.database.engine, store.dedups, request.name)
+    return DedupList(dedups=[DedupRun.model_validate(dict(row)) for row in rows])
+
+
+@router.subscriber(**answered_by(SERVICE, "removals"))
+@replies
+async def show_removals(request: DedupQuestion, library: Held) -> RemovalPage:
+    row = await store.one(library.database.engine, store.dedups, request.dedup_id)
+    if row is None:
+        message = f"There is no search for duplicates {request.dedup_id}."
+        raise LtpError(ErrorCode.NOT_FOUND, message, "`ltp dataset dedup list NAME` shows what there is.")
+    shown = DedupRun.model_validate(dict(row))
+    if shown.state != "completed":
+        return RemovalPage(dedup=shown, total=0, offset=request.offset, removals=[])
+    thresholds = _moved(shown.thresholds, request)
+    measured = await asyncio.to_thread(record_of(library, request.dedup_id).read, row["method"])
+    compared = await open_compared(library, row)
+    removals = await asyncio.to_thread(removed_rows, measured, thresholds, compared.reference)
+    which = range(min(request.offset, len(removals)), min(request.offset + request.limit, len(removals)))
+    items = await asyncio.to_thread(listed_removals, compared, removals, measured, which)
+    places = [(compared.place(int(removals.row[index])), compared.place(int(removals.twin[index]))) for index in which]
+    page = [
+        Removal(text=_text(compared.rows[a].table, b), twin_text=_text(compared.rows[c].table, d), **item)
+        for item, ((a, b), (c, d)) in zip(items, places, strict=True)
+    ]
+    at = shown.model_copy(update={"thresholds": thresholds, "removals": len(removals)})
+    return RemovalPage(dedup=at, total=len(removals), offset=request.offset, removals=page)
+
+
+@router.subscriber(**answered_by(SERVICE, "leaks"))
+@replies
+async def show_leaks(request: LeaksRequest, library: Held) -> LeakChecks:
+    engine = library.database.engine
+    if request.check_id is not None:
+        row = await store.one(engine, store.leak_checks, request.check_id)
+        if row is None:
+            message = f"There is no leak check {request.check_id}."
+            raise LtpError(ErrorCode.NOT_FOUND, message, "`ltp dataset leaks NAME` makes one.")
+        return LeakChecks(checks=[_check(row)])
+    rows = await store.listed(engine, store.leak_checks, request.name or "", request.version)
+    return LeakChecks(checks=[_check({**row, "found": []}) for row in rows])
+
+
+@router.subscriber(**answered_by(SERVICE, "leak-warnings"))
+@replies
+async def warn_of_leaks(request: VersionRef, library: Held) -> LeakWarnings:
+    frozen = await library.frozen(request)
+    return await leak_warnings(library.database.engine, frozen.name, frozen.version)
+
+
+def _check(row: Mapping[str, Any]) -> LeakCheck:
+    return LeakCheck.model_validate(dict(row))
+
+
+def _moved(thresholds: Thresholds, request: DedupQuestion) -> Thresholds:
+    cosine = thresholds.cosine if request.cosine is None else request.cosine
+    return Thresholds(cosine=cosine, jaccard=thresholds.jaccard if request.jaccard is None else request.jaccard)
+
+
+def _text(table: Any, place: int) -> str:
+    return (table.column("text")[place].as_py() or "")[:_SHOWN_CHARACTERS]

@@ -1,0 +1,106 @@
+"""The one way to a new version: the files first, then its row and the news of it in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from ltp.contracts.dataset import DatasetFrozen, Split
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.store.database import Database, Unit
+from services.dataset import store
+from services.dataset.derive import Keep, Source, derive_files
+from services.dataset.files import FrozenVersion
+
+Settle = Callable[[Unit], Awaitable[None]]
+
+
+async def find(database: Database, versions_dir: Path, name: str, version: str | None = None) -> Source:
+    """The version of a name: its newest, or the one that `version` (or the first digits of it) names.
+
+    Raises LtpError: NOT_FOUND, CONFLICT when the digits fit several.
+    """
+    rows = await store.version(database.engine, name, version)
+    found = sorted({row["version"] for row in rows})
+    if not found:
+        wanted = f"dataset {name}" if version is None else f"version {version} of dataset {name}"
+        raise LtpError(ErrorCode.NOT_FOUND, f"There is no frozen {wanted}.", "`ltp dataset list` shows what there is.")
+    if len(found) > 1:
+        message = f"{version} is the beginning of {len(found)} versions of {name}."
+        raise LtpError(ErrorCode.CONFLICT, message, "Give more of its digits; `ltp dataset versions` shows them.")
+    return Source(name, found[0], versions_dir / name / found[0])
+
+
+async def derive(
+    database: Database,
+    versions_dir: Path,
+    parent: Source,
+    keep: Keep,
+    *,
+    dataset_id: UUID,
+    reason: str,
+    provenance: Mapping[str, Any],
+    name: str | None = None,
+    settle: Settle | None = None,
+) -> FrozenVersion:
+    """Freeze the rows of `parent` that `keep` keeps as a version of `name` (the parent's, when left out) and say so.
+
+    `keep` is a function of a table of frozen rows that returns a mask, or the row ids to keep. Doing it again with the
+    same `dataset_id` changes nothing. `settle` runs in the transaction that says so; finish the work there.
+    `provenance` is kept beside the version: what was removed, by which method, on whose word.
+    """
+    name = name or parent.name
+    facts = {**_of(parent), "reason": reason, "parents": [parent.version], "provenance": dict(provenance)}
+    frozen = await asyncio.to_thread(
+        derive_files, parent, keep, name=name, versions_dir=versions_dir / name, owner=str(dataset_id), facts=facts
+    )
+    await publish(
+        database, dataset_id, name, frozen, parents=[parent.version], reason=reason, provenance=provenance,
+        settle=settle,
+    )  # fmt: skip
+    return frozen
+
+
+def _of(parent: Source) -> dict[str, Any]:
+    manifest = parent.manifest()
+    return {"format": manifest["format"], "evidence": manifest["evidence"]}
+
+
+async def publish(
+    database: Database,
+    dataset_id: UUID,
+    name: str,
+    frozen: FrozenVersion,
+    *,
+    parents: list[str] | None = None,
+    reason: str = "",
+    provenance: Mapping[str, Any] | None = None,
+    settle: Settle | None = None,
+) -> None:
+    """Note a version that lies on the disk and say `DatasetFrozen`, once for each `dataset_id`."""
+    splits = {
+        split: Split(rows=part.rows, path=str(part.path), answered=part.answered)
+        for split, part in frozen.splits.items()
+    }
+    values = {
+        "version": frozen.version, "rows": frozen.rows, "duplicates": frozen.duplicates, "format": frozen.format,
+        "evidence": frozen.evidence, "splits": {split: part.model_dump() for split, part in splits.items()},
+        "size_bytes": sum(part.path.stat().st_size for part in frozen.splits.values()), "parents": parents or [],
+        "reason": reason, "provenance": dict(provenance or {}),
+    }  # fmt: skip
+    project, _, _ = await store.quota(database.engine, name)
+    async with database.unit() as unit:
+        await store.open_dataset(unit, dataset_id, name)
+        await store.mark_name(unit, name)
+        if await store.close_dataset(unit, dataset_id, **values):
+            fact = DatasetFrozen(
+                dataset_id=dataset_id, name=name, version=frozen.version, format=frozen.format, rows=frozen.rows,
+                duplicates=frozen.duplicates, splits=splits, parents=parents or [], reason=reason, project=project,
+                evidence=frozen.evidence,
+            )  # fmt: skip
+            unit.emit(fact, about=dataset_id)
+        if settle is not None:
+            await settle(unit)

@@ -1,0 +1,176 @@
+"""Operations on models: check, request, list, pause, resume, cancel, and what a user thinks of the result."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+
+from ltp.bus.rpc import ask
+from ltp.contracts.event import Event
+from ltp.contracts.operation import (
+    OperationAccepted,
+    OperationCancellationRequested,
+    OperationList,
+    OperationPauseRequested,
+    OperationQuery,
+    OperationRejected,
+    OperationRequested,
+    OperationResumeRequested,
+    OperationSpec,
+    OperationView,
+    PreflightAnswer,
+)
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.lifecycle import OPERATION, OperationState
+from ltp.service.runtime import Runtime
+from ltp.store.clock import new_id, now
+from services.gateway.access import Serving
+
+router = APIRouter(tags=["operations"])
+
+_PREFLIGHT_SECONDS = 60.0
+_HEARD_TRIES, _HEARD_SECONDS = 30, 0.1
+
+
+class Decision(BaseModel):
+    """Why a result is accepted or rejected."""
+
+    note: str = Field(default="", max_length=2000)
+
+
+@router.post("/operations/preflight")
+async def check_operation(spec: OperationSpec, runtime: Serving) -> dict[str, Any]:
+    """What an operation would do: models, sizes, memory, findings. Reads configurations and headers, no weights."""
+    return (await _preflight(runtime, spec)).summary
+
+
+@router.post("/operations", status_code=202)
+async def request_operation(spec: OperationSpec, runtime: Serving, response: Response) -> OperationView:
+    """Request an operation. It is checked at once and carried out in the background; poll the Location."""
+    answer = await _preflight(runtime, spec)
+    event = OperationRequested(operation_id=new_id(), spec=answer.spec)
+    await _say(runtime, event, event.operation_id)
+    response.headers["Location"] = f"/api/v1/operations/{event.operation_id}"
+    for _ in range(_HEARD_TRIES):
+        found = await _find(runtime, OperationQuery(operation_id=event.operation_id))
+        if found:
+            return found[0]
+        await asyncio.sleep(_HEARD_SECONDS)
+    return _unheard(event)
+
+
+@router.get("/operations")
+async def list_operations(
+    runtime: Serving,
+    state: OperationState | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> list[OperationView]:
+    """Operations, newest first."""
+    return await _find(runtime, OperationQuery(state=state, limit=limit))
+
+
+@router.get("/operations/{operation_id}")
+async def show_operation(operation_id: UUID, runtime: Serving) -> OperationView:
+    """One operation with its progress, result or problem."""
+    found = await _find(runtime, OperationQuery(operation_id=operation_id))
+    if not found:
+        message = f"There is no operation {operation_id}."
+        raise LtpError(ErrorCode.NOT_FOUND, message, "`ltp operation list` shows all.")
+    return found[0]
+
+
+@router.post("/operations/{operation_id}/cancel", status_code=202)
+async def cancel_operation(operation_id: UUID, runtime: Serving) -> OperationView:
+    """Ask that an operation end; what is half done is removed."""
+    found = await _in(runtime, operation_id, OperationState.CANCELLED, "cancelled")
+    await _say(runtime, OperationCancellationRequested(operation_id=operation_id), operation_id)
+    return found
+
+
+@router.post("/operations/{operation_id}/pause", status_code=202)
+async def pause_operation(operation_id: UUID, runtime: Serving) -> OperationView:
+    """Ask that an operation stop for now; what is done is kept."""
+    found = await _in(runtime, operation_id, OperationState.PAUSED, "paused")
+    await _say(runtime, OperationPauseRequested(operation_id=operation_id), operation_id)
+    return found
+
+
+@router.post("/operations/{operation_id}/resume", status_code=202)
+async def resume_operation(operation_id: UUID, runtime: Serving) -> OperationView:
+    """Let a paused operation go on where it was."""
+    found = await show_operation(operation_id, runtime)
+    if found.state is not OperationState.PAUSED:
+        raise LtpError(
+            ErrorCode.CONFLICT, f"Operation {operation_id} is {found.state}, not paused.", "Nothing to resume."
+        )
+    await _say(runtime, OperationResumeRequested(operation_id=operation_id), operation_id)
+    return found
+
+
+@router.post("/operations/{operation_id}/accept", status_code=202)
+async def accept_operation(operation_id: UUID, decision: Decision, runtime: Serving) -> OperationView:
+    """Find a result good."""
+    found = await _done(runtime, operation_id)
+    await _say(runtime, OperationAccepted(operation_id=operation_id, note=decision.note), operation_id)
+    return found
+
+
+@router.post("/operations/{operation_id}/reject", status_code=202)
+async def reject_operation(operation_id: UUID, decision: Decision, runtime: Serving) -> OperationView:
+    """Find a result not good. It stays on the disk."""
+    found = await _done(runtime, operation_id)
+    await _say(runtime, OperationRejected(operation_id=operation_id, note=decision.note), operation_id)
+    return found
+
+
+async def _preflight(runtime: Runtime, spec: OperationSpec) -> PreflightAnswer:
+    return await ask(runtime.client, "surgery", "preflight", spec, PreflightAnswer, timeout=_PREFLIGHT_SECONDS)
+
+
+async def _find(runtime: Runtime, query: OperationQuery) -> list[OperationView]:
+    return (await ask(runtime.client, "surgery", "operations", query, OperationList)).operations
+
+
+async def _say(runtime: Runtime, event: Event, operation_id: UUID) -> None:
+    async with runtime.database.unit() as unit:
+        unit.emit(event, about=operation_id)
+
+
+async def _in(runtime: Runtime, operation_id: UUID, target: OperationState, word: str) -> OperationView:
+    """The operation, if it can still come to `target`."""
+    found = await show_operation(operation_id, runtime)
+    if not OPERATION.allows(found.state, target):
+        message = f"Operation {operation_id} is {found.state} and cannot be {word}."
+        raise LtpError(ErrorCode.CONFLICT, message, "`ltp operation get` shows where it stands.")
+    return found
+
+
+async def _done(runtime: Runtime, operation_id: UUID) -> OperationView:
+    found = await show_operation(operation_id, runtime)
+    if found.state is not OperationState.SUCCEEDED:
+        message = f"Operation {operation_id} is {found.state}: there is no result to judge."
+        raise LtpError(ErrorCode.CONFLICT, message, "Wait until it has succeeded.")
+    return found
+
+
+def _unheard(event: OperationRequested) -> OperationView:
+    """A request that surgery has not heard of yet."""
+    return OperationView(
+        operation_id=event.operation_id,
+        kind=event.spec.kind,
+        name=event.spec.name,
+        state=OperationState.QUEUED,
+        spec=event.spec,
+        progress=None,
+        result=None,
+        problem=None,
+        decision=None,
+        decision_note=None,
+        requested_at=now(),
+        started_at=None,
+        ended_at=None,
+    )

@@ -1,0 +1,29 @@
+"""Our side of suite `dataset`, in a process of its own: `python -m tests.bench.dataset.ours FILE FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from services.dataset.files import PROFILE
+from services.dataset.ingest import SourceFile, freeze
+
+
+def main(path: str, folder: str) -> None:
+    """Ingest and profile, then print seconds, peak memory in bytes, and the profile."""
+    began = time.perf_counter()
+    versions = Path(folder)
+    frozen = freeze(
+        [SourceFile(Path(path), Path(path).name)], name="bench", holdout=0.0, versions_dir=versions, owner="bench"
+    )
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    profile = json.loads((versions / frozen.version / PROFILE).read_text())["train"]
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak, "rows": frozen.rows, "profile": profile}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

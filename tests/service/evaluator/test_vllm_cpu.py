@@ -1,0 +1,39 @@
+"""The real vLLM on the CPU: `LTP_EVALUATOR_VLLM_PYTHON=…/bin/python pytest -m vllm_cpu`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from services.evaluator.endpoint import Address, Endpoint
+from services.evaluator.inference import InferenceServer
+from services.evaluator.samples import Answer, Message
+from tests.tiny_model import write_tiny_model
+
+PYTHON = os.environ.get("LTP_EVALUATOR_VLLM_PYTHON")
+pytestmark = [
+    pytest.mark.vllm_cpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(PYTHON is None, reason="LTP_EVALUATOR_VLLM_PYTHON names no environment with vllm-cpu"),
+]
+
+
+@pytest.mark.parametrize("template", [True, False])
+async def test_vllm_serves_a_model_with_and_without_a_template(tmp_path: Path, template: bool) -> None:
+    model = tmp_path / "model"
+    write_tiny_model(model)
+    if not template:
+        (model / "chat_template.jinja").unlink()
+    log = tmp_path / "server.log"
+    async with (
+        InferenceServer(model, log, vllm_python=Path(PYTHON or ""), start_seconds=400) as server,
+        Endpoint(Address(f"{server.url}/v1", server.model_name, own=True)) as endpoint,
+    ):
+        prompt = [Message(role="user", content="2 + 2")]
+        answer = await endpoint.chat(prompt, {"max_tokens": 8, "temperature": 0})
+        tokens = await endpoint.post("/tokenize", {"prompt": "2 + 2", "add_special_tokens": False})
+    assert isinstance(answer, Answer), answer
+    assert answer.completion_tokens is not None and 0 < answer.completion_tokens <= 8
+    assert isinstance(tokens, tuple) and tokens[0]["count"] > 0
