@@ -14,9 +14,6 @@ from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts import REGISTRY, work
 from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
-<<<<<<< HEAD
-from ltp.contracts.dataset import DatasetUploaded
-=======
 from ltp.contracts.dataset import (
     DatasetDeletionRequested,
     DatasetDerivationRequested,
@@ -32,8 +29,6 @@ from ltp.contracts.evaluation import (
     EvaluationRescoreRequested,
     EvaluationUploaded,
 )
-from ltp.contracts.event import REGISTRY
->>>>>>> main
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.operation import (

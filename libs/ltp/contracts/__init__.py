@@ -1,6 +1,5 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else.
 
-<<<<<<< HEAD
 The nouns are loaded when the first of them, or the registry, is asked for here: a command that needs one noun, such as
 `ltp plan`, imports that file alone and does not wait for the others.
 """
@@ -19,13 +18,16 @@ if TYPE_CHECKING:
         calibration,
         checkpoint,
         dataset,
+        dedup,
         evaluation,
         host,
         job,
         lease,
+        operation,
         pipeline,
         plan,
         schedule,
+        search,
         telemetry,
         work,
     )
@@ -37,35 +39,18 @@ _NOUNS = (
     "calibration",
     "checkpoint",
     "dataset",
+    "dedup",
     "evaluation",
     "host",
     "job",
     "lease",
+    "operation",
     "pipeline",
     "plan",
     "schedule",
+    "search",
     "telemetry",
     "work",
-=======
-from ltp.contracts import (
-    admission,
-    attempt,
-    calibration,
-    checkpoint,
-    dataset,
-    dedup,
-    evaluation,
-    host,
-    job,
-    lease,
-    operation,
-    pipeline,
-    plan,
-    schedule,
-    search,
-    telemetry,
-    work,
->>>>>>> main
 )
 
 __all__ = [
