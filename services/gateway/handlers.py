@@ -12,7 +12,7 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
-from ltp.contracts import work
+from ltp.contracts import REGISTRY, work
 from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
 from ltp.contracts.dataset import (
     DatasetDeletionRequested,
@@ -29,7 +29,6 @@ from ltp.contracts.evaluation import (
     EvaluationRescoreRequested,
     EvaluationUploaded,
 )
-from ltp.contracts.event import REGISTRY
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.operation import (

@@ -9,8 +9,9 @@ from ltp.core.device_memory import Estimate
 from ltp.core.memory import GIB, LossHead, Offload, Precision, Step
 from ltp.planning.pools import Pool
 
-# Responses that the generator holds at one time on one device; the rest wait their turn.
-MAX_CONCURRENT_RESPONSES = 64
+# Responses that the generator holds at one time on one device (vLLM's max_num_seqs); the rest wait their turn. Decoding
+# reads the weights once for all of them, so few at a time cost as many passes more.
+MAX_CONCURRENT_RESPONSES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def step_of(recipe: Recipe, pool: Pool, layout: Layout) -> Step:
         shards=layout.shards,
         replicas=max(1, pool.devices // layout.shards),
         offload=layout.offload,
+        fused_optimizer=pool.kind == "gpu" and layout.offload is Offload.NONE,
         sequence_parallel=layout.sequence_parallel,
         tokens_packed=None if layout.token_budget is None else layout.token_budget * layout.sequence_parallel,
     )

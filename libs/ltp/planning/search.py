@@ -9,7 +9,7 @@ from typing import TypeVar
 from ltp.contracts.recipe import Recipe
 from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, parameters
-from ltp.planning.candidates import Candidate, Layout, describe, gib, largest, responses_of
+from ltp.planning.candidates import MAX_CONCURRENT_RESPONSES, Candidate, Layout, describe, gib, largest, responses_of
 from ltp.planning.constraints import violations
 from ltp.planning.facts import facts_of
 from ltp.planning.pools import HostFacts, Kind, Pool, pools_of
@@ -18,8 +18,10 @@ from ltp.planning.timing import cache_bytes, host_bytes
 
 # A processor's cores are busy with a few sequences; more of them only take memory.
 MAX_CPU_MICRO_BATCH = 8
-# vLLM awake beside its weights and cache: context, graphs, the activations of its profile run.
+# vLLM awake beside its weights and cache: context, graphs, the activations of its profile run; and of that run the
+# logits of each sequence, a byte count a vocabulary's word.
 _ENGINE_BYTES = 2 * GIB
+_LOGITS_BYTES = 6
 # Of the trainer's process and of vLLM's, each.
 _CONTEXT_BYTES = GIB
 _MOST_OF_DEVICE = 0.9
@@ -202,7 +204,7 @@ def _rollout_share(space: Space, layout: Layout) -> float | Rejected | None:
     states_held = space.held(layout)
     held = states_held + 2 * _CONTEXT_BYTES
     room = pool.usable_bytes - held
-    fixed = 2 * parameters(arch) // wide + _ENGINE_BYTES
+    fixed = 2 * parameters(arch) // wide + _ENGINE_BYTES + _LOGITS_BYTES * sequences * arch.vocab // wide
     each = cache_bytes(arch) * space.recipe.training.max_length // wide
     least, wanted = fixed + each, fixed + each * sequences
     if least > room:
@@ -233,9 +235,10 @@ def _concurrent(space: Space, candidate: Candidate) -> int:
     if candidate.rollout_share is None:
         return 0
     arch, wide = space.arch, max(1, candidate.layout.rollout_tensor_parallel)
-    cache = candidate.rollout_share * candidate.pool.memory_bytes - _ENGINE_BYTES - 2 * parameters(arch) / wide
+    fixed = _ENGINE_BYTES + (2 * parameters(arch) + _LOGITS_BYTES * MAX_CONCURRENT_RESPONSES * arch.vocab) / wide
+    cache = candidate.rollout_share * candidate.pool.memory_bytes - fixed
     each = cache_bytes(arch) * space.recipe.training.max_length / wide
-    return max(1, int(cache / each))
+    return max(1, min(MAX_CONCURRENT_RESPONSES * wide, int(cache / each)))
 
 
 def eta_seconds(recipe: Recipe, candidate: Candidate) -> float | None:

@@ -39,6 +39,7 @@ SFT_KEYS = {
     "lr_schedule": "optim.lr_scheduler_type",
     "weight_decay": "optim.weight_decay",
     "max_grad_norm": "optim.clip_grad",
+    "optimizer_options": "optim.override_optimizer_config",
     "engine_seed": "engine.seed",
     "data_seed": "trainer.seed",
     "strategy": "engine.strategy",
@@ -108,6 +109,7 @@ GRPO_KEYS = {
     "rollout_load_format": f"{_ROLLOUT}.load_format",
     "rollout_frees_cache": f"{_ROLLOUT}.free_cache_engine",
     "rollout_eager": f"{_ROLLOUT}.enforce_eager",
+    "rollout_sequences": f"{_ROLLOUT}.max_num_seqs",
     "rollout_memory_share": f"{_ROLLOUT}.gpu_memory_utilization",
     "rollout_workers": f"{_ROLLOUT}.agent.num_workers",
     # The older top-level custom_reward_function.* is accepted and ignored by this version.
@@ -202,9 +204,10 @@ def _environment(recipe: Recipe, plan: Plan, run_dir: Path, libs: Path, device_i
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "VERL_FILE_LOGGER_PATH": str(run_dir / "metrics.jsonl"),
+        "VERL_USE_EXTERNAL_MODULES": "ltp_verl.label_logprobs",
     }
     if plan.device_kind == "cpu":
-        environment["VERL_USE_EXTERNAL_MODULES"] = "ltp_verl.cpu"
+        environment["VERL_USE_EXTERNAL_MODULES"] += ",ltp_verl.cpu"
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // plan.devices))
         # Threads that spin while they wait take the processors from whoever they wait for: on a busy 2-core host
         # 12 steps of a tiny model took 33 and 43 s spinning, 9 and 8 s sleeping.

@@ -76,16 +76,22 @@ def test_auto_takes_the_gpu_and_a_large_micro_batch() -> None:
     assert choose(recipe(resources={"device_kind": "cpu"}), SMOLLM, [host(gpus=1)]).device_kind == "cpu"
 
 
-def test_seven_billion_need_two_h200_or_much_host_memory() -> None:
-    plan = choose(recipe(max_length=4096, resources={"devices": 2}), QWEN_7B, [host(gpus=2)])
+def test_nine_billion_need_two_h200_or_much_host_memory() -> None:
+    nine = replace(QWEN_7B, layers=36)
+    plan = choose(recipe(max_length=4096, resources={"devices": 2}), nine, [host(gpus=2)])
     assert (plan.devices, plan.offload) == (2, "none")
-    alone = choose(recipe(max_length=4096), QWEN_7B, [host(gpus=1)])
+    alone = choose(recipe(max_length=4096), nine, [host(gpus=1)])
     assert alone.offload == "all" and (alone.host_memory_bytes or 0) > 120e9
     small = replace(host(gpus=1), memory_bytes=64 * GIB)
-    error = refusal(recipe(max_length=4096, resources={"device_kind": "gpu"}), QWEN_7B, small)
+    error = refusal(recipe(max_length=4096, resources={"device_kind": "gpu"}), nine, small)
     assert error.code is ErrorCode.PLAN_DOES_NOT_FIT and "of host memory" in error.message
     adapted = recipe(max_length=4096, lora_rank=16, resources={"device_kind": "gpu"})
-    assert choose(adapted, QWEN_7B, [small]).offload == "none"
+    assert choose(adapted, nine, [small]).offload == "none"
+
+
+def test_seven_billion_fit_one_h200_because_adamw_is_fused() -> None:
+    plan = choose(recipe(max_length=4096), QWEN_7B, [host(gpus=1)])
+    assert (plan.devices, plan.offload) == (1, "none")
 
 
 def test_advice_is_true() -> None:
