@@ -41,8 +41,9 @@ from ltp.queue.worker import Held
 from ltp.store.database import Database, Unit
 from services.surgery import operations_store as store
 from services.surgery.operation_process import ask_process, run_process
-from services.surgery.policy import located
+from services.surgery.policy import located, mentioned
 from services.surgery.settings import SurgerySettings
+from services.surgery.store import find_exports
 
 SERVICE = "surgery"
 router = NatsRouter()
@@ -125,7 +126,9 @@ async def check(
     database: Annotated[Database, Context("database")],
     settings: Annotated[SurgerySettings, Context("settings")],
 ) -> PreflightAnswer:
-    spec = request.model_copy(update={"recipe": located(request.kind, request.recipe, settings.root() / "models")})
+    known = await find_exports(database.engine, mentioned(request.kind, request.recipe))
+    recipe = located(request.kind, request.recipe, settings.root() / "models", known)
+    spec = request.model_copy(update={"recipe": recipe})
     other = await store.writing(database.engine, spec.name)
     if other is not None:
         hint = "Wait for it, cancel it, or choose another name."

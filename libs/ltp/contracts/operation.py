@@ -1,4 +1,4 @@
-"""Operations on models (merges, LoRA extractions): what is asked for, what happens to it, and the questions about it."""
+"""Operations on models (merges, averages, exports …): what is asked for, what happens to it, and the questions about it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ltp.contracts.event import Event, Value
 from ltp.contracts.values import Name, Problem
 from ltp.core.lifecycle import OperationState
 
-# "merge": a recipe of ltp.contracts.merge_recipe; "lora": {model, base_model, rank, modules}.
-OperationKind = Literal["merge", "lora"]
+# "merge": a recipe of ltp.contracts.merge_recipe; "lora": {model, base_model, rank, modules}; the others: of
+# ltp.contracts.checkpoint_recipes.
+OperationKind = Literal["merge", "lora", "average", "select", "export", "diff"]
 
 
 class OperationSpec(Value):
@@ -93,6 +94,8 @@ class OperationSucceeded(Event, subject="ltp.operation.v1.succeeded", speaker="s
     # The result was there already.
     reused: bool
     proof: dict[str, Any] | None = None
+    # What was found out: the choice, a soup's trials, a difference by layers.
+    report: dict[str, Any] | None = None
     evaluate: dict[str, Any] | None = None
 
 
