@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from ltp.contracts.checkpoint_recipes import RECIPES, AverageRecipe, check_checkpoint_recipe, invalid
@@ -53,6 +53,24 @@ def located(kind: str, recipe: dict[str, Any], models: Path, known: Sequence[Exp
         return merge.with_references({name: _absolute(name, models) for name in merge.paths()}).settings()
     named = {key: _absolute(str(recipe[key]), models) for key in ("model", "base_model") if recipe.get(key)}
     return recipe | named
+
+
+def verdict_of(
+    evaluate: dict[str, Any], known: dict[str, Any]
+) -> tuple[Literal["accepted", "rejected"], list[str]] | None:
+    """Whether every accuracy reaches the bar, with the facts; None without a bar, or while one is still to come."""
+    bar, wanted = evaluate.get("min_accuracy"), [str(one["evaluation_id"]) for one in evaluate["evaluations"]]
+    if bar is None or any(one not in known for one in wanted):
+        return None
+    reasons: list[str] = []
+    passed = True
+    for one in wanted:
+        accuracy, dataset = known[one]["accuracy"], known[one]["dataset"]
+        good = accuracy is not None and accuracy >= bar
+        passed = passed and good
+        said = "no accuracy" if accuracy is None else f"accuracy {accuracy:.4f}"
+        reasons.append(f"{said} on {dataset} {'reaches' if good else 'does not reach'} {bar:g}")
+    return ("accepted" if passed else "rejected"), reasons
 
 
 def _located_checkpoints(kind: str, given: dict[str, Any], models: Path, known: Sequence[Exported]) -> dict[str, Any]:

@@ -12,12 +12,14 @@ import yaml
 from ltp.cli.client import Gateway
 from ltp.cli.operations import (
     DryRunOption,
+    EvaluateOption,
     LocalOption,
     ProofOption,
     WaitOption,
     absolute,
     carry_out,
     describe_report,
+    evaluation_of,
 )
 from ltp.cli.output import DataDirOption, JsonOption, reported, show
 from ltp.contracts.checkpoint_recipes import check_checkpoint_recipe
@@ -46,6 +48,7 @@ def average(
     max_rows: Annotated[int | None, typer.Option(help="With --soup: how many texts to read (512).")] = None,
     dtype: DtypeOption = None,
     proof: ProofOption = True,
+    evaluate: EvaluateOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = False,
     local: LocalOption = False,
@@ -71,7 +74,7 @@ def average(
         recipe = {"method": method, "models": [absolute(name) for name in models]}
         recipe |= {key: value for key, value in own.items() if value is not None}
         check_checkpoint_recipe("average", recipe)
-        spec = {"kind": "average", "name": out, "recipe": recipe, "proof": proof}
+        spec = {"kind": "average", "name": out, "recipe": recipe, "proof": proof} | evaluation_of(evaluate)
         carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
 
 
@@ -92,6 +95,7 @@ def select(
     nan: Annotated[Literal["refuse", "skip"] | None, typer.Option(help="What a missing score means.")] = None,
     dtype: DtypeOption = None,
     proof: ProofOption = True,
+    evaluate: EvaluateOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = False,
     local: LocalOption = False,
@@ -116,7 +120,7 @@ def select(
             decision = decide(checked)
             show(decision, json, lambda: "\n".join(describe_report(decision)))
             return
-        spec = {"kind": "select", "name": out, "recipe": recipe, "proof": proof}
+        spec = {"kind": "select", "name": out, "recipe": recipe, "proof": proof} | evaluation_of(evaluate)
         carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
 
 
@@ -128,6 +132,7 @@ def export(
     ] = "keep",
     max_file_bytes: Annotated[int | None, typer.Option(help="Largest file of weights (5 GB).")] = None,
     proof: ProofOption = True,
+    evaluate: EvaluateOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = False,
     local: LocalOption = False,
@@ -139,7 +144,7 @@ def export(
         recipe: dict[str, Any] = {"model": absolute(model), "dtype": dtype}
         recipe |= {"max_file_bytes": max_file_bytes} if max_file_bytes else {}
         check_checkpoint_recipe("export", recipe)
-        spec = {"kind": "export", "name": out, "recipe": recipe, "proof": proof}
+        spec = {"kind": "export", "name": out, "recipe": recipe, "proof": proof} | evaluation_of(evaluate)
         carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
 
 

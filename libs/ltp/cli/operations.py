@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from ltp.cli.client import Gateway
 from ltp.cli.output import DataDirOption, JsonOption, err, moment, reported, rows_table, show, size
@@ -27,6 +28,13 @@ WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is over
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check, and say what would be done.")]
 LocalOption = Annotated[bool, typer.Option("--local", help="Without a platform, here and now; OUT is a path.")]
 ProofOption = Annotated[bool, typer.Option("--proof/--no-proof", help="Load the result and read it back.")]
+EvaluateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATASET|FILE|JSON",
+        help="Evaluate the result: a dataset's name, or {datasets: [{name, split}], scorer, max_rows, min_accuracy}.",
+    ),
+]
 NoteOption = Annotated[str, typer.Option("--note", help="Why.")]
 
 _POLL_SECONDS = 0.3
@@ -44,6 +52,7 @@ def merge(
     wait: WaitOption = False,
     local: LocalOption = False,
     proof: ProofOption = True,
+    evaluate: EvaluateOption = None,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -51,6 +60,7 @@ def merge(
     with reported():
         recipe = read_merge(config)
         spec = {"kind": "merge", "name": out, "recipe": recipe, "seed": seed, "proof": proof}
+        spec |= evaluation_of(evaluate)
         carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
 
 
@@ -164,6 +174,22 @@ def read_merge(path: Path) -> dict[str, Any]:
     return recipe.with_references({name: absolute(name) for name in recipe.paths()}).settings()
 
 
+def evaluation_of(text: str | None) -> dict[str, Any]:
+    """The part of a request that asks for an evaluation of the result. Raises INVALID_YAML, INVALID_REQUEST."""
+    if text is None:
+        return {}
+    source = Path(text).read_text() if Path(text).is_file() else text
+    try:
+        value: object = yaml.safe_load(source)
+    except yaml.YAMLError as error:
+        raise LtpError(ErrorCode.INVALID_YAML, f"--evaluate: {error}", "A dataset's name, a file, or JSON.") from error
+    if isinstance(value, str):
+        return {"evaluate": {"datasets": [{"name": value}]}}
+    if not isinstance(value, dict):
+        raise LtpError(ErrorCode.INVALID_REQUEST, f"--evaluate {text!r} names no dataset.", "As sums, or JSON.")
+    return {"evaluate": value}  # pyright: ignore[reportUnknownVariableType]
+
+
 def resolve(gateway: Gateway, operation: str) -> str:
     """An operation's id; `last` is the newest."""
     if operation != "last":
@@ -252,6 +278,9 @@ def carry_out(
 ) -> None:
     """Check an operation, or ask for it, or (local) do it here; show what came of it. Exit code 1 unless it succeeded."""
     if local:
+        if "evaluate" in spec:
+            message = "--evaluate needs the platform, and --local goes without it."
+            raise LtpError(ErrorCode.INVALID_REQUEST, message, "Leave one of the two out.")
         order = {key: value for key, value in spec.items() if key != "name"} | {
             "out": str(Path(spec["name"]).absolute())
         }
