@@ -123,7 +123,9 @@ def _checkpoint(checkpoint_id: UUID, known: Sequence[Exported], *, shards: bool)
 def _text_file(name: str) -> Path:
     path = Path(name)
     if not path.is_absolute():
-        raise invalid("average", f"held_out {name} is no absolute path", "Give an absolute path on the platform's machine.")
+        raise invalid(
+            "average", f"held_out {name} is no absolute path", "Give an absolute path on the platform's machine."
+        )
     return path
 
 

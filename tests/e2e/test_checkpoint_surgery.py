@@ -38,19 +38,24 @@ def test_from_checkpoints_to_a_model_that_loads(platform: Platform, job: str, tm
     assert [w["model"] for w in plan["weights"]] == paths[1:]
     mean = platform.json("average", job, "--last", "2", "--out", "mean", "--no-proof", "--wait")
     assert mean["state"] == "succeeded", mean
-    scores = {"candidates": [{"model": p, "score": s, "rows": 100} for p, s in zip(paths, (0.2, 0.5, 0.52), strict=True)]}
+    scores = {
+        "candidates": [{"model": p, "score": s, "rows": 100} for p, s in zip(paths, (0.2, 0.5, 0.52), strict=True)]
+    }
     scores["candidates"].append({"model": "mean", "score": 0.4, "rows": 100})
     (tmp_path / "scores.json").write_text(json.dumps(scores))
     chosen = platform.json("select", str(tmp_path / "scores.json"), "--out", "chosen", "--no-proof", "--wait")
     # 0.5 and 0.52 of a hundred rows are the same within the uncertainty: the earlier step.
     assert chosen["result"]["report"]["chosen"] == paths[1]
-    out = platform.json("export", found[2]["written"]["checkpoint_id"], "--out", "final", "--dtype", "bfloat16", "--wait")
+    out = platform.json(
+        "export", found[2]["written"]["checkpoint_id"], "--out", "final", "--dtype", "bfloat16", "--wait"
+    )
     assert out["state"] == "succeeded" and out["result"]["report"]["verified"] and out["result"]["proof"]["loads"]
     assert str(AutoModelForCausalLM.from_pretrained(out["result"]["path"], dtype="auto").dtype) == "torch.bfloat16"
     diff = platform.json("operation", "diff", "mean", "--base", paths[2], "--out", "distance", "--wait")
     assert 0 < diff["result"]["report"]["whole"]["relative_change"] < 1
 
 
+@pytest.mark.slow
 def test_an_evaluation_follows_and_decides(platform: Platform, job: str) -> None:
     wish = {"datasets": [{"name": "sums"}], "scorer": "numeric", "max_rows": 5, "min_accuracy": 1.0}
     wish |= {"sampling": {"max_new_tokens": 4}}

@@ -24,6 +24,7 @@ from ltp.cli.operations import (
 from ltp.cli.output import DataDirOption, JsonOption, reported, show
 from ltp.contracts.checkpoint_recipes import check_checkpoint_recipe
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.selection_report import decide
 
 OutOption = Annotated[str, typer.Option("--out", help="The result's name: it is written to DATA/models/NAME.")]
 DtypeOption = Annotated[
@@ -33,7 +34,8 @@ DtypeOption = Annotated[
 
 def average(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Checkpoints, oldest first: paths, names, ids, or a job's id.")
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Checkpoints, oldest first: paths, names, ids, or a job's id."),
     ],
     out: OutOption,
     last: Annotated[int | None, typer.Option(help="Only the last K (LAWA).")] = None,
@@ -41,7 +43,8 @@ def average(
     weights: Annotated[str | None, typer.Option(help="Weights, as 1,2,3.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Between two models (WiSE-FT): 0 is the first.")] = None,
     soup: Annotated[
-        Path | None, typer.Option(metavar="TEXTS", help="Greedy soup by the loss on these held-out texts (.txt, .jsonl).")
+        Path | None,
+        typer.Option(metavar="TEXTS", help="Greedy soup by the loss on these held-out texts (.txt, .jsonl)."),
     ] = None,
     scores: Annotated[str | None, typer.Option(help="With --soup: scores that order the models, as 0.5,0.6.")] = None,
     lower_is_better: Annotated[bool, typer.Option(help="With --scores: they are losses.")] = False,
@@ -80,7 +83,8 @@ def average(
 
 def select(
     scores: Annotated[
-        Path | None, typer.Argument(metavar="[SCORES]", help="YAML or JSON: {candidates: [{model, score, stderr, …}], …}.")
+        Path | None,
+        typer.Argument(metavar="[SCORES]", help="YAML or JSON: {candidates: [{model, score, stderr, …}], …}."),
     ] = None,
     score: Annotated[list[str] | None, typer.Option(metavar="MODEL=SCORE", help="One candidate; repeat.")] = None,
     evaluation: Annotated[list[str] | None, typer.Option(help="An evaluation to select by; repeat.")] = None,
@@ -90,7 +94,9 @@ def select(
     out: Annotated[str | None, typer.Option("--out", help="Also write the chosen model, under this name.")] = None,
     metric: Annotated[str | None, typer.Option(help="What the score is.")] = None,
     direction: Annotated[Literal["max", "min"] | None, typer.Option(help="Whether more or less is better.")] = None,
-    tie: Annotated[Literal["earliest", "latest", "best"] | None, typer.Option(help="Which one of those that tie.")] = None,
+    tie: Annotated[
+        Literal["earliest", "latest", "best"] | None, typer.Option(help="Which one of those that tie.")
+    ] = None,
     within: Annotated[float | None, typer.Option(help="How many standard errors still tie (1).")] = None,
     nan: Annotated[Literal["refuse", "skip"] | None, typer.Option(help="What a missing score means.")] = None,
     dtype: DtypeOption = None,
@@ -114,9 +120,6 @@ def select(
         recipe |= {key: value for key, value in own.items() if value is not None}
         checked = check_checkpoint_recipe("select", recipe)
         if out is None:
-            # Imported here: it opens models too, which a verb that only prints should not wait for.
-            from ltp.tensors.selecting import decide
-
             decision = decide(checked)
             show(decision, json, lambda: "\n".join(describe_report(decision)))
             return

@@ -239,7 +239,9 @@ def describe_result(result: Any) -> str:
 def describe_plan(found: Any) -> str:
     """What an operation would do."""
     count = len(found["models"])
-    lines = [f"{found['method']} of {count} model{'s' if count > 1 else ''}, {found['tensors']} tensors, to {found['out']}"]
+    lines = [
+        f"{found['method']} of {count} model{'s' if count > 1 else ''}, {found['tensors']} tensors, to {found['out']}"
+    ]
     weights = {w["model"]: f"  {w['weight']:g}" for w in found.get("weights", [])}
     lines += [f"  {reference}{weights.get(reference, '')}" for reference in found["models"]]
     sizes = [f"{label} {size(found[key])}" for key, label in _SIZES if key in found]
@@ -252,15 +254,23 @@ def describe_report(report: Any) -> list[str]:
     """What an operation found out: a difference, a choice, a soup, an export read back."""
     if "layers" in report:
         lines = [f"  {'':<28}{'change':>10}{'cosine':>12}"]
-        return lines + [_difference(row["layer"], row) for row in [{"layer": "whole"} | report["whole"], *report["layers"]]]
+        return lines + [
+            _difference(row["layer"], row) for row in [{"layer": "whole"} | report["whole"], *report["layers"]]
+        ]
     if "chosen" in report:
-        reported = "" if report["reported"] is None else f", {report['reported']:g} on {report['reported_on'] or 'report'}"
+        reported = (
+            "" if report["reported"] is None else f", {report['reported']:g} on {report['reported_on'] or 'report'}"
+        )
         lines = [f"  chosen  {report['chosen']}: {report['metric']} {report['score']:g}{reported}"]
         lines += [f"  tied    {name}" for name in report["tied"] if name != report["chosen"]]
         return lines + [f"  {f['severity']}: {f['message']}" for f in report["findings"]]
     if "trials" in report:
-        lines = [f"  soup    {len(report['kept'])} kept, loss {report['loss']:.4f} (best alone {report['best_single']:.4f})"]
-        return lines + [f"    {'+' if t['kept'] else '-'} {t['members'][-1]}  {t['loss']:.4f}" for t in report["trials"]]
+        lines = [
+            f"  soup    {len(report['kept'])} kept, loss {report['loss']:.4f} (best alone {report['best_single']:.4f})"
+        ]
+        return lines + [
+            f"    {'+' if t['kept'] else '-'} {t['members'][-1]}  {t['loss']:.4f}" for t in report["trials"]
+        ]
     return [f"  read back, {report['tensors']} tensors equal to the source"] if report.get("verified") else []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -18,19 +17,13 @@ from ltp.contracts.checkpoint_recipes import AverageRecipe, invalid
 from ltp.core.averaging import Trial, first_out_of_order, greedy_soup
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.recipe_text import check_merge
+from ltp.selection_report import step_of
 from ltp.tensors.merge import Merge
 from ltp.tensors.operation import REPORT, Stopped, Tell
 from ltp.tensors.plan import refused
 
-_STEP = re.compile(r"(?:step|checkpoint|iter)[-_]?(\d+)(?:[-_/]|$)")
 _POLL_SECONDS = 0.2
 _CANDIDATE = "candidate"
-
-
-def step_of(reference: str) -> int | None:
-    """The training step that a path names, as step-3, global_step_3 or checkpoint-3."""
-    found = _STEP.findall(reference.rstrip("/").rpartition("/")[2])
-    return int(found[-1]) if found else None
 
 
 def mean_of(members: Sequence[tuple[str, float]], dtype: str | None, threads: int | None) -> Merge:
@@ -107,9 +100,13 @@ class Soup:
         try:
             members, trials = greedy_soup(self._order(losses), loss_of)
         except ValueError as error:
-            raise refused(f"No soup: {error} on {self._held_out}.", "Are these models, and texts they can read?") from error
+            raise refused(
+                f"No soup: {error} on {self._held_out}.", "Are these models, and texts they can read?"
+            ) from error
         shutil.rmtree(directory / _CANDIDATE, ignore_errors=True)
-        mean_of([(names[i], 1.0) for i in members], self._given.dtype, self._threads).write(directory, digest, stop, tell)
+        mean_of([(names[i], 1.0) for i in members], self._given.dtype, self._threads).write(
+            directory, digest, stop, tell
+        )
         known.close(_report(names, members, trials, known.losses))
 
     def _order(self, losses: list[float]) -> list[float]:
@@ -124,7 +121,9 @@ class Soup:
             return _loss(Path(names[0]), self._held_out, self._given.max_rows, self._python, stop)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        mean_of([(name, 1.0) for name in names], self._given.dtype, self._threads).write(place, "", stop, lambda _: None)
+        mean_of([(name, 1.0) for name in names], self._given.dtype, self._threads).write(
+            place, "", stop, lambda _: None
+        )
         return _loss(place, self._held_out, self._given.max_rows, self._python, stop)
 
 

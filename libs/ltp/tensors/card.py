@@ -80,7 +80,10 @@ def card(name: str, found: dict[str, Any], method: str, datasets: Sequence[str] 
     if datasets:
         front["datasets"] = list(datasets)
     lines = [f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---", f"# {name}", ""]
-    lines += [f"Made by ltp {found['versions']['ltp']} with `{method}` from {len(references)} model{'s' if len(references) > 1 else ''}:", ""]
+    lines += [
+        f"Made by ltp {found['versions']['ltp']} with `{method}` from {len(references)} model{'s' if len(references) > 1 else ''}:",
+        "",
+    ]
     lines += [f"- `{_public(p['reference'])}` (fingerprint `{p['fingerprint'][:12]}`)" for p in found["parents"]]
     recipe = yaml.safe_dump(found["recipe"], sort_keys=False, allow_unicode=True)
     lines += ["", "## Recipe", "", f"```yaml\n{recipe}```", "", f"Seed {found['seed']}, digest `{found['digest']}`."]

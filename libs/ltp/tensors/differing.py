@@ -64,7 +64,9 @@ class Difference:
         strange = sorted(base.keys() ^ other.keys())
         if strange:
             where = recipe.base_model if strange[0] in other else recipe.model
-            raise refused(f"{where} lacks {strange[0]} ({len(strange)} like it).", "Compare models of one architecture.")
+            raise refused(
+                f"{where} lacks {strange[0]} ({len(strange)} like it).", "Compare models of one architecture."
+            )
         for name, stored in base.items():
             if other[name].shape != stored.shape:
                 shapes = f"{list(stored.shape)} in the base and {list(other[name].shape)} in the model"
@@ -90,7 +92,9 @@ class Difference:
             found = _LAYER.search(name)
             layers.setdefault(f"layer {found[1]}" if found else name, Sums()).add(sums)
             whole.add(sums)
-        rows = sorted(layers, key=lambda key: (not key.startswith("layer "), int(key[6:]) if key[:6] == "layer " else 0))
+        rows = sorted(
+            layers, key=lambda key: (not key.startswith("layer "), int(key[6:]) if key[:6] == "layer " else 0)
+        )
         report = {"whole": whole.view(), "layers": [{"layer": key} | layers[key].view() for key in rows]}
         (directory / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         (directory / TENSORS).write_text(json.dumps(tensors, indent=2) + "\n")

@@ -75,7 +75,9 @@ class _Directory:
                     wanted, found = inputs.read(0, start, end), here.values(0, end - start)
                     here.load(target, start, end, found)
                     if not torch.equal(wanted.to(DTYPES[target.dtype]).float(), found):
-                        raise LtpError(ErrorCode.EXPORT_FAILED, f"{target.name} differs from its source.", "Check the disk.")
+                        raise LtpError(
+                            ErrorCode.EXPORT_FAILED, f"{target.name} differs from its source.", "Check the disk."
+                        )
         finally:
             files.close()
         return len(self._merge.prepared.steps)
@@ -138,5 +140,3 @@ def _tail(path: Path) -> bytes:
         size = stream.seek(0, 2)
         stream.seek(max(0, size - _TAIL))
         return stream.read()
-
-

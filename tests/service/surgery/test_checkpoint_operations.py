@@ -62,7 +62,7 @@ def test_interpolation_ends_are_the_models(steps: list[Path], tmp_path: Path) ->
 
 def test_steps_out_of_order_are_refused_where_order_counts(steps: list[Path], tmp_path: Path) -> None:
     backwards = {"models": [str(path) for path in reversed(steps)]}
-    with pytest.raises(LtpError, match="oldest first|not after"):
+    with pytest.raises(LtpError, match="not after"):
         carry_out("average", backwards | {"method": "ema", "decay": 0.5}, tmp_path / "out")
     carry_out("average", backwards, tmp_path / "out")
 
@@ -94,14 +94,19 @@ def test_a_missing_score_stops_a_selection_before_anything_is_written(steps: lis
     with pytest.raises(LtpError, match="step-2 has no score"):
         carry_out("select", scored(steps, 0.5, None, 0.7), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    plan = check({"kind": "select", "recipe": scored(steps, 0.5, None, 0.7) | {"nan": "skip"}, "out": str(tmp_path / "o")})
+    plan = check(
+        {"kind": "select", "recipe": scored(steps, 0.5, None, 0.7) | {"nan": "skip"}, "out": str(tmp_path / "o")}
+    )
     assert plan["report"]["chosen"] == str(steps[2])
     assert {f["code"] for f in plan["findings"]} == {"not_reported", "scores_missing"}
 
 
 def test_an_export_converts_and_looks_back(steps: list[Path], tmp_path: Path) -> None:
     answer = carry_out("export", {"model": str(steps[0]), "dtype": "float32"}, tmp_path / "wide")
-    assert answer["report"]["verified"] and json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
+    assert (
+        answer["report"]["verified"]
+        and json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
+    )
     source, wide = weights(steps[0]), weights(tmp_path / "wide")
     assert all(torch.equal(wide[name], source[name].float()) for name in source)
     carry_out("export", {"model": str(tmp_path / "wide"), "dtype": "bfloat16"}, tmp_path / "back")
