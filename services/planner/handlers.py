@@ -55,7 +55,14 @@ async def see_host(event: HostSeen, unit: InboxUnit) -> None:
 
 @router.subscriber(**heard_by(SERVICE, LeaseGranted))
 async def note_lease(event: LeaseGranted, unit: InboxUnit) -> None:
-    await store.note_lease(unit, event.lease_id, **event.placement.model_dump())
+    for share in event.placement.shares():
+        await store.note_lease(
+            unit,
+            event.lease_id,
+            host_id=share.host_id,
+            device_kind=event.placement.device_kind,
+            device_indexes=share.device_indexes,
+        )
 
 
 @router.subscriber(**heard_by(SERVICE, LeaseReleased))

@@ -30,7 +30,7 @@ from services.runner import store
 from services.runner.backends import Backend, LaunchStatus
 from services.runner.facts import AttemptFacts
 from services.runner.measured import measured
-from services.runner.policy import Stop, Verdict, judge, last_available_share
+from services.runner.policy import Stop, Verdict, judge, last_available_share, step_of
 from services.runner.settings import RunnerSettings
 from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoints, read_all_metrics, read_metrics
 
@@ -70,6 +70,9 @@ class Attempt:
         if ATTEMPT.is_over(AttemptState(row["state"])):
             await self._settle()
             return
+        if self._has_nothing_left():
+            await self._succeed_at_once()
+            return
         try:
             await self._ensure_launched()
         except LtpError as error:
@@ -77,6 +80,18 @@ class Attempt:
             return
         while not await self._look_or_wait():
             await asyncio.sleep(self.settings.runner_poll_seconds)
+
+    def _has_nothing_left(self) -> bool:
+        """Whether the checkpoint to go on from is that of the last step: the attempt before failed after its work was done."""
+        return step_of(self.resume_from) >= self.made.recipe.training.steps
+
+    async def _succeed_at_once(self) -> None:
+        started_at = now()
+        async with self.database.unit() as unit:
+            await store.move(unit, self.attempt_id, AttemptState.STARTING)
+            if await store.move(unit, self.attempt_id, AttemptState.RUNNING, started_at=started_at):
+                unit.emit(self._facts.started(started_at), about=self.attempt_id)
+        await self._end(Verdict("succeeded"))
 
     async def _look_or_wait(self) -> bool:
         """Look; an outage of the disk or the database is waited out, since it says nothing about the run."""
@@ -156,8 +171,8 @@ class Attempt:
         )
         if verdict.outcome == "running":
             return False
-        if verdict.outcome == "lost":
-            # Fence before telling: nothing of the old attempt may live when a new one starts.
+        if status.state == "running":
+            # Its launcher is gone. Fence before telling: nothing of it may live when its devices are given away.
             await self.backend.kill(self.run_dir)
         await self._end(verdict)
         return True

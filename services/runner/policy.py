@@ -36,7 +36,10 @@ def judge(
 ) -> Verdict:
     """How an attempt stands, given what was asked of it. Success is proven by the last checkpoint, not by an exit code."""
     if status.state == "running":
-        return Verdict("running") if status.alive else Verdict("lost", _lost())
+        if status.alive:
+            return Verdict("running")
+        # Nobody saw it end, but all that it was to do is on the disk.
+        return Verdict("succeeded") if final_step_saved else Verdict("lost", _lost())
     if final_step_saved and status.exit_code == 0:
         return Verdict("succeeded", exit_code=0)
     # Killed on request, it may end as it likes; asked to save and leave, it must have done so, also for its host's shutdown.
@@ -75,3 +78,9 @@ def last_available_share(samples: bytes) -> float | None:
             sample = json.loads(line)
             return float(sample["host_available_bytes"]) / float(sample["host_total_bytes"])
     return None
+
+
+def step_of(checkpoint: str | None) -> int:
+    """The step that a checkpoint's directory names (`global_step_40`); 0 for none."""
+    suffix = (checkpoint or "").rstrip("/").rpartition("global_step_")[2]
+    return int(suffix) if suffix.isdigit() else 0

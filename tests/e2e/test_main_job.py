@@ -118,7 +118,7 @@ def test_the_same_key_submits_once_and_another_recipe_under_it_is_refused(
         (("path: /", "path: /no/such/place/"), "model_not_found", "/no/such/place"),
         (("batch_size: 8", "batch_size: 5000"), "dataset_too_small", "5000"),
         (("max_length: 64", "max_length: 64000"), "invalid_recipe", "512 positions"),
-        (("device_kind: cpu", "device_kind: gpu, devices: 64"), "no_host", "64 gpu"),
+        (("device_kind: cpu", "device_kind: gpu, devices: 64"), "no_host", "64 equal gpu"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_at_the_door(

@@ -51,7 +51,7 @@ def test_what_cannot_work_is_refused_at_the_door(platform: Platform, model: Path
     assert missing.returncode == 1 and "There is no model directory" in missing.stderr
     outside = platform.ltp("merge", recipe(tmp_path, model), "--out", "../never", check=False)
     assert outside.returncode == 2
-    traversal = platform.ltp("merge", recipe(tmp_path, Path("../../etc")), "--out", "never", check=False)
+    traversal = platform.ltp("merge", recipe(tmp_path, Path("../nowhere-at-all")), "--out", "never", check=False)
     assert traversal.returncode != 0 and "leads out of its directory" in traversal.stderr
     strange = platform.ltp("operation", "get", "00000000-0000-0000-0000-000000000000", check=False)
     assert strange.returncode == 1 and "There is no operation" in strange.stderr

@@ -19,6 +19,7 @@ from nats.js.errors import NotFoundError
 from sqlalchemy import update
 from sqlalchemy.exc import DBAPIError
 
+from ltp.bus.relay import Relay
 from ltp.bus.streams import EVENTS, ensure_streams
 from ltp.bus.subscriptions import subscriptions_of
 from ltp.store.database import Database
@@ -27,17 +28,17 @@ from ltp.store.metadata import outbox_table
 CHECK_SECONDS = 3.0
 
 
-async def keep_bus(database: Database, js: Callable[[], JetStreamContext], wake: Callable[[], None]) -> None:
-    """Check until cancelled; outages are waited out. `wake` rouses the relay when there is something to say again."""
-    born: datetime | None = None
+async def keep_bus(relay: Relay, js: Callable[[], JetStreamContext]) -> None:
+    """Check until cancelled; outages are waited out. The relay is told which stream it publishes to."""
+    checked: datetime | None = None
     while True:
         try:
-            found = await mend(database.service, js())
+            relay.stream_born_at = await mend(relay.database.service, js())
             # Only a stream that is new to us can lack what we said: the outbox is not searched at each look.
-            if found != born:
-                if await say_again(database, found):
-                    wake()
-                born = found
+            if relay.stream_born_at != checked:
+                if await say_again(relay.database, relay.stream_born_at):
+                    relay.wake.set()
+                checked = relay.stream_born_at
         except (TimeoutError, OSError, DBAPIError, NatsError) as error:
             structlog.get_logger().info("bus not checked", error=repr(error)[:200])
         await asyncio.sleep(CHECK_SECONDS)
@@ -45,11 +46,11 @@ async def keep_bus(database: Database, js: Callable[[], JetStreamContext], wake:
 
 async def mend(service: str, js: JetStreamContext) -> datetime:
     """Make the streams and this service's consumers that are missing; returns when the stream of events was born."""
-    born = await _born(js)
+    born = await stream_born_at(js)
     if born is None:
         structlog.get_logger().warning("a stream is gone, making it again")
         await ensure_streams(js)
-        born = await _born(js)
+        born = await stream_born_at(js)
     for subscription in subscriptions_of(service):
         try:
             await js.consumer_info(subscription.stream, subscription.durable)
@@ -61,20 +62,24 @@ async def mend(service: str, js: JetStreamContext) -> datetime:
     return born
 
 
-async def _born(js: JetStreamContext) -> datetime | None:
+async def stream_born_at(js: JetStreamContext) -> datetime | None:
+    """When the stream of events was born; None when there is none."""
     try:
         return (await js.stream_info(EVENTS)).created
     except NotFoundError:
         return None
 
 
-async def say_again(database: Database, born: datetime) -> int:
-    """Mark what was published before the stream was born as unpublished, since it is not in it; returns how much that was."""
+async def say_again(database: Database, born_at: datetime) -> int:
+    """Mark what was published to another stream than this one as unpublished; returns how much that was.
+
+    Told by the stream's own birth and not by the time of publishing: clocks of different hosts disagree.
+    """
     table = outbox_table(database.service)
+    elsewhere = table.c.stream_born_at.is_distinct_from(born_at)
+    lost = update(table).where(table.c.keep, table.c.published_at.is_not(None), elsewhere)
     async with database.unit() as unit:
-        told = await unit.change(
-            update(table).where(table.c.keep, table.c.published_at < born).values(published_at=None)
-        )
+        told = await unit.change(lost.values(published_at=None))
     if told:
         structlog.get_logger().warning("facts lost with their stream are said again", count=told)
     return told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -32,6 +33,8 @@ class Relay:
     database: Database
     js: JetStreamContext
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    # When the stream was born, as far as is known: read before a publish, so that it is never newer than the truth.
+    stream_born_at: datetime | None = None
 
     async def run(self) -> None:
         """Publish until cancelled; outages of either side are waited out."""
@@ -49,7 +52,7 @@ class Relay:
 
     async def publish_batch(self) -> int:
         """Publish the oldest unpublished messages; returns how many. No transaction is open while NATS is asked."""
-        table = outbox_table(self.database.service)
+        table, born_at = outbox_table(self.database.service), self.stream_born_at
         async with self.database.engine.connect() as connection:
             query = select(table).where(table.c.published_at.is_(None)).order_by(table.c.id).limit(_BATCH)
             rows = (await connection.execute(query)).mappings().all()
@@ -59,7 +62,8 @@ class Relay:
             await self._publish(row)
         told = [row["id"] for row in rows]
         async with self.database.engine.begin() as connection:
-            await connection.execute(update(table).where(table.c.id.in_(told), table.c.keep).values(published_at=now()))
+            published = {"published_at": now(), "stream_born_at": born_at}
+            await connection.execute(update(table).where(table.c.id.in_(told), table.c.keep).values(**published))
             await connection.execute(delete(table).where(table.c.id.in_(told), ~table.c.keep))
         return len(rows)
 

@@ -19,7 +19,7 @@ from nats.js import JetStreamContext
 from opentelemetry.sdk.trace import TracerProvider
 
 from ltp.bus.delivery import delivery_middleware
-from ltp.bus.recovery import keep_bus
+from ltp.bus.recovery import keep_bus, stream_born_at
 from ltp.bus.relay import Relay
 from ltp.bus.streams import ensure_streams
 from ltp.bus.subscriptions import reconcile
@@ -95,13 +95,13 @@ class Runtime:
         await reconcile(self.js, self.service)
         self.provide(database=self.database, runtime=self, settings=self.settings)
         await self.broker.start()
-        relay = Relay(self.database, self.js)
+        relay = Relay(self.database, self.js, stream_born_at=await stream_born_at(self.js))
         channels = {wake_channel(self.service): relay.wake.set, WORK_CHANNEL: self._wake_workers} | self.channels
         channels |= {work_channel(worker.kind): worker.wake.set for worker in self.workers}
         tasks = [
             self._keep("outbox relay", relay.run),
             self._keep("listener", Listener(self.database.engine, channels).run),
-            self._keep("bus", lambda: keep_bus(self.database, lambda: self.js, relay.wake.set)),
+            self._keep("bus", lambda: keep_bus(relay, lambda: self.js)),
         ]
         tasks += [self._keep(f"worker {worker.kind}", worker.run) for worker in self.workers]
         tasks += [self._keep(name, loop) for name, loop in self.loops]

@@ -53,6 +53,8 @@ def outbox_table(schema: str) -> Table:
         Column("keep", Boolean, nullable=False),
         Column("created_at", TIME, nullable=False, server_default=func.now()),
         Column("published_at", TIME),
+        # When the stream it was published to was born: a stream born at another time does not hold it.
+        Column("stream_born_at", TIME),
         schema=schema,
     )
     Index("ix_outbox_unpublished", table.c.id, postgresql_where=table.c.published_at.is_(None))

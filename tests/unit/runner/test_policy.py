@@ -9,7 +9,7 @@ from typing import Any
 from ltp.core.errors import ErrorCode
 from services.runner.backends import LaunchStatus
 from services.runner.host import parse_gpus
-from services.runner.policy import complete_lines, judge, last_available_share
+from services.runner.policy import complete_lines, judge, last_available_share, step_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUNNING = LaunchStatus(1, 1, 2, 2, "running", NOW, NOW, None, None, None, None, True)
@@ -27,6 +27,12 @@ def test_a_launcher_that_lives_means_a_running_attempt_however_old_its_word() ->
 
 def test_a_launcher_gone_without_a_record_means_a_lost_attempt() -> None:
     assert verdict(replace(RUNNING, alive=False)) == ("lost", ErrorCode.ATTEMPT_LOST)
+
+
+def test_work_that_was_done_is_done_although_nobody_saw_it_end() -> None:
+    assert verdict(replace(RUNNING, alive=False), saved=True) == ("succeeded", None)
+    assert step_of("/runs/r/attempt-1/checkpoints/global_step_40") == 40
+    assert (step_of(None), step_of("/runs/x")) == (0, 0)
 
 
 def test_success_is_proven_by_the_last_checkpoint() -> None:
