@@ -29,6 +29,7 @@ from ltp.contracts.evaluation import (
 )
 from ltp.contracts.job import JobCancelled, JobFailed
 from ltp.contracts.lease import LeaseGranted
+from ltp.contracts.operation import OperationSucceeded
 from ltp.contracts.plan import PlanMade
 from ltp.queue.policy import Queue
 from ltp.queue.work import enqueue, request_cancel
@@ -87,6 +88,13 @@ async def give_up_on_export(event: CheckpointExportFailed, unit: InboxUnit) -> N
 @router.subscriber(**heard_by(SERVICE, EvaluationRequested))
 async def queue_requested(event: EvaluationRequested, unit: InboxUnit) -> None:
     await open_requested(unit, event)
+
+
+@router.subscriber(**heard_by(SERVICE, OperationSucceeded))
+async def queue_result(event: OperationSucceeded, unit: InboxUnit) -> None:
+    # Ids and rows were settled when the operation was asked for.
+    for one in (event.evaluate or {}).get("evaluations", []):
+        await open_requested(unit, EvaluationRequested.model_validate(one))
 
 
 @router.subscriber(**heard_by(SERVICE, EvaluationRescoreRequested))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ltp.bus.rpc import ask
 from ltp.contracts.dataset import Split
@@ -16,7 +16,7 @@ from ltp.contracts.evaluation_questions import Checked, EvaluationCheck, Evaluat
 from ltp.contracts.evaluation_questions import EvaluationRecords as Records
 from ltp.contracts.evaluation_spec import ApiModel, CheckpointModel, LocalModel, ModelUnderTest, RunSpec
 from ltp.contracts.host import HostSeen
-from ltp.contracts.values import Name, Sha256
+from ltp.contracts.values import Name, Ratio, Sha256
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id
@@ -48,6 +48,16 @@ class EvaluationBody(RunSpec):
     def spec(self) -> RunSpec:
         """How the model is run."""
         return RunSpec.model_validate({name: getattr(self, name) for name in RunSpec.model_fields})
+
+
+class ResultEvaluation(RunSpec):
+    """How the result of an operation is to be evaluated once it is there; `min_accuracy` decides on it by itself."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    datasets: list[DatasetChoice] = Field(min_length=1, max_length=100)
+    device_kind: Literal["auto", "cpu", "gpu"] = "auto"
+    min_accuracy: Ratio | None = None
 
 
 class TriggerBody(RunSpec):
@@ -114,6 +124,30 @@ async def accept(runtime: Runtime, body: EvaluationBody) -> Accepted:
             for request in requests:
                 unit.emit(request, about=request.evaluation_id)
     return Accepted(evaluations=[requested(request) for request in requests], warnings=sorted(set(warnings)))
+
+
+async def foreseen(runtime: Runtime, asked: dict[str, Any], path: str) -> dict[str, Any]:
+    """Evaluations of a model that is yet to be made, with their ids. Raises INVALID_REQUEST, or what is wrong with a dataset."""
+    try:
+        body = ResultEvaluation.model_validate(asked)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
+        hint = "It takes datasets: [{name, split}], scorer, sampling, max_rows and min_accuracy."
+        raise LtpError(ErrorCode.INVALID_REQUEST, f"evaluate: {faults}", hint) from error
+    spec = RunSpec.model_validate({name: getattr(body, name) for name in RunSpec.model_fields})
+    kind = await _device_kind(runtime) if body.device_kind == "auto" else body.device_kind
+    requests = [
+        EvaluationRequested(
+            evaluation_id=new_id(),
+            name=None,
+            model=LocalModel(path=path),
+            dataset=await _dataset(runtime, choice),
+            spec=spec,
+            device_kind=kind,
+        )
+        for choice in body.datasets
+    ]
+    return {"evaluations": [r.model_dump(mode="json") for r in requests], "min_accuracy": body.min_accuracy}
 
 
 async def find(runtime: Runtime, evaluation_id: UUID) -> EvaluationRecord:

@@ -14,11 +14,13 @@ from ltp.bus.delivery import NotYetError
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.rpc import answered_by, replies
 from ltp.bus.subscriptions import heard_by, said
+from ltp.contracts.evaluation import EvaluationFinished
 from ltp.contracts.operation import (
     OperationAccepted,
     OperationCancellationRequested,
     OperationCancelled,
     OperationFailed,
+    OperationJudged,
     OperationList,
     OperationPaused,
     OperationPauseRequested,
@@ -41,13 +43,17 @@ from ltp.queue.worker import Held
 from ltp.store.database import Database, Unit
 from services.surgery import operations_store as store
 from services.surgery.operation_process import ask_process, run_process
-from services.surgery.policy import located
+from services.surgery.policy import located, mentioned, verdict_of
 from services.surgery.settings import SurgerySettings
+from services.surgery.store import find_exports
 
 SERVICE = "surgery"
 router = NatsRouter()
 
-for event in (OperationStarted, OperationPaused, OperationSucceeded, OperationFailed, OperationCancelled):
+for event in (
+    *(OperationStarted, OperationPaused, OperationSucceeded, OperationFailed, OperationCancelled),
+    OperationJudged,
+):
     router.publisher(**said(event))
 
 # An earlier try of the same operation may still be stopping.
@@ -111,6 +117,21 @@ async def reject(event: OperationRejected, unit: InboxUnit) -> None:
     await store.decide(unit, event.operation_id, "rejected", event.note)
 
 
+@router.subscriber(**heard_by(SERVICE, EvaluationFinished))
+async def judge(event: EvaluationFinished, unit: InboxUnit) -> None:
+    row = await store.evaluated_by(unit, event.evaluation_id)
+    if row is None:
+        return
+    accuracy = None if event.result.accuracy is None else event.result.accuracy.value
+    known = await store.note_accuracy(unit, row["operation_id"], str(event.evaluation_id), event.dataset, accuracy)
+    verdict = verdict_of(row["spec"]["evaluate"], known)
+    if verdict is not None and row["decision"] is None:
+        decision, reasons = verdict
+        await store.decide(unit, row["operation_id"], decision, "; ".join(reasons))
+        judged = OperationJudged(operation_id=row["operation_id"], decision=decision, reasons=reasons)
+        unit.emit(judged, about=row["operation_id"])
+
+
 @router.subscriber(**answered_by(SERVICE, "operations"))
 @replies
 async def list_operations(request: OperationQuery, database: Annotated[Database, Context("database")]) -> OperationList:
@@ -125,7 +146,9 @@ async def check(
     database: Annotated[Database, Context("database")],
     settings: Annotated[SurgerySettings, Context("settings")],
 ) -> PreflightAnswer:
-    spec = request.model_copy(update={"recipe": located(request.kind, request.recipe, settings.root() / "models")})
+    known = await find_exports(database.engine, mentioned(request.kind, request.recipe))
+    recipe = located(request.kind, request.recipe, settings.root() / "models", known)
+    spec = request.model_copy(update={"recipe": recipe})
     other = await store.writing(database.engine, spec.name)
     if other is not None:
         hint = "Wait for it, cancel it, or choose another name."

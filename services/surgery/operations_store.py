@@ -113,6 +113,24 @@ async def decide(unit: Unit, operation_id: UUID, decision: str, note: str) -> Ro
     return (await unit.execute(statement.values(**values).returning(operations))).mappings().one_or_none()
 
 
+async def evaluated_by(unit: Unit, evaluation_id: UUID) -> RowMapping | None:
+    """The operation that asked for an evaluation, locked: several of its evaluations may end at once."""
+    asked = {"evaluate": {"evaluations": [{"evaluation_id": str(evaluation_id)}]}}
+    statement = select(operations).where(operations.c.spec.contains(asked)).with_for_update()
+    return (await unit.execute(statement)).mappings().first()
+
+
+async def note_accuracy(
+    unit: Unit, operation_id: UUID, evaluation_id: str, dataset: str, accuracy: float | None
+) -> dict[str, Any]:
+    """Keep an accuracy beside the result; all that are known, by evaluation."""
+    result = dict((await row(unit, operation_id) or {}).get("result") or {})
+    known = dict(result.get("accuracies") or {}) | {evaluation_id: {"dataset": dataset, "accuracy": accuracy}}
+    mine = update(operations).where(operations.c.operation_id == operation_id)
+    await unit.execute(mine.values(result=result | {"accuracies": known}))
+    return known
+
+
 async def row(unit: Unit, operation_id: UUID) -> RowMapping | None:
     """One operation, inside a transaction."""
     statement = select(operations).where(operations.c.operation_id == operation_id)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, Column, Integer, String, Table, Uuid, false, func, null, or_, update
+from sqlalchemy import Boolean, Column, Integer, String, Table, Uuid, false, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from services.surgery.policy import Exported
 
 SCHEMA = "surgery"
 outbox_table(SCHEMA)
@@ -43,6 +46,18 @@ async def open_export(unit: Unit, event: CheckpointWritten) -> None:
         "source": event.path,
     }
     await unit.execute(insert(exports).values(**values).on_conflict_do_nothing())
+
+
+async def find_exports(engine: AsyncEngine, ids: Sequence[UUID]) -> list[Exported]:
+    """Checkpoints by their own ids or their jobs'."""
+    if not ids:
+        return []
+    statement = select(exports).where(or_(exports.c.checkpoint_id.in_(ids), exports.c.job_id.in_(ids)))
+    async with engine.connect() as connection:
+        rows = (await connection.execute(statement)).mappings().all()
+    return [
+        Exported(r["checkpoint_id"], r["job_id"], r["step"], r["source"], (r["result"] or {}).get("path")) for r in rows
+    ]
 
 
 async def close_export(unit: Unit, checkpoint_id: UUID, **values: Any) -> bool:

@@ -112,7 +112,8 @@ def fidelity(peer: Path, folder: Path, methods: Sequence[str]) -> list[Result]:
             _ours(recipe(name, folder), ours)
             _theirs(peer, recipe(name, folder), theirs)
             if name == "slerp":
-                worst = max(_ulps(a, b) for _, a, b in _pairs(ours, theirs))
+                (first,), (second,) = _open(folder / "m1"), _open(folder / "m2")
+                worst = max(_ulps(a, b, first.get_tensor(n), second.get_tensor(n)) for n, a, b in _pairs(ours, theirs))
                 results.append(at_most("slerp, largest difference", [worst], 1, unit="bf16 ulp"))
             elif name == "ties":
                 off = sum(_off_ties(folder, n, a, b) for n, a, b in _pairs(ours, theirs))
@@ -241,10 +242,15 @@ def _open(folder: Path) -> list[Any]:
     return [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
 
 
-def _ulps(one: torch.Tensor, other: torch.Tensor) -> int:
-    """The largest distance in representable numbers."""
-    order = [bits.where(bits >= 0, -(bits & 0x7FFF)) for bits in (t.view(torch.int16).int() for t in (one, other))]
-    return int((order[0] - order[1]).abs().max())
+def _ulps(one: torch.Tensor, other: torch.Tensor, *inputs: torch.Tensor) -> float:
+    """The largest difference in units of the last place of the largest of results and inputs, element by element.
+
+    Where the two inputs cancel, the result is a remainder near zero, in whose own units any difference is huge.
+    """
+    size = torch.stack([t.float().abs() for t in (one, other, *inputs)]).amax(0).clamp_(min=2.0**-126)
+    # bfloat16 has 8 bits of precision: 7 behind the leading one.
+    unit = torch.exp2(torch.floor(torch.log2(size)) - 7)
+    return float(((one.float() - other.float()).abs() / unit).max())
 
 
 def _off_ties(folder: Path, name: str, one: torch.Tensor, other: torch.Tensor) -> int:

@@ -28,6 +28,7 @@ from ltp.core.memory import GIB
 from ltp.core.model_config import read_architecture
 from ltp.core.scoring import score
 from ltp.recipe_text import parse_recipe
+from ltp.tensors.fsdp_export import export
 from ltp.verl_recipe.verl_0_9 import launch_spec
 from ltp_verl import demo_input
 from services.dataset.files import FrozenVersion, freeze
@@ -39,7 +40,6 @@ from services.runner.backends.local import LocalBackend
 from services.runner.host import describe
 from services.runner.policy import Verdict, judge
 from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoints, read_metrics
-from services.surgery.export import export
 from tests.service.runner.conftest import wait_for
 
 pytestmark = [

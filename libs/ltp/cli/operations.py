@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from ltp.cli.client import Gateway
 from ltp.cli.output import DataDirOption, JsonOption, err, moment, reported, rows_table, show, size
@@ -27,6 +28,13 @@ WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is over
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check, and say what would be done.")]
 LocalOption = Annotated[bool, typer.Option("--local", help="Without a platform, here and now; OUT is a path.")]
 ProofOption = Annotated[bool, typer.Option("--proof/--no-proof", help="Load the result and read it back.")]
+EvaluateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATASET|FILE|JSON",
+        help="Evaluate the result: a dataset's name, or {datasets: [{name, split}], scorer, max_rows, min_accuracy}.",
+    ),
+]
 NoteOption = Annotated[str, typer.Option("--note", help="Why.")]
 
 _POLL_SECONDS = 0.3
@@ -44,6 +52,7 @@ def merge(
     wait: WaitOption = False,
     local: LocalOption = False,
     proof: ProofOption = True,
+    evaluate: EvaluateOption = None,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -51,7 +60,8 @@ def merge(
     with reported():
         recipe = read_merge(config)
         spec = {"kind": "merge", "name": out, "recipe": recipe, "seed": seed, "proof": proof}
-        _carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
+        spec |= evaluation_of(evaluate)
+        carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
 
 
 @app.command("extract-lora")
@@ -70,10 +80,28 @@ def extract_lora(
 ) -> None:
     """Turn the difference between a model and its base into a LoRA adapter."""
     with reported():
-        recipe = {"model": _absolute(model), "base_model": _absolute(base_model), "rank": rank}
+        recipe = {"model": absolute(model), "base_model": absolute(base_model), "rank": rank}
         recipe |= {"modules": modules} if modules else {}
         spec = {"kind": "lora", "name": out, "recipe": recipe, "seed": seed}
-        _carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
+        carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
+
+
+@app.command()
+def diff(
+    model: Annotated[str, typer.Argument(help="The model, by name or path, or a checkpoint's id.")],
+    base_model: Annotated[str, typer.Option("--base", help="What it is compared with.")],
+    out: Annotated[str, typer.Option("--out", help="The report's name, beside the models.")],
+    dry_run: DryRunOption = False,
+    wait: WaitOption = False,
+    local: LocalOption = False,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Report how far a model lies from another, layer by layer: relative change and cosine."""
+    with reported():
+        recipe = {"model": absolute(model), "base_model": absolute(base_model)}
+        spec = {"kind": "diff", "name": out, "recipe": recipe}
+        carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
 
 
 @app.command("list")
@@ -143,7 +171,23 @@ def read_merge(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise LtpError(ErrorCode.INVALID_YAML, f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
     recipe = parse_merge(text, source)
-    return recipe.with_references({name: _absolute(name) for name in recipe.paths()}).settings()
+    return recipe.with_references({name: absolute(name) for name in recipe.paths()}).settings()
+
+
+def evaluation_of(text: str | None) -> dict[str, Any]:
+    """The part of a request that asks for an evaluation of the result. Raises INVALID_YAML, INVALID_REQUEST."""
+    if text is None:
+        return {}
+    source = Path(text).read_text() if Path(text).is_file() else text
+    try:
+        value: object = yaml.safe_load(source)
+    except yaml.YAMLError as error:
+        raise LtpError(ErrorCode.INVALID_YAML, f"--evaluate: {error}", "A dataset's name, a file, or JSON.") from error
+    if isinstance(value, str):
+        return {"evaluate": {"datasets": [{"name": value}]}}
+    if not isinstance(value, dict):
+        raise LtpError(ErrorCode.INVALID_REQUEST, f"--evaluate {text!r} names no dataset.", "As sums, or JSON.")
+    return {"evaluate": value}  # pyright: ignore[reportUnknownVariableType]
 
 
 def resolve(gateway: Gateway, operation: str) -> str:
@@ -187,26 +231,66 @@ def describe_result(result: Any) -> str:
         lines.append(f"  proof   loads, perplexity {proof['perplexity']:.2f} on plain English")
     elif proof.get("skipped"):
         lines.append(f"  proof   skipped: {proof['skipped']}")
+    if result.get("report"):
+        lines += describe_report(result["report"])
     return "\n".join(lines)
 
 
 def describe_plan(found: Any) -> str:
     """What an operation would do."""
-    lines = [f"{found['method']} of {len(found['models'])} models, {found['tensors']} tensors, to {found['out']}"]
-    lines += [f"  {reference}" for reference in found["models"]]
+    count = len(found["models"])
+    lines = [
+        f"{found['method']} of {count} model{'s' if count > 1 else ''}, {found['tensors']} tensors, to {found['out']}"
+    ]
+    weights = {w["model"]: f"  {w['weight']:g}" for w in found.get("weights", [])}
+    lines += [f"  {reference}{weights.get(reference, '')}" for reference in found["models"]]
     sizes = [f"{label} {size(found[key])}" for key, label in _SIZES if key in found]
     lines += [f"  {', '.join(sizes)}", f"  digest {found['digest']}{' (exists already)' if found['reused'] else ''}"]
     lines += [f"  {f['severity']}: {f['message']}" for f in found["findings"]]
     return "\n".join(lines)
 
 
+def describe_report(report: Any) -> list[str]:
+    """What an operation found out: a difference, a choice, a soup, an export read back."""
+    if "layers" in report:
+        lines = [f"  {'':<28}{'change':>10}{'cosine':>12}"]
+        return lines + [
+            _difference(row["layer"], row) for row in [{"layer": "whole"} | report["whole"], *report["layers"]]
+        ]
+    if "chosen" in report:
+        reported = (
+            "" if report["reported"] is None else f", {report['reported']:g} on {report['reported_on'] or 'report'}"
+        )
+        lines = [f"  chosen  {report['chosen']}: {report['metric']} {report['score']:g}{reported}"]
+        lines += [f"  tied    {name}" for name in report["tied"] if name != report["chosen"]]
+        return lines + [f"  {f['severity']}: {f['message']}" for f in report["findings"]]
+    if "trials" in report:
+        lines = [
+            f"  soup    {len(report['kept'])} kept, loss {report['loss']:.4f} (best alone {report['best_single']:.4f})"
+        ]
+        return lines + [
+            f"    {'+' if t['kept'] else '-'} {t['members'][-1]}  {t['loss']:.4f}" for t in report["trials"]
+        ]
+    return [f"  read back, {report['tensors']} tensors equal to the source"] if report.get("verified") else []
+
+
+def _difference(name: str, row: Any) -> str:
+    change, cosine = (row[key] for key in ("relative_change", "cosine"))
+    shown = "-" if change is None else f"{change:.3e}"
+    return f"  {name:<28}{shown:>10}{'-' if cosine is None else f'{cosine:.7f}':>12}"
+
+
 _SIZES = (("read_bytes", "reads"), ("write_bytes", "writes"), ("memory_bytes", "memory at most"))
 
 
-def _carry_out(
+def carry_out(
     spec: dict[str, Any], *, dry_run: bool, wait: bool, local: bool, data_dir: Path | None, json: bool
 ) -> None:
+    """Check an operation, or ask for it, or (local) do it here; show what came of it. Exit code 1 unless it succeeded."""
     if local:
+        if "evaluate" in spec:
+            message = "--evaluate needs the platform, and --local goes without it."
+            raise LtpError(ErrorCode.INVALID_REQUEST, message, "Leave one of the two out.")
         order = {key: value for key, value in spec.items() if key != "name"} | {
             "out": str(Path(spec["name"]).absolute())
         }
@@ -299,8 +383,8 @@ def _ask(
         show(found, json, lambda: f"{verb} of {found['operation_id']} requested; it is {found['state']}.")
 
 
-def _absolute(reference: str) -> str:
-    """A model that lies in this directory by its absolute path; other names are the platform's."""
+def absolute(reference: str) -> str:
+    """The reference to send: a model that lies in this directory by its absolute path; other names are the platform's."""
     parts = reference.split("+", 1)
     return "+".join(
         str(Path(part).expanduser().resolve()) if Path(part).expanduser().exists() else part for part in parts

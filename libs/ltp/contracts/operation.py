@@ -1,4 +1,4 @@
-"""Operations on models (merges, LoRA extractions): what is asked for, what happens to it, and the questions about it."""
+"""Operations on models (merges, averages, exports …): what is asked for, what happens to it, and the questions about it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ltp.contracts.event import Event, Value
 from ltp.contracts.values import Name, Problem
 from ltp.core.lifecycle import OperationState
 
-# "merge": a recipe of ltp.contracts.merge_recipe; "lora": {model, base_model, rank, modules}.
-OperationKind = Literal["merge", "lora"]
+# "merge": a recipe of ltp.contracts.merge_recipe; "lora": {model, base_model, rank, modules}; the others: of
+# ltp.contracts.checkpoint_recipes.
+OperationKind = Literal["merge", "lora", "average", "select", "export", "diff"]
 
 
 class OperationSpec(Value):
@@ -25,7 +26,8 @@ class OperationSpec(Value):
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     # Whether the result is loaded and read back before it counts.
     proof: bool = True
-    # What an evaluator needs to judge the result; whoever hears `succeeded` decides what it means.
+    # Evaluations of the result. As asked: {datasets, scorer, min_accuracy …}; as accepted: {evaluations, min_accuracy}, each
+    # evaluation an EvaluationRequested that the evaluator takes up when it hears of the success.
     evaluate: dict[str, Any] | None = None
 
 
@@ -93,7 +95,17 @@ class OperationSucceeded(Event, subject="ltp.operation.v1.succeeded", speaker="s
     # The result was there already.
     reused: bool
     proof: dict[str, Any] | None = None
+    # What was found out: the choice, a soup's trials, a difference by layers.
+    report: dict[str, Any] | None = None
     evaluate: dict[str, Any] | None = None
+
+
+class OperationJudged(Event, subject="ltp.operation.v1.judged", speaker="surgery"):
+    """Every evaluation that was asked for with the operation is over, and its accuracy was held against the bar."""
+
+    operation_id: UUID
+    decision: Literal["accepted", "rejected"]
+    reasons: list[str]
 
 
 class OperationFailed(Event, subject="ltp.operation.v1.failed", speaker="surgery"):

@@ -70,17 +70,20 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
 def card(name: str, found: dict[str, Any], method: str, datasets: Sequence[str] = ()) -> str:
     """The model card, with the front matter that hubs read."""
     references = [parent["reference"] for parent in found["parents"]]
-    relation = "adapter" if found["kind"] == "lora" else "merge"
-    front: dict[str, Any] = {
-        "base_model": [_public(reference) for reference in references],
-        "base_model_relation": relation,
-        "library_name": "peft" if relation == "adapter" else "transformers",
-        "tags": ["ltp", relation, method],
-    }
+    # A model that was only chosen or converted has no relation that hubs know a word for.
+    relation = {"lora": "adapter", "merge": "merge", "average": "merge"}.get(found["kind"])
+    front: dict[str, Any] = {"base_model": [_public(reference) for reference in references]}
+    if relation:
+        front["base_model_relation"] = relation
+    front["library_name"] = "peft" if relation == "adapter" else "transformers"
+    front["tags"] = list(dict.fromkeys(["ltp", relation or found["kind"], method]))
     if datasets:
         front["datasets"] = list(datasets)
     lines = [f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---", f"# {name}", ""]
-    lines += [f"Made by ltp {found['versions']['ltp']} with `{method}` from {len(references)} models:", ""]
+    lines += [
+        f"Made by ltp {found['versions']['ltp']} with `{method}` from {len(references)} model{'s' if len(references) > 1 else ''}:",
+        "",
+    ]
     lines += [f"- `{_public(p['reference'])}` (fingerprint `{p['fingerprint'][:12]}`)" for p in found["parents"]]
     recipe = yaml.safe_dump(found["recipe"], sort_keys=False, allow_unicode=True)
     lines += ["", "## Recipe", "", f"```yaml\n{recipe}```", "", f"Seed {found['seed']}, digest `{found['digest']}`."]

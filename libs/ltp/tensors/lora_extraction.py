@@ -40,7 +40,7 @@ class LoraRecipe(BaseModel):
 class LoraExtraction:
     """An extraction that passed its preflight. Raises OPERATION_REFUSED when the two models have other shapes."""
 
-    kind, method = "lora", "lora_extraction"
+    kind, method, is_model = "lora", "lora_extraction", False
 
     def __init__(self, recipe: LoraRecipe, *, seed: int = 0) -> None:
         self.models = [Model.open(recipe.base_model), Model.open(recipe.model)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Merge:
     """A merge that passed its preflight. Making one raises what makes it impossible; see `ltp.tensors.preflight`."""
 
-    kind = "merge"
+    kind, is_model = "merge", True
 
     def __init__(
         self, recipe: MergeRecipe, *, seed: int = 0, threads: int | None = None, max_file_bytes: int = MAX_FILE_BYTES

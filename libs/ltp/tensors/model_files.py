@@ -103,6 +103,8 @@ def _must_be_model(path: Path) -> None:
         )
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         raise unreadable(f"{path} is a LoRA adapter, not a model.", "Write BASE+ADAPTER to merge it into its base.")
+    if (path / "fsdp_config.json").exists() or (path / "actor" / "fsdp_config.json").exists():
+        raise unreadable(f"{path} holds a trainer's shards, not a model.", "`ltp export` makes a model of it.")
 
 
 def _files(path: Path) -> dict[str, str]:

@@ -18,11 +18,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ltp.contracts.checkpoint_recipes import AverageRecipe, check_checkpoint_recipe
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.recipe_text import check_merge
+from ltp.tensors.averaging import Average, Soup
+from ltp.tensors.differing import Difference
+from ltp.tensors.exporting import export_of
 from ltp.tensors.lora_extraction import LoraExtraction, LoraRecipe
 from ltp.tensors.merge import Merge
 from ltp.tensors.operation import Stopped, Wish, Work, carry_out, discard, foresee
+from ltp.tensors.selecting import Selection
 
 STOPPED = 3
 
@@ -42,7 +47,21 @@ def _lora(spec: dict[str, Any]) -> Work:
     return LoraExtraction(recipe, seed=spec.get("seed", 0))
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {"merge": _merge, "lora": _lora}
+def _average(spec: dict[str, Any]) -> Work:
+    recipe: AverageRecipe = check_checkpoint_recipe("average", spec["recipe"])
+    if recipe.method == "greedy_soup":
+        return Soup(recipe, threads=spec.get("threads"), python=spec.get("python") or sys.executable)
+    return Average(recipe, threads=spec.get("threads"))
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {
+    "merge": _merge,
+    "lora": _lora,
+    "average": _average,
+    "select": lambda spec: Selection(check_checkpoint_recipe("select", spec["recipe"]), threads=spec.get("threads")),
+    "export": lambda spec: export_of(check_checkpoint_recipe("export", spec["recipe"]), threads=spec.get("threads")),
+    "diff": lambda spec: Difference(check_checkpoint_recipe("diff", spec["recipe"])),
+}
 
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:

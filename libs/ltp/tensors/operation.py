@@ -1,6 +1,6 @@
 """Carries an operation from its preflight to a directory that appears whole or not at all.
 
-One function for the service, the command line and tests. What differs between kinds of operations (merge, LoRA extraction) is a
+One function for the service, the command line and tests. What differs between kinds of operations (merge, average, export …) is a
 `Work`; what they share stands here: one writer per output, going on after a kill, lineage, proof, and reuse of a result that
 exists already.
 """
@@ -27,10 +27,13 @@ from typing import IO, Any, Protocol
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.tensors.card import CARD, MANIFEST, Parent, card, manifest, read_manifest
 from ltp.tensors.identity import file_digest, fingerprint, operation_digest, stamps
+from ltp.tensors.model_files import read_json
 from ltp.tensors.plan import Model, refused
 from ltp.tensors.preflight import check_space
 
 JOURNAL = "journal.jsonl"
+# What a work found out, for people and programs; part of the answer.
+REPORT = "report.json"
 _POLL_SECONDS = 0.2
 Tell = Callable[[dict[str, Any]], None]
 
@@ -47,6 +50,8 @@ class Work(Protocol):
     recipe: dict[str, Any]
     models: list[Model]
     write_bytes: int
+    # Whether the result is a model that loads by itself.
+    is_model: bool
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to see before saying yes."""
@@ -71,7 +76,7 @@ class Wish:
 
 
 def carry_out(work: Work, wish: Wish, stop: Event, tell: Tell) -> dict[str, Any]:
-    """Make the result. Returns {path, digest, bytes, reused, proof}.
+    """Make the result. Returns {path, digest, size_bytes, reused, proof, report}.
 
     Raises Stopped (`stop` was set; go on by calling again), or LtpError: CONFLICT (the output exists or is being written),
     OPERATION_REFUSED, DISK_FULL, MERGE_FAILED, MODEL_UNREADABLE.
@@ -147,6 +152,7 @@ def _answer(out: Path, found: dict[str, Any], *, reused: bool) -> dict[str, Any]
         "size_bytes": size,
         "reused": reused,
         "proof": found["proof"],
+        "report": read_json(out / REPORT) if (out / REPORT).is_file() else None,
     }
 
 
@@ -226,8 +232,8 @@ def discard(out: Path) -> None:
 
 
 def _prove(work: Work, directory: Path, python: str, stop: Event) -> dict[str, Any]:
-    if work.kind == "lora":
-        return {"skipped": "an adapter is no model of its own"}
+    if not work.is_model:
+        return {"skipped": f"the result of {work.kind} is no model of its own"}
     command = [python, "-m", "ltp.tensors.proof", str(directory)]
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
         done = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=complained)

@@ -26,6 +26,7 @@ from ltp.core.lifecycle import OPERATION, OperationState
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
+from services.gateway.evaluation_requests import foreseen
 from services.gateway.operations import find_operations, preflight
 
 router = APIRouter(tags=["operations"])
@@ -49,7 +50,11 @@ async def check_operation(spec: OperationSpec, runtime: Serving) -> dict[str, An
 async def request_operation(spec: OperationSpec, runtime: Serving, response: Response) -> OperationView:
     """Request an operation. It is checked at once and carried out in the background; poll the Location."""
     answer = await preflight(runtime, spec)
-    event = OperationRequested(operation_id=new_id(), spec=answer.spec)
+    accepted = answer.spec
+    if accepted.evaluate is not None:
+        path = str(runtime.settings.root() / "models" / accepted.name)
+        accepted = accepted.model_copy(update={"evaluate": await foreseen(runtime, accepted.evaluate, path)})
+    event = OperationRequested(operation_id=new_id(), spec=accepted)
     await _say(runtime, event, event.operation_id)
     response.headers["Location"] = f"/api/v1/operations/{event.operation_id}"
     for _ in range(_HEARD_TRIES):

@@ -21,9 +21,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.tensors.fsdp_export import INDEX, export
 from ltp.tensors.shards import same_bits
-from services.surgery import export as surgery
-from services.surgery.export import export
 
 pytestmark = pytest.mark.training
 SCRIPT = Path(__file__).with_name("write_shards.py")
@@ -82,7 +81,7 @@ def test_types_and_files_of_the_export(checkpoint: Path, tmp_path: Path) -> None
     half = load_file(tmp_path / "half" / "model.safetensors")
     assert all(same_bits(half[name], weight.to(torch.bfloat16)) for name, weight in reference.items())
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
-    index = json.loads((tmp_path / "split" / surgery.INDEX).read_text())
+    index = json.loads((tmp_path / "split" / INDEX).read_text())
     assert index["metadata"]["total_size"] == sum(weight.nbytes for weight in reference.values())
     assert len(set(index["weight_map"].values())) > 1
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "split", dtype="auto")
