@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import (
@@ -162,7 +162,7 @@ async def expired(engine: AsyncEngine, at: datetime) -> Sequence[RowMapping]:
         .group_by(datasets.c.name, datasets.c.version, names.c.keep_days)
         .having(func.max(datasets.c.ended_at) + age < at)
     )
-    return await _all(engine, query)
+    return await _all(engine, cast(Any, query))
 
 
 async def versions(engine: AsyncEngine, name: str | None, limit: int) -> Sequence[RowMapping]:

@@ -63,7 +63,7 @@ def measure(
     none = np.empty(0, np.float64)
     if method == "exact":
         return Measured(method, floor, first, where, Pairs.none(), none, none)
-    unique = [texts[row] for row in first.tolist()]
+    unique: list[str] = [str(texts[row]) for row in first.tolist()]
     reference = int(np.searchsorted(first, protected))
     if method == "near":
         pairs = near_pairs(unique, floor.jaccard, protected=reference)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Boolean, Column, Float, Integer, RowMapping, String, Table, Uuid, func, select, update
+from sqlalchemy import Boolean, Column, Float, Integer, String, Table, Uuid, func, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -89,17 +89,17 @@ async def note_applied(unit: Unit, key: UUID, version: dict[str, str]) -> None:
         await unit.execute(update(dedups).where(dedups.c.dedup_id == key).values(applied=[*applied, version]))
 
 
-async def one(engine: AsyncEngine, table: Table, key: UUID) -> RowMapping | None:
+async def one(engine: AsyncEngine, table: Table, key: UUID) -> Mapping[str, Any] | None:
     """One of them."""
     async with engine.connect() as connection:
         found = await connection.execute(select(table).where(_KEYS[table.name] == key))
-        return found.mappings().one_or_none()
+        return cast(Any, found.mappings().one_or_none())
 
 
-async def listed(engine: AsyncEngine, table: Table, name: str, version: str | None = None) -> list[RowMapping]:
+async def listed(engine: AsyncEngine, table: Table, name: str, version: str | None = None) -> list[Mapping[str, Any]]:
     """Those of a name, newest first."""
     statement = select(table).where(table.c.name == name).order_by(table.c.created_at.desc()).limit(100)
     if version is not None:
         statement = statement.where(table.c.version == version)
     async with engine.connect() as connection:
-        return list((await connection.execute(statement)).mappings())
+        return cast(Any, list((await connection.execute(statement)).mappings()))

@@ -146,7 +146,8 @@ async def apply_dedup(held: Held, database: Database, library: Library) -> None:
         made = await unit.execute(
             select(datasets.c.name, datasets.c.version, datasets.c.rows).where(datasets.c.dataset_id == dataset_id)
         )
-        name, version, rows = made.one().tuple()
+        found: Any = made.one()
+        name, version, rows = found
         await store.note_applied(unit, dedup_id, {"name": name, "version": version})
         fact = DedupApplied(dedup_id=dedup_id, name=name, version=version, rows=rows, removed=len(listed))
         unit.emit(fact, about=dedup_id)

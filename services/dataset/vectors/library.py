@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ltp.contracts.dedup import TextPart, VersionRef
 from ltp.contracts.search import IndexName
@@ -169,7 +169,7 @@ class Library:
 
     def forget_version(self, version: str) -> None:
         """Let go of everything held of a version: it is gone."""
-        shelves: tuple[dict[Any, Any], ...] = (self._frozen, self._rows, self._words, self._embedded)
+        shelves = cast("tuple[dict[Any, Any], ...]", (self._frozen, self._rows, self._words, self._embedded))
         for shelf in shelves:
             for key in [key for key in shelf if version in key]:
                 del shelf[key]

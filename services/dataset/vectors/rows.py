@@ -113,6 +113,7 @@ def _tables(splits: Mapping[str, Path], part: TextPart) -> Iterator[pa.Table]:
                 for batch in file.iter_batches(_BATCH):
                     table = _shaped(pa.Table.from_batches([batch]), split, part)
                     schema = table.schema if schema is None else schema
+                    assert schema is not None
                     yield table.select(schema.names).cast(schema)
         except FileNotFoundError as error:
             message = f"The file of split {split} ({path}) is no longer there."

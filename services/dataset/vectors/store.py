@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 from uuid import UUID
 
 import numpy as np
@@ -12,7 +12,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
-    RowMapping,
     String,
     Table,
     Uuid,
@@ -93,20 +92,20 @@ async def end_embedding(unit: Unit, embedding_id: UUID, **values: Any) -> bool:
     return await change_embedding(unit, embedding_id, ended_at=now(), **values)
 
 
-async def embedding(engine: AsyncEngine, embedding_id: UUID) -> RowMapping | None:
+async def embedding(engine: AsyncEngine, embedding_id: UUID) -> Mapping[str, Any] | None:
     """One embedding."""
     async with engine.connect() as connection:
         found = await connection.execute(select(embeddings).where(embeddings.c.embedding_id == embedding_id))
-        return found.mappings().one_or_none()
+        return cast(Any, found.mappings().one_or_none())
 
 
-async def latest(engine: AsyncEngine, version: str, part: str, model: str) -> RowMapping | None:
+async def latest(engine: AsyncEngine, version: str, part: str, model: str) -> Mapping[str, Any] | None:
     """The newest completed embedding of a version."""
     wanted = (embeddings.c.version == version, embeddings.c.part == part, embeddings.c.model == model)
     statement = select(embeddings).where(*wanted, embeddings.c.state == "completed")
     async with engine.connect() as connection:
         found = await connection.execute(statement.order_by(embeddings.c.created_at.desc()).limit(1))
-        return found.mappings().one_or_none()
+        return cast(Any, found.mappings().one_or_none())
 
 
 async def listed(engine: AsyncEngine, name: str | None, version: str | None) -> list[Embedding]:
@@ -117,10 +116,10 @@ async def listed(engine: AsyncEngine, name: str | None, version: str | None) -> 
     if version is not None:
         statement = statement.where(embeddings.c.version == version)
     async with engine.connect() as connection:
-        return [shown(row) for row in (await connection.execute(statement)).mappings()]
+        return [shown(cast(Any, row)) for row in (await connection.execute(statement)).mappings()]
 
 
-def shown(row: RowMapping) -> Embedding:
+def shown(row: Mapping[str, Any]) -> Embedding:
     """A row of the table as others see it."""
     return Embedding.model_validate(dict(row))
 
