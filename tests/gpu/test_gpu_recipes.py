@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services.planner.candidates import HostFacts
 
 from ltp.cli import __path__ as cli_path
 from ltp.contracts.recipe import Recipe
@@ -27,11 +26,13 @@ from ltp.contracts.values import Plan
 from ltp.core.memory import GIB
 from ltp.core.model_config import read_architecture
 from ltp.core.scoring import score
+from ltp.planning.pools import HostFacts
 from ltp.recipe_text import parse_recipe
 from ltp.tensors.fsdp_export import export
 from ltp.verl_recipe.verl_0_9 import launch_spec
 from ltp_verl import demo_input
-from services.dataset.files import FrozenVersion, freeze
+from services.dataset.files import FrozenVersion
+from services.dataset.ingest import SourceFile, freeze
 from services.evaluator.inference import InferenceServer
 from services.evaluator.rows import read_rows
 from services.planner.policy import choose
@@ -92,7 +93,7 @@ class Run:
         """The runner's verdict, once the process is over."""
         wait_for(lambda: self.status().state == "exited", seconds)
         saved = any(found.step == self.recipe.training.steps for found in self.checkpoints())
-        return judge(self.status(), stop_asked=False, final_step_saved=saved, log_tail=self.log())
+        return judge(self.status(), stop=None, final_step_saved=saved, log_tail=self.log())
 
     def seconds(self) -> float:
         """From launch to end."""
@@ -116,7 +117,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
             demo_input.write(directory)
         except (FileNotFoundError, ImportError) as missing:
             pytest.skip(f"no input: {missing}; set LTP_DEMO_INPUT")
-    version = freeze(source / "sums.jsonl", name="sums", holdout=HELD_OUT, versions_dir=directory / "versions")
+    file = source / "sums.jsonl"
+    versions = directory / "versions"
+    version = freeze([SourceFile(file, file.name)], name="sums", holdout=HELD_OUT, versions_dir=versions, owner="gpu")
     return Material(source / "model", version)
 
 
@@ -138,7 +141,7 @@ def _demo_recipe(material: Material, **training: object) -> Recipe:
 
 
 def _plan(recipe: Recipe) -> Plan:
-    seen = asyncio.run(describe(None))
+    seen = asyncio.run(describe("here"))
     facts = HostFacts(seen.host_id, seen.devices, seen.memory_bytes, seen.cpus)
     arch = read_architecture(json.loads((Path(recipe.model.path) / "config.json").read_text()))
     return choose(recipe, arch, [facts])
