@@ -9,7 +9,8 @@ import pytest
 
 from tests.e2e.platform import RECIPE, Platform, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training]
+# Minutes on two cores: run by `make slow`.
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
