@@ -37,6 +37,8 @@ COMMANDS = {
     "queue": "ltp.cli.work:queue_app",
     "work": "ltp.cli.work:work_app",
     "events": "ltp.cli.events:app",
+    "token": "ltp.cli.tokens:app",
+    "secret": "ltp.cli.secrets:app",
     "proto": "ltp.cli.proto:app",
 }
 

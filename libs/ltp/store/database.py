@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -14,6 +14,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ltp.contracts.event import Event
+from ltp.store.acting import ACTING
 from ltp.store.clock import new_id, now
 from ltp.store.envelope import Message, envelope
 from ltp.store.metadata import inbox_table, outbox_table
@@ -31,6 +32,8 @@ class Unit:
     connection: AsyncConnection
     service: str
     cause: UUID | None = None
+    # The events emitted so far.
+    said: list[Event] = field(default_factory=list[Event])
     _messages: list[Message] = field(default_factory=list[Message])
 
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
@@ -48,12 +51,16 @@ class Unit:
         statement = insert(table).values(event_id=event_id, subject=subject).on_conflict_do_nothing()
         return await self.change(statement) == 1
 
-    def emit(self, event: Event, about: UUID | str) -> UUID:
+    def emit(self, event: Event, about: UUID | str, event_id: UUID | None = None) -> UUID:
         """Say `event` when, and only when, this unit commits. `about` is the id of the noun it tells of."""
         if event.speaker != self.service:
             raise ValueError(f"{event.subject} is said by {event.speaker}, not by {self.service}")
-        event_id = new_id()
-        self._messages.append(envelope(event, event_id=event_id, at=now(), about=str(about), cause=self.cause))
+        event_id = event_id or new_id()
+        acting = ACTING.get()
+        cause = self.cause or (acting.cause if acting and acting.cause != event_id else None)
+        message = envelope(event, event_id=event_id, at=now(), about=str(about), cause=cause, acting=acting)
+        self._messages.append(message)
+        self.said.append(event)
         return event_id
 
     def send(self, message: Message) -> None:
@@ -84,6 +91,8 @@ class Database:
 
     engine: AsyncEngine
     service: str
+    # Called in each unit before it commits; what it raises rolls the unit back.
+    before_commit: Callable[[Unit], Awaitable[None]] | None = None
 
     @classmethod
     def connect(cls, url: str, service: str) -> Database:
@@ -98,6 +107,8 @@ class Database:
         async with self.engine.begin() as connection:
             unit = Unit(connection, self.service, cause)
             yield unit
+            if self.before_commit is not None:
+                await self.before_commit(unit)
             await unit.flush()
 
     async def close(self) -> None:
