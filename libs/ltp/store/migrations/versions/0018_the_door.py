@@ -78,6 +78,8 @@ def _secrets() -> None:
         sa.Column("changed_at", _TIME, nullable=False, server_default=_NOW),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_secrets")),
         schema="security",
+        # The hosts' migration makes it too, where it came first.
+        if_not_exists=True,
     )
 
 
