@@ -26,8 +26,8 @@ from tests.bench.dispatch.servers import CACHE, celery_python, postgres, process
 from tests.bench.result import Result, higher_is_better, lower_is_better
 
 # Short rounds in turn: what else the machine does then falls on each contender alike.
-ROUNDS = 7
-BURST = 1000
+ROUNDS = 5
+BURST = 2000
 PACED = 250
 _HERE = Path(__file__).parent
 
