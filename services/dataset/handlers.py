@@ -70,7 +70,7 @@ async def queue_source(event: DatasetRequested, unit: InboxUnit) -> None:
 async def queue_derivation(event: DatasetDerivationRequested, unit: InboxUnit) -> None:
     await store.open_dataset(unit, event.dataset_id, event.name)
     key = f"derive:{event.dataset_id}"
-    await enqueue(unit, Queue.PREPROCESSING, "derive", event.model_dump(mode="json"), dedup_key=key)
+    enqueue(unit, Queue.PREPROCESSING, "derive", event.model_dump(mode="json"), dedup_key=key)
 
 
 @router.subscriber(**heard_by(SERVICE, DatasetDeletionRequested))
@@ -97,7 +97,7 @@ async def _queue_freeze(
         personal = options.personal or None
         await store.mark_name(unit, name, project=project, personal=personal, keep_days=options.keep_days)
     # Reading may take minutes: a message is never held that long.
-    await enqueue(unit, Queue.PREPROCESSING, "freeze", payload, dedup_key=f"freeze:{dataset_id}")
+    enqueue(unit, Queue.PREPROCESSING, "freeze", payload, dedup_key=f"freeze:{dataset_id}")
 
 
 async def forget(unit: Unit, name: str, version: str | None, reason: Any) -> None:
@@ -106,7 +106,7 @@ async def forget(unit: Unit, name: str, version: str | None, reason: Any) -> Non
         fact = DatasetDeleted(dataset_id=row["dataset_id"], name=name, version=row["version"], reason=reason)
         unit.emit(fact, about=row["dataset_id"])
         payload = {"name": name, "version": row["version"]}
-        await enqueue(unit, Queue.DEFAULT, "remove", payload, dedup_key=f"remove:{row['dataset_id']}")
+        enqueue(unit, Queue.DEFAULT, "remove", payload, dedup_key=f"remove:{row['dataset_id']}")
 
 
 # -- work ------------------------------------------------------------------------------------------------------------

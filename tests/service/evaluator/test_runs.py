@@ -266,7 +266,7 @@ async def test_rescoring_asks_nobody_and_comparing_finds_the_slice(
         from ltp.queue.policy import Queue
         from ltp.queue.work import enqueue
 
-        await enqueue(unit, Queue.EVALUATION, "rescore", {"evaluation_id": str(values["evaluation_id"])}, dedup_key="r")
+        enqueue(unit, Queue.EVALUATION, "rescore", {"evaluation_id": str(values["evaluation_id"])}, dedup_key="r")
     await Rescorer(evaluator).rescore(await work(evaluator))
     rescored = await result(evaluator, values["evaluation_id"])
     assert rescored.counts.right == (await result(evaluator, weak)).counts.right
