@@ -32,7 +32,9 @@ def asked() -> Iterator[dict[str, Any]]:
     """What is traced: a model's name, its config cut to a few layers, and the step."""
     for name in NAMES:
         for checkpointing, rank in KINDS:
-            yield _case(name, 4, 1024, checkpointing, rank)
+            # peft 0.21 wraps this family's router in a way that its own code cannot call.
+            if not (rank and name.startswith("moonlight")):
+                yield _case(name, 4, 1024, checkpointing, rank)
     # At a sliding window the mask is a real tensor; with padded rows it always is.
     for name in ("mistral-7b", "gemma2-2b"):
         for checkpointing, rank in KINDS[:2]:
@@ -45,7 +47,7 @@ def asked() -> Iterator[dict[str, Any]]:
 def _case(name: str, micro_batch: int, sequence: int, checkpointing: bool, rank: int, **more: Any) -> dict[str, Any]:
     config = known_config(name)
     assert config is not None, name
-    config |= {"num_hidden_layers": LAYERS, "vocab_size": VOCABULARY}
+    config |= {"num_hidden_layers": LAYERS, "vocab_size": VOCABULARY, "pad_token_id": 0}
     step = {"micro_batch": micro_batch, "sequence": sequence, "checkpointing": checkpointing, "lora_rank": rank, **more}
     return {"name": name, "config": config, "step": step}
 

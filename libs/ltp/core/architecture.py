@@ -95,6 +95,11 @@ class Architecture:
         """Width of one head's query and key: with latent attention the part without position and the part with."""
         return self.nope_dim + self.rope_dim if self.latent else self.head_dim
 
+    @property
+    def cache_width(self) -> int:
+        """Numbers that a generator keeps for a token in each layer: keys and values, or their latent form."""
+        return self.kv_rank + self.rope_dim if self.latent else 2 * self.kv_width
+
     def slides(self, index: int, sequence: int) -> bool:
         """Whether layer `index` needs its window's mask at rows of that length (transformers `masking_utils`)."""
         return bool(self.window) and sequence >= self.window and index < len(self.windowed) and self.windowed[index]
@@ -189,16 +194,17 @@ def adapter_parameters(arch: Architecture, rank: int) -> int:
     for sparse in (False, True):
         layers = sum(arch.sparse(index) is sparse for index in range(arch.layers))
         if layers:
-            each = rank * sum(sum(shape) for shape in _adapted(arch, sparse=sparse))
+            each = rank * sum(sum(shape) for shape in adapted_shapes(arch, sparse=sparse))
             each += sum(sum(pair) for pair in expert_adapters(arch, rank)) if sparse and arch.adapts_experts else 0
             total += layers * each
     return total
 
 
-def _adapted(arch: Architecture, *, sparse: bool) -> Iterator[tuple[int, int]]:
-    for name, shape, _ in _linears(arch, sparse=sparse):
-        if arch.adapts_block or name.startswith("self_attn"):
-            yield shape
+@lru_cache(maxsize=256)
+def adapted_shapes(arch: Architecture, *, sparse: bool) -> tuple[tuple[int, int], ...]:
+    """(out, in) of the projections of a layer that LoRA's `all-linear` adapts one by one."""
+    names = _linears(arch, sparse=sparse)
+    return tuple(shape for name, shape, _ in names if arch.adapts_block or name.startswith("self_attn"))
 
 
 def _linears(arch: Architecture, *, sparse: bool) -> Iterator[tuple[str, tuple[int, int], bool]]:

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltp.core.architecture import Architecture, adapter_parameters, layer_parameters, parameters
+from ltp.core.architecture import (
+    Architecture,
+    adapted_shapes,
+    adapter_parameters,
+    layer_parameters,
+    parameters,
+)
 from ltp.core.training_step import GIB, MIB, LossHead, Offload, Precision, Sharding, Step
 
 __all__ = [
@@ -110,6 +116,9 @@ def layer_activations(arch: Architecture, step: Step) -> int:
     24h + 16i + 8A + 8KV + 4a + 8; query/key norms 8A + 8KV + 4(a + k), LoRA 12r.
     Experts, K of E of width m: K(4h + 8m + 39) + 4E + 6 for 8i, and 8i of a dense block beside them. Gemma's norms keep 2h
     more each, and 8h where they follow a block; layer norm keeps 4h for 8h; no gate: 4i for 8i.
+    Phi copies the attention's output (2A) and keeps the fused projection whole (2A + 2KV). A mask adds one bias over all
+    pairs, and keys and values for every query head. Latent attention keeps joined queries and keys, 4 times their width, what
+    keys and values were expanded to, and the fp32 input of its router.
     Tensor parallelism divides i, A, KV and m; Ulysses divides the tokens.
     """
     h, a, k, parts = arch.hidden, arch.heads, arch.kv_heads, step.tensor_parallel
@@ -120,19 +129,52 @@ def layer_activations(arch: Architecture, step: Step) -> int:
         each = 24 * h + 2 * block + 8 * query + 8 * kv + 4 * a + 8
         each += 8 * (query + kv) + 4 * (a + k) if arch.qk_norm else 0
         return step.tokens * (each + 12 * rank)
-    each = _norms(arch) + block + 4 * query + 4 * kv + 4 * a // parts + 12
-    each += (10 if arch.norm_kind == "gemma" else 6) * (query + kv) + 4 * (a + k) // parts if arch.qk_norm else 0
+    normed = (10 if arch.norm_kind == "gemma" else 6) * (query + kv) + 4 * (a + k) // parts if arch.qk_norm else 0
+    each = _attended(arch, parts) + 4 * a // parts + 12
     each += 10 * h if step.precision is Precision.AMP else 0
-    if rank and step.gathers:
-        each += 14 * rank - 4 * h
-    elif rank:
-        inner = 0 if arch.experts else 2 * arch.intermediate // parts
-        each += 12 * h + inner + 28 * rank + (2 * query - 2 * kv if arch.qk_norm else 4 * query)
+    if rank:
+        each += _adapted(arch, step, block) + (4 * (query + kv) + 4 * (a + k) // parts if arch.qk_norm else 0)
+    else:
+        each += _norms(arch) + block + normed
     kept = step.tokens * each
+    if step.padded or arch.slides(0, step.sequence):
+        # At the window's length and beyond, as if every layer had one.
+        spread = 4 * (query - kv) if arch.kv_heads > 1 else 0
+        kept += step.tokens * spread + 2 * step.masked_pairs
     if rank and arch.adapts_experts:
         # peft folds each expert's adapters into a copy of its weights.
         kept += 2 * 3 * arch.experts * arch.expert_intermediate * h // parts
     return kept
+
+
+def _adapted(arch: Architecture, step: Step, block: int) -> int:
+    """Bytes a token of norms and feed-forward block where adapters learn alone, with what the adapters keep.
+
+    Frozen norms keep their input alone, frozen projections nothing. Each adapter keeps its input in its own precision (a copy
+    of 4 bytes a number where that is fp32, none under FSDP, which casts it to bf16) and r numbers.
+    """
+    h, parts = arch.hidden, step.tensor_parallel
+    shapes = adapted_shapes(arch, sparse=arch.experts > 0)
+    norms = (2 if arch.norm_kind == "layer" else 4) * arch.norms * h
+    if step.gathers or step.precision is Precision.AMP:
+        return norms + 2 * h * min(2, arch.norms) + block + 2 * step.lora_rank * len(shapes)
+    inputs = sum(shape[1] for shape in shapes)
+    # The product before the last projection is kept as that copy alone.
+    inner = 0 if arch.experts else 2 * arch.intermediate // parts
+    routed = 2 * h if arch.experts else 0
+    return norms + 4 * inputs + 4 * step.lora_rank * len(shapes) + block - inner + routed
+
+
+def _attended(arch: Architecture, parts: int) -> int:
+    """Bytes a token of what attention keeps: queries, keys, values and its output."""
+    if arch.latent:
+        key, heads = arch.heads * arch.key_width, arch.heads
+        wide = 4 * key + 2 * heads * (arch.nope_dim + 2 * arch.value_dim)
+        return wide // parts + 8 * (arch.kv_rank + arch.query_rank) + 4 * arch.hidden
+    query, kv = arch.query_width // parts, arch.kv_width // parts
+    more = 2 * query if arch.rotary_dim else 0
+    more += 2 * (query + kv) if arch.fused_qkv else 0
+    return 4 * query + 4 * kv + more
 
 
 def _block(arch: Architecture, parts: int) -> int:
@@ -296,10 +338,10 @@ def _recomputed(arch: Architecture, step: Step) -> int:
 
 
 def _folded(arch: Architecture, step: Step) -> int:
-    """The gradient of a copy of the experts' weights with their adapters folded in."""
+    """The gradient of a folded copy of the down projections; the joined one's comes when that copy is gone."""
     if not (step.lora_rank and arch.adapts_experts):
         return 0
-    return 4 * arch.experts * arch.expert_intermediate * arch.hidden // step.tensor_parallel
+    return 2 * arch.experts * arch.expert_intermediate * arch.hidden // step.tensor_parallel
 
 
 def _optimizer(step: Step, held: States) -> Peak:

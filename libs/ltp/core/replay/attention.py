@@ -66,7 +66,8 @@ class Attention(Blocks):
             mixed = self.attention(q, k, v, rows)
             # Flash and cuDNN lay the output out as the queries are, which a joined query is not token by token.
             return self._copied(mixed) if self.arch.rotary_dim else mixed
-        if q.count != k.count:
+        # A single head is spread by a view.
+        if q.count != k.count and self.arch.kv_heads > 1:
             k, v = self._spread(k, q.count), self._spread(v, q.count)
         return self.attention(q, k, v, rows, bias=self.new(self.step.masked_pairs, self.width))
 
