@@ -23,7 +23,9 @@ def named(case: dict[str, Any]) -> str:
 
 def test_the_recording_is_of_the_whole_grid() -> None:
     asked_for = [(case["config"], case["step"]) for case in asked()]
-    assert [(case["config"], case["step"]) for case in CASES] == asked_for, f"python -m tests.trace_grid writes {RECORDED}"
+    assert [(case["config"], case["step"]) for case in CASES] == asked_for, (
+        f"python -m tests.trace_grid writes {RECORDED}"
+    )
     assert not [named(case) for case in CASES if "error" in case["traced"]]
 
 

@@ -92,7 +92,9 @@ class Attention(Blocks):
     def _spread(self, x: Value, count: int) -> Value:
         """Each key head copied for its query heads."""
         before, width = x.count, x.width
-        return self.tape.out(Value(self.new(count, width), count, width), [x], None, lambda g, s: (self.new(before, width),))
+        return self.tape.out(
+            Value(self.new(count, width), count, width), [x], None, lambda g, s: (self.new(before, width),)
+        )
 
     def _copied(self, x: Value) -> Value:
         """The same numbers in another order."""

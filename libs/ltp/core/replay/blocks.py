@@ -58,7 +58,9 @@ class Blocks(Operations):
     def scaled(self, x: Value) -> Value:
         """Times a constant."""
         count, width = x.count, x.width
-        return self.tape.out(Value(self.new(count, width), count, width), [x], None, lambda g, s: (self.new(count, width),))
+        return self.tape.out(
+            Value(self.new(count, width), count, width), [x], None, lambda g, s: (self.new(count, width),)
+        )
 
     def feed_forward(self, h: Value, layer: Layer) -> Value:
         """down(act(gate(h)) * up(h)), or down(act(up(h))) without a gate."""

@@ -62,7 +62,12 @@ class _Run(Decoder):
         self.final = Weight(arch.hidden, width, trained=train) if arch.norm_kind != "plain" else None
         self.head = self.embedding if arch.tied else Weight(arch.vocab * arch.hidden, width, trained=train)
         layered = [weight for layer in self.layers for weight in layer.all()]
-        self.weights = [self.embedding, *layered, *([self.final] if self.final else []), *([] if arch.tied else [self.head])]
+        self.weights = [
+            self.embedding,
+            *layered,
+            *([self.final] if self.final else []),
+            *([] if arch.tied else [self.head]),
+        ]
         self.mask: Buffer | None = None
         self.moments: list[Buffer] = []
         self.groups: list[Group] = []

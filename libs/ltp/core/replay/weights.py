@@ -50,7 +50,12 @@ class Layer:
     def all(self) -> list[Weight]:
         """In the order of `model.parameters()`."""
         found = [w for linear in self.attention.values() for w in linear.all()]
-        found += self.qk_norms + self.latent_norms + ([self.router] if self.router is not None else []) + list(self.router_pair or ())
+        found += (
+            self.qk_norms
+            + self.latent_norms
+            + ([self.router] if self.router is not None else [])
+            + list(self.router_pair or ())
+        )
         found += self.experts + [weight for pair in self.expert_pairs for weight in pair]
         found += [w for linear in self.mlp.values() for w in linear.all()]
         found += self.shared_gate.all() if self.shared_gate is not None else ()
