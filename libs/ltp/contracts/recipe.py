@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ltp.contracts.evaluation_spec import Gate
+from ltp.contracts.gate import Gate
 from ltp.contracts.values import Name, Ratio, Sha256
 from ltp.core.recipe import content_hash
 
@@ -15,7 +15,7 @@ _MOST = 2**31 - 1
 
 class _Section(BaseModel):
     # A misspelt key must be an error at the door, not a silent default.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True)
 
     @model_validator(mode="after")
     def _no_number_is_absurd(self) -> Self:

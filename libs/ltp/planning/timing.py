@@ -43,9 +43,7 @@ def training_seconds(recipe: Recipe, arch: Architecture, pool: Pool, layout: Lay
 
 def cache_bytes(arch: Architecture) -> int:
     """Bytes of a bf16 key-value cache for one token; latent attention keeps the compressed form."""
-    if arch.latent:
-        return 2 * arch.layers * (arch.kv_rank + arch.rope_dim)
-    return 4 * arch.layers * arch.kv_width
+    return 2 * arch.layers * arch.cache_width
 
 
 def rollout_seconds(recipe: Recipe, arch: Architecture, pool: Pool, wide: int, concurrent: int) -> float:
