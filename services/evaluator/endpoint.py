@@ -131,6 +131,7 @@ class Endpoint:
                 found, wait = await self._once(path, body)
                 if not isinstance(found, Failure):
                     self._width.good()
+                    self._pacer.answered()
                     self.spent.answered += 1
                     return found
                 attempt += 1
@@ -178,8 +179,8 @@ class Endpoint:
         failure = Failure(_kind(status, said), f"HTTP {status}: {self._clean(said)}")
         if status == 429:
             wait = _retry_after(response)
-            self._pacer.refused(wait)
-            self._width.refused()
+            # What nobody waits for must not hold up the others either.
+            self._pacer.refused(wait if wait is None or wait <= _LONGEST_WAIT_SECONDS else None)
             # An account without money answers 429 as well, and no waiting mends that.
             return failure, None if "insufficient_quota" in said else wait or 0.0
         if status >= 500 or status == 408:
