@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from services.evaluator.lanes import Address, Lanes
 from services.evaluator.pace import Pacer, Width
 from services.evaluator.samples import Answer, ErrorKind, Failure, Message
 
@@ -26,24 +27,6 @@ _LONGEST_WAIT_SECONDS = 120.0
 _OVERFLOW = re.compile(
     r"context[ _-]?(length|window)|maximum context|too (many tokens|long)|max_model_len", re.IGNORECASE
 )
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where an endpoint is and how it may be asked. The key never leaves this object but in the request's header."""
-
-    url: str
-    model: str
-    key: str | None = None
-    requests_per_second: float | None = None
-    start_concurrency: int = 8
-    max_concurrency: int = 64
-    request_seconds: float = 120.0
-    # A server of our own: it cannot be rate limited, and being gone is everybody's problem at once.
-    own: bool = False
-
-    def __repr__(self) -> str:
-        return f"Address({self.url}, {self.model})"
 
 
 @dataclass
@@ -64,31 +47,19 @@ class Endpoint:
         self.address, self.spent = address, Spent()
         self._pacer: Pacer | None = None
         self._width: Width | None = None
-        self._client: httpx.AsyncClient | None = None
+        self._lanes = Lanes(address)
 
     async def __aenter__(self) -> Self:
         clock = asyncio.get_running_loop().time
         a = self.address
         self._pacer = Pacer(a.requests_per_second, clock)
         self._width = Width(a.max_concurrency if a.own else a.start_concurrency, a.max_concurrency, clock)
-        headers = {} if a.key is None else {"Authorization": f"Bearer {a.key}"}
-        self._client = httpx.AsyncClient(
-            base_url=f"{a.url}/",
-            headers=headers,
-            timeout=httpx.Timeout(a.request_seconds, connect=10.0, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=a.max_concurrency),
-            # A proxy in the environment must not see requests to our own servers.
-            trust_env=not a.own,
-            # A redirect would carry the key to another host.
-            follow_redirects=False,
-        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+        await self._lanes.close()
 
     async def chat(self, prompt: Sequence[Message], sampling: Mapping[str, Any]) -> Answer | Failure:
         """The answer to a conversation. `sampling` holds OpenAI's names: max_tokens, temperature, top_p, seed, stop."""
@@ -148,11 +119,11 @@ class Endpoint:
         """One try: what came, and how long to wait before the next; None when there should be none, 0 for a back-off."""
         assert self._pacer is not None
         assert self._width is not None
-        assert self._client is not None
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            response = await self._client.post(path, json=body)
+            async with self._lanes.lane() as client:
+                response = await client.post(path, json=body)
         except httpx.TimeoutException as error:
             self._width.overloaded()
             if isinstance(error, httpx.ConnectTimeout):
