@@ -99,7 +99,7 @@ async def _local(evaluator: Evaluator, folder: Path) -> list[Line]:
     under_test = LocalModel(path=str(model))
     spec = {"sampling": {"max_new_tokens": TOKENS}, "reuse": False}
     await _evaluate(evaluator, under_test, dataset, spec)  # starts the server and warms it
-    server = next(iter(evaluator.cache._servers.values())).server
+    server = next(iter(evaluator.cache._servers.values()))[0].server
     ours, raw, starts = list[float](), list[float](), list[float]()
     for _ in range(ROUNDS):
         raw.append(LOCAL_ROWS / await _drive(f"{server.url}/v1", server.model_name, dataset))
