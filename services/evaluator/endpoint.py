@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from ltp.core.errors import ErrorCode, LtpError
 from services.evaluator.lanes import Address, Lanes
 from services.evaluator.pace import Pacer, Width
 from services.evaluator.samples import Answer, ErrorKind, Failure, Message
@@ -22,6 +23,8 @@ _TRIES = 6
 # A request that is only told to come later has patience: the endpoint lives.
 _REFUSALS = 60
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 20.0
+# An endpoint that never answered anything gets less of it: what is wrong there does not pass.
+_NEVER_ANSWERED_SECONDS, _NEVER_ANSWERED_TIMEOUTS = 60.0, 1
 # What an endpoint asks for beyond this is not waited for: the sample is an error, and a later run asks again.
 _LONGEST_WAIT_SECONDS = 120.0
 _OVERFLOW = re.compile(
@@ -93,8 +96,10 @@ class Endpoint:
     async def _post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float] | Failure:
         assert self._pacer is not None, "use Endpoint as an async context manager"
         assert self._width is not None
+        loop = asyncio.get_running_loop()
         async with self._width.slot():
             tries = attempt = 0
+            started = loop.time()
             while True:
                 await self._pacer.turn()
                 self.spent.requests += 1
@@ -108,6 +113,8 @@ class Endpoint:
                 attempt += 1
                 tries += found.kind != "rate_limited"
                 if wait is None or tries == _TRIES or attempt == _REFUSALS:
+                    return found
+                if self.spent.answered == 0 and _in_vain(found.kind, attempt, loop.time() - started):
                     return found
                 if wait > _LONGEST_WAIT_SECONDS:
                     return Failure(found.kind, f"{found.message} (it asks to wait {wait:.0f} s)")
@@ -163,6 +170,33 @@ class Endpoint:
         """An endpoint may repeat the key it was sent."""
         key = self.address.key
         return text.replace(key, "***") if key else text
+
+
+def hopeless(endpoint: Endpoint, failure: Failure, who: str = "") -> LtpError:
+    """Why an endpoint cannot be used at all, in words that say what to do. `who` names its part, if it is not the model's."""
+    where = f"{who}{endpoint.address.url} ({endpoint.address.model})"
+    if endpoint.address.own:
+        return LtpError(ErrorCode.INFERENCE_SERVER_FAILED, f"The model server stopped answering: {failure.message}")
+    if failure.kind == "unauthorized":
+        hint = "Check the stored secret that the request names, and that the key may use this model."
+        return LtpError(ErrorCode.ENDPOINT_REFUSED, f"{where} refuses the key: {failure.message}", hint)
+    if failure.kind == "model_not_found":
+        hint = "Check the name of the model and the base_url (it ends before /chat/completions)."
+        return LtpError(ErrorCode.ENDPOINT_REFUSED, f"{where} knows no such model: {failure.message}", hint)
+    if failure.kind == "rate_limited":
+        hint = "Check the quota of the key; stored answers are kept, and a later run goes on from them."
+        return LtpError(ErrorCode.ENDPOINT_REFUSED, f"{where} refuses every request: {failure.message}", hint)
+    code = ErrorCode.SERVICE_UNAVAILABLE if endpoint.spent.answered else ErrorCode.ENDPOINT_UNREACHABLE
+    hint = "Stored answers are kept; the run goes on from them when it is tried again."
+    what = "does not answer" if failure.kind == "timeout" else "cannot be reached"
+    return LtpError(code, f"{where} {what}: {failure.message}", hint)
+
+
+def _in_vain(kind: ErrorKind, attempt: int, seconds: float) -> bool:
+    """Whether to give up on an endpoint that never answered, although others might mend."""
+    if kind == "timeout":
+        return attempt >= _NEVER_ANSWERED_TIMEOUTS
+    return kind == "rate_limited" and seconds > _NEVER_ANSWERED_SECONDS
 
 
 def _pause(wait: float, attempt: int) -> float:

@@ -45,6 +45,9 @@ def run(
     preset: Annotated[str | None, typer.Option(help="openai or dashscope, instead of --api.")] = None,
     secret: Annotated[str | None, typer.Option(help="Name of the stored secret with the key.")] = None,
     rpm: Annotated[float | None, typer.Option(help="Requests per minute that the endpoint allows.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds that the endpoint has for an answer. Default: 120.")
+    ] = None,
     scorer: Annotated[
         str, typer.Option(help="A scorer's name, or its settings as YAML: '{name: regex, …}'.")
     ] = "exact",
@@ -72,7 +75,7 @@ def run(
         stop = {"accuracy": stop_at, "baseline_id": stop_against}
         body = {
             "name": name,
-            "model": _model(model, adapter, checkpoint, api, preset, secret, rpm),
+            "model": _model(model, adapter, checkpoint, api, preset, secret, rpm, timeout),
             "datasets": [{"name": one, "split": split} for one in dataset],
             "scorer": _scorer(scorer),
             "sampling": sampling,
@@ -244,6 +247,7 @@ def _model(
     preset: str | None,
     secret: str | None,
     rpm: float | None,
+    timeout: float | None,
 ) -> dict[str, Any]:
     if checkpoint is not None:
         return {"kind": "checkpoint", "checkpoint_id": checkpoint}
@@ -251,7 +255,8 @@ def _model(
         raise LtpError(ErrorCode.INVALID_REQUEST, "No model is named.", "Give --model or --checkpoint.")
     if api or preset:
         endpoint = {"kind": "api", "name": model, "base_url": api, "preset": preset, "secret": secret}
-        return endpoint | ({"requests_per_minute": rpm} if rpm else {})
+        limits = {"requests_per_minute": rpm, "request_seconds": timeout}
+        return endpoint | {name: value for name, value in limits.items() if value is not None}
     return {"kind": "local_model", "path": _here(model), "adapter": None if adapter is None else _here(adapter)}
 
 
