@@ -24,7 +24,7 @@ COMMANDS = {
     "status": "ltp.cli.up:status",
     "doctor": "ltp.cli.up:doctor",
     "checkpoints": "ltp.cli.results:checkpoints",
-    "compare": "ltp.cli.evaluations:compare",
+    "compare": "ltp.cli.comparisons:compare",
     "demo": "ltp.cli.demo:demo",
     "eval": "ltp.cli.evaluations:app",
     "dataset": "ltp.cli.dataset_commands:app",
