@@ -23,7 +23,7 @@ from ltp.queue.worker import Held
 from ltp.store.database import Database, Unit
 from services.dataset.dedup import store
 from services.dataset.dedup.methods import Measured, measure
-from services.dataset.dedup.minhash import LOWEST_FLOOR
+from services.dataset.dedup.near import LOWEST_FLOOR
 from services.dataset.dedup.pairs import Removals
 from services.dataset.dedup.record import Record
 from services.dataset.store import close_dataset, datasets, open_dataset
