@@ -28,7 +28,7 @@ Progress = Callable[[float], None]
 Note = Callable[[float], Awaitable[None]]
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["services.dataset.ingest", "services.dataset.export", "services.dataset.dedup.tasks"])
+_context.set_forkserver_preload(["services.dataset.reading", "services.dataset.export", "services.dataset.dedup.tasks"])
 # A share of progress below this is not worth a message.
 _STEP = 0.02
 # Searches and answers come before.
