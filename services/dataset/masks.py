@@ -152,8 +152,8 @@ def sample(source: Source, split: str | None, count: int) -> pa.Table:
     for name, table in source.tables(rows=min(count, 4096)):
         if split not in {None, name}:
             continue
-        table = table.select(["row_id", "id", *(c for c in TRAINED_COLUMNS if c in table.column_names)])
-        filled = table.filter(pc.is_valid(table.column("messages"))).slice(0, count - have)
+        read = table.select(["row_id", "id", *(c for c in TRAINED_COLUMNS if c in table.column_names)])
+        filled = read.filter(pc.is_valid(table.column("messages"))).slice(0, count - have)
         found.append(filled)
         have += filled.num_rows
         if have >= count:
