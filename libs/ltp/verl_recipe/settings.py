@@ -33,12 +33,21 @@ def sft_settings(inputs: Inputs) -> dict[str, Setting]:
     training, plan = inputs.recipe.training, inputs.plan
     return {
         **_shared(inputs),
-        "max_length": training.max_length,
-        "truncation": "right",
+        **sft_reading(training.max_length),
         # Off unless the plan packs, so that its micro batch, and with it its memory, is what really runs.
         "dynamic_batches": plan.token_budget is not None,
         **({} if plan.token_budget is None else {"token_budget": plan.token_budget}),
         "save_every": training.save_every or -1,
+    }
+
+
+def sft_reading(max_length: int, truncation: str = "right") -> dict[str, Setting]:
+    """How rows become tokens: what decides about the loss mask, and so what is asked when a mask is shown."""
+    return {
+        "max_length": max_length,
+        "truncation": truncation,
+        "dataset_module": "pkg://ltp_verl.sft_dataset",
+        "dataset_class": "ToolSFTDataset",
     }
 
 

@@ -14,8 +14,8 @@ from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
-from ltp.verl_recipe.hydra import overrides
-from ltp.verl_recipe.settings import Inputs, grpo_settings, sft_settings
+from ltp.verl_recipe.hydra import Setting, overrides
+from ltp.verl_recipe.settings import Inputs, grpo_settings, sft_reading, sft_settings
 
 # Setting -> key of `sft_trainer_engine.yaml`; a leading + adds a key its schema lacks.
 SFT_KEYS = {
@@ -33,6 +33,8 @@ SFT_KEYS = {
     "token_budget": "data.max_token_len_per_gpu",
     "max_length": "data.max_length",
     "truncation": "data.truncation",
+    "dataset_module": "data.custom_cls.path",
+    "dataset_class": "data.custom_cls.name",
     "loader_processes": "data.num_workers",
     "learning_rate": "optim.lr",
     "warmup_ratio": "optim.lr_warmup_steps_ratio",
@@ -159,6 +161,12 @@ def launch_spec(
         stop_file=str(run_dir / "stop"),
         time_limit_seconds=recipe.resources.time_limit_seconds,
     )
+
+
+def sft_data_config(max_length: int, truncation: str) -> dict[str, Setting]:
+    """What a job of SFT sets in the trainer's `data` section that decides about tokens and masks, by dotted key."""
+    settings = sft_reading(max_length, truncation)
+    return {SFT_KEYS[name].removeprefix("data."): value for name, value in settings.items()}
 
 
 def planned_overrides(recipe: Recipe, plan: Plan, *, train_rows: int | None = None) -> list[str]:
