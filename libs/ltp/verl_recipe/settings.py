@@ -111,9 +111,8 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
         "engine_seed": training.seed,
         "data_seed": training.seed,
         "device": "cpu" if plan.device_kind == "cpu" else "cuda",
-        # verl's default is FSDP 1: it refuses parameters on the CPU, and on one GPU it shards nothing, so that the
-        # plan's memory (FSDP 2's) would be that of another engine.
-        "strategy": "fsdp2",
+        # The plan's memory and time are this engine's; FSDP 1, verl's default, refuses parameters on the CPU.
+        "strategy": plan.strategy,
         "devices": plan.devices,
         "hosts": 1,
         "steps": training.steps,
@@ -189,7 +188,7 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
             "ray_object_store_bytes": 500_000_000, "actor_compile": False,
         }  # fmt: skip
     return {
-        **shared, "rollout": "vllm", "rollout_eager": True, "rollout_workers": 2, "reward_workers": 2,
+        **shared, "rollout": "vllm", "rollout_eager": not inputs.plan.cuda_graphs, "rollout_workers": 2, "reward_workers": 2,
         "rollout_memory_share": _rollout_memory_share(inputs.plan),
         "rollout_sequences": _ROLLOUT_SEQUENCES,
         # vLLM needs the base weights on its own when only adapters are synchronised.
