@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import hydra
-import torch
 from omegaconf import DictConfig
 from verl.trainer import sft_trainer
 from verl.utils import tensordict_utils
@@ -25,14 +24,14 @@ from ltp_verl.sft import StoppableSFTTrainer, train
 
 
 class PairCollator(SFTTensorCollator):
-    """Lays a batch of pairs out as twice as many sequences: chosen, rejected, chosen, rejected, …"""
+    """Lays a batch of pairs out as twice as many sequences: chosen, rejected, chosen, rejected, and so on."""
 
     def __call__(self, batch: list[Any]) -> dict[str, Any]:
         return super().__call__([sequence for pair in batch for sequence in pair])
 
 
 class PairClient:
-    """verl's training worker, which is handed each batch with the reference's log-probabilities in it."""
+    """The training worker of verl, handed each batch with the log-probabilities of the reference in it."""
 
     def __init__(self, policy: Any, reference: Any | None) -> None:
         self._policy = policy

@@ -71,7 +71,7 @@ def pair_loss(
 
 
 def averaged(output: Any) -> Any:
-    """verl's answer with means over all pairs in the place of one sum for each micro batch and replica."""
+    """The worker's answer with means over all pairs in the place of one sum for each micro batch and replica."""
     metrics: dict[str, Any] | None = None if output is None else tensordict_utils.get(output, "metrics")
     if metrics is None or _COUNT not in metrics:
         return output

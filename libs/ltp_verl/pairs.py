@@ -59,7 +59,9 @@ def _demand_pairs(frame: pd.DataFrame) -> None:
         raise ValueError(f"DPO needs the column(s) {', '.join(columns)}, which this file has not")
     missing = int((frame["chosen"].isna() | frame["rejected"].isna()).sum())
     if missing:
-        raise ValueError(f"{missing} of {len(frame)} rows lack a chosen or a rejected answer, and DPO learns from pairs")
+        raise ValueError(
+            f"{missing} of {len(frame)} rows lack a chosen or a rejected answer, and DPO learns from pairs"
+        )
 
 
 def _turns(value: Any) -> list[dict[str, Any]]:

@@ -125,6 +125,8 @@ def _environment(recipe: Recipe, plan: Plan, run_dir: Path, libs: Path, device_i
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",
             "LTP_REWARD": json.dumps(reward_of(recipe)),
+            # What foreign code that judges responses must not see.
+            "LTP_HIDDEN": str(run_dir.parents[2] if run_dir.parent.parent.name == "runs" else run_dir),
             "LTP_REWARD_ERRORS": str(run_dir / "reward_errors.jsonl"),
         }
         if plan.device_kind == "gpu":
