@@ -27,7 +27,7 @@ from ltp.queue.line import BROKEN, Line
 from ltp.queue.policy import MAX_DEATHS, SUSPECT_DEATHS
 from ltp.queue.work import Work, claim_limited, end_cancelled, fail, in_order
 from ltp.store.database import Database, Unit
-from ltp.store.patience import wait_at_most
+from ltp.store.patience import end_all, wait_at_most
 
 Handler = Callable[["Held"], Awaitable[None]]
 
@@ -91,11 +91,8 @@ class Worker:
                     await wait_at_most(self.wake, self.poll_seconds)
                 await asyncio.sleep(max(0.0, self._turned_at + _BREATH_SECONDS - time.monotonic()))
         finally:
-            heart.cancel()
-            for task in self._tasks:
-                task.cancel()
             held = [each.work for each in self._tasks.values()]
-            await asyncio.gather(heart, *self._tasks, return_exceptions=True)
+            await end_all([heart, *self._tasks])
             await self._leave(held)
 
     async def _take(self) -> bool:

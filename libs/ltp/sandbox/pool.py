@@ -99,7 +99,8 @@ class Sandbox:
         if line:
             process.stdin.write(line.encode())
             await process.stdin.drain()
-        said = await asyncio.wait_for(process.stdout.readline(), seconds)
+        async with asyncio.timeout(seconds):
+            said = await process.stdout.readline()
         found: dict[str, Any] = json.loads(said)
         return found
 
