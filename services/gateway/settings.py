@@ -17,3 +17,5 @@ class GatewaySettings(CommonSettings):
     # A file with the one token that opens the API. Without it every request is refused: there is no default.
     gateway_token_file: Path | None = None
     gateway_max_upload_bytes: int = Field(default=20 << 30, gt=0)
+    # Further directories of reward functions beside DATA/rewards, separated as in PATH.
+    reward_roots: str = ""
