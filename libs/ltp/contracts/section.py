@@ -17,7 +17,9 @@ class Section(BaseModel):
     """A part of a recipe: frozen, and strict about keys and numbers."""
 
     # A misspelt key must be an error at the door, not a silent default.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
+    )
 
     @model_validator(mode="after")
     def _no_number_is_absurd(self) -> Self:
