@@ -24,11 +24,13 @@ from ltp.contracts.attempt import (
 from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.contracts.host import HostSeen
 from ltp.contracts.questions import LogPart, LogRequest
+from ltp.contracts.recipe_check import RecipeCheckAsked, RecipeChecked
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import ATTEMPT, AttemptState
 from ltp.store.database import Database
 from services.runner import store
 from services.runner.backends import Backend
+from services.runner.checks import check_recipe
 from services.runner.host import describe
 from services.runner.settings import RunnerSettings
 
@@ -78,6 +80,12 @@ async def read_log(
         text=data.decode(errors="replace"),
         is_over=over,
     )
+
+
+@router.subscriber(**answered_by(SERVICE, "check-recipe"), max_workers=2)
+@replies
+async def check(request: RecipeCheckAsked, settings: Annotated[RunnerSettings, Context("settings")]) -> RecipeChecked:
+    return await check_recipe(request, settings.runner_python, settings.root())
 
 
 async def tell_host(database: Database, settings: RunnerSettings) -> None:

@@ -108,8 +108,8 @@ def search(
             message = f"{pool.model} computes no bfloat16, in which verl trains"
             found.rejected.append(Rejected(f"{pool.devices} {pool.model}", message))
             continue
-        if pool.kind == "cpu" and recipe.reinforcement and (recipe.training.lora_rank or pool.devices > 1):
-            message = "on a processor GRPO trains all weights in one process: it takes training.lora_rank: 0"
+        if pool.kind == "cpu" and recipe.reinforcement and pool.devices > 1:
+            message = "on processors reinforcement learning runs in one process: it takes resources.devices: 1"
             found.rejected.append(Rejected("the processors", message, nearly=True))
             continue
         _search_pool(Space(recipe, arch, pool, margins or {}), found, rows)

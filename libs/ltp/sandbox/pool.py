@@ -1,4 +1,4 @@
-"""The sandbox as the evaluator uses it: a few processes that judge side by side and are gone when the run is."""
+"""The sandbox as its users see it: a few processes that judge side by side and are gone when the run is."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class Sandbox:
             # The process itself is broken or stuck: it goes, and the next answer gets a fresh one.
             if process is not None and process.returncode is None:
                 process.kill()
-            return {"outcome": "unparsable", "detail": {"why": f"the sandbox failed: {type(error).__name__}"}}
+            why = {"why": f"the sandbox failed: {type(error).__name__}"}
+            return {"outcome": "unparsable", "detail": why, "failed": True}
         finally:
             self._free.put_nowait(process)
 

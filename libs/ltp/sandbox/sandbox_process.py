@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -103,7 +104,31 @@ def function(settings: dict[str, Any]) -> Judge:
     return judge
 
 
-KINDS = {"regex": regex, "math": math, "code": code, "function": function}
+def reward(settings: dict[str, Any]) -> Judge:
+    """The user's own reward function, called as verl calls one; what it gives must be a number, or have one as `score`."""
+    names: dict[str, Any] = {"__name__": "reward"}
+    exec(compile(settings["source"], settings["file"], "exec"), names)  # noqa: S102 - what this process is for
+    compute = names.get(settings["function"])
+    if not callable(compute):
+        raise TypeError(f"{settings['file']} defines no function {settings['function']}")
+
+    def judge(item: dict[str, Any]) -> dict[str, Any]:
+        row = item["row"]
+        given: Any = compute(
+            data_source=row["data_source"], solution_str=item["response"], ground_truth=item["reference"],
+            extra_info=row["extra_info"],
+        )  # fmt: skip
+        value = given["score"] if isinstance(given, dict) else given
+        if isinstance(value, str) or not isfinite(float(value)):
+            raise ValueError(f"{settings['function']} gave {value!r}, which is no finite number"[:300])
+        return {"value": float(value), "detail": {}}
+
+    return judge
+
+
+# Foreign code loads behind shut doors; ours loads before, while its libraries can still be read.
+FOREIGN = {"function": function, "reward": reward}
+KINDS = {"regex": regex, "math": math, "code": code, **FOREIGN}
 
 
 def main() -> None:
@@ -111,8 +136,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     make = KINDS[settings["name"]]
     try:
-        # What is ours and trusted loads before the disk is shut; the user's file is neither.
-        judge = None if settings["name"] == "function" else make(settings)
+        judge = None if settings["name"] in FOREIGN else make(settings)
         hold = cage.enter(settings["hidden"], settings["scratch"])
         child = os.fork()
         if child:
@@ -150,11 +174,16 @@ def _run(judge: Judge, item: dict[str, Any], settings: dict[str, Any], *, alone:
             pass
     _, status = os.waitpid(child, 0)
     if said is None:
-        return {"value": 0.0, "detail": {"why": f"not done within {settings['timeout_seconds']:g} s"}, "late": True}
+        return {
+            "value": 0.0,
+            "detail": {"why": f"not done within {settings['timeout_seconds']:g} s"},
+            "late": True,
+            "failed": True,
+        }
     try:
         return json.loads(said)
     except ValueError:
-        return {"value": 0.0, "detail": {"why": f"the process ended early (status {status})"}}
+        return {"value": 0.0, "detail": {"why": f"the process ended early (status {status})"}, "failed": True}
 
 
 def _judge_and_exit(judge: Judge, item: dict[str, Any], settings: dict[str, Any], writer: int) -> None:
@@ -169,6 +198,7 @@ def _judge_and_exit(judge: Judge, item: dict[str, Any], settings: dict[str, Any]
         result = {
             "outcome": "unparsable",
             "detail": {"why": f"the scorer failed: {type(error).__name__}: {error}"[:500]},
+            "failed": True,
         }
     os.write(writer, json.dumps(result).encode() + b"\n")
     os._exit(0)
