@@ -60,9 +60,14 @@ def now() -> str:
 
 def write_whole(path: Path, value: dict[str, Any]) -> None:
     """Replace `path` so that a reader, or a machine that lost power, sees the old content or the new one."""
+    write_bytes_whole(path, json.dumps(value).encode())
+
+
+def write_bytes_whole(path: Path, content: bytes) -> None:
+    """As `write_whole`, of any content."""
     draft = path.with_name(path.name + ".tmp")
-    with draft.open("w") as file:
-        json.dump(value, file)
+    with draft.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)

@@ -1,0 +1,92 @@
+"""What the runner hears and answers about registered hosts: how they are reached, and what tests of the way found."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from faststream import Context
+from faststream.nats import NatsRouter
+
+from ltp.bus.inbox import InboxUnit
+from ltp.bus.rpc import answered_by, replies
+from ltp.bus.subscriptions import heard_by, said
+from ltp.contracts.host_access import (
+    AccessList,
+    AccessRequest,
+    AccessView,
+    HostPinned,
+    HostRegistered,
+    HostRemoved,
+    HostReport,
+    HostTested,
+    HostTestRequested,
+    HostTrusted,
+    ReportAnswer,
+    ReportQuestion,
+)
+from ltp.contracts.values import Problem
+from ltp.queue.policy import Queue
+from ltp.queue.work import enqueue
+from ltp.store.database import Database
+from services.runner import hosts_store
+
+SERVICE = "runner"
+TEST_KIND = "host-test"
+router = NatsRouter()
+Data = Annotated[Database, Context("database")]
+
+for event in (HostPinned, HostTested):
+    router.publisher(**said(event))
+
+
+@router.subscriber(**heard_by(SERVICE, HostRegistered))
+async def register(event: HostRegistered, unit: InboxUnit) -> None:
+    await hosts_store.register(unit, event)
+
+
+@router.subscriber(**heard_by(SERVICE, HostRemoved))
+async def remove(event: HostRemoved, unit: InboxUnit) -> None:
+    await hosts_store.remove(unit, event.host_id)
+
+
+@router.subscriber(**heard_by(SERVICE, HostTrusted))
+async def trust(event: HostTrusted, unit: InboxUnit) -> None:
+    await hosts_store.trust(unit, event.host_id, event.fingerprint)
+
+
+@router.subscriber(**heard_by(SERVICE, HostTestRequested))
+async def queue_test(event: HostTestRequested, unit: InboxUnit) -> None:
+    await hosts_store.open_report(unit, event.host_id, event.report_id)
+    payload = event.model_dump(mode="json")
+    await enqueue(unit, Queue.TRAINING, TEST_KIND, payload, dedup_key=f"{TEST_KIND}:{event.report_id}")
+
+
+@router.subscriber(**answered_by(SERVICE, "access"))
+@replies
+async def list_access(request: AccessRequest, database: Data) -> AccessList:
+    rows = await hosts_store.all_hosts(database.engine, request.host_id)
+    found = [_view(row) for row in rows]
+    if request.host_id is not None:
+        report = await hosts_store.read_report(database.engine, request.host_id)
+        found = [view.model_copy(update={"report": _report(report)}) for view in found]
+    return AccessList(hosts=found)
+
+
+@router.subscriber(**answered_by(SERVICE, "report"))
+@replies
+async def read_report(question: ReportQuestion, database: Data) -> ReportAnswer:
+    row = await hosts_store.read_report(database.engine, question.host_id, question.report_id)
+    return ReportAnswer(report=_report(row))
+
+
+def _view(row: hosts_store.Row) -> AccessView:
+    known = {name: row[name] for name in ("host_id", "access", "secret", "fingerprint", "shown_fingerprint", "reached_at")}
+    problem = None if row["problem"] is None else Problem.model_validate(row["problem"])
+    return AccessView(**known, problem=problem)
+
+
+def _report(row: hosts_store.Row | None) -> HostReport | None:
+    if row is None:
+        return None
+    known = {name: row[name] for name in ("report_id", "host_id", "state", "checks", "started_at", "ended_at")}
+    return HostReport(ok=all(check["verdict"] != "fail" for check in row["checks"]), **known)
