@@ -59,13 +59,13 @@ format: $(STAMP) ## Format and mend what ruff can mend
 	$(BIN)/ruff format .
 
 slow: $(STAMP) ## The tests that train or kill for minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest --timeout 3600 -m "slow and not gpu"
 
 chaos: $(STAMP) ## Kill every service in turn while a job runs (minutes)
-	$(BIN)/python -m pytest -m slow tests/chaos
+	$(BIN)/python -m pytest --timeout 3600 -m slow tests/chaos
 
 gpu: $(STAMP) ## Tests on a machine with a GPU
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest --timeout 3600 -m gpu
 
 bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (minutes; installs the peers)
 	$(BIN)/python -m tests.bench $(SUITE)

@@ -157,9 +157,10 @@ class Attempt:
         lines = await read_metrics(self.backend, self.run_dir, row["metrics_offset"])
         found = await find_checkpoints(self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm)
         await self._apply_news(row, status, lines, found)
+        # Before the next line: a training with many quick steps has news at every look.
+        stop = await self._pass_on_stop(row)
         if lines or found:
             return False  # There may be more: the verdict comes when everything was read.
-        stop = await self._pass_on_stop(row)
         saved = self.made.recipe.training.steps in known
         exited = status.state == "exited"
         verdict = judge(
