@@ -30,6 +30,7 @@ from ltp.contracts.evaluation import (
     EvaluationUploaded,
 )
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
+from ltp.contracts.host_access import HostRegistered, HostRemoved, HostTestRequested, HostTrusted
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.operation import (
     OperationAccepted,
@@ -76,6 +77,10 @@ for event in (
     DatasetDeletionRequested,
     DatasetMarked,
     ProjectQuotaSet,
+    HostRegistered,
+    HostRemoved,
+    HostTestRequested,
+    HostTrusted,
     HostLabelled,
     HostCordoned,
     HostUncordoned,

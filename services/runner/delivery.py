@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -119,3 +120,12 @@ def mentioned_files(spec: LaunchSpec) -> list[Path]:
 def content_digest(content: bytes) -> str:
     """The name of code or data by its content."""
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def unpack(archive: bytes, target: Path) -> None:
+    """Put our own archive in place, whole or not at all."""
+    draft = target.with_name(f"{target.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as file:
+        file.extractall(draft, filter="data")
+    os.replace(draft, target)

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from ltp.contracts.host_access import Access, HostPinned
+from ltp.contracts.host_access import Access, HostPinned, secret_name
 from ltp.contracts.values import Placement
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.secrets import Secrets
@@ -24,11 +24,6 @@ from services.runner.backends.ray import RayBackend
 from services.runner.backends.ssh import SshBackend
 from services.runner.settings import RunnerSettings
 from services.runner.ssh.link import Credential, Link, Target
-
-
-def secret_name(host_id: str) -> str:
-    """Under which the secret of a host is kept; no user can spell it."""
-    return f"_host.{host_id}"
 
 
 class Fleet:
@@ -131,8 +126,3 @@ def located(path: str, host_id: str) -> tuple[str, Path]:
         return host_id, Path(path)
     host, _, rest = path.partition("://")[2].partition("/")
     return host, Path(f"/{rest}")
-
-
-def location(host_id: str | None, path: Path) -> str:
-    """How a path is written in events: with its host, when that is not the machine of the platform itself."""
-    return str(path) if host_id is None else f"ssh://{host_id}{path}"

@@ -51,7 +51,10 @@ hosts = Table(
     Column("cordoned", Boolean, nullable=False, server_default=text("false")),
     # Set when its work was given to others, until it is heard of again.
     Column("lost_at", TIME),
-    Column("seen_at", TIME, nullable=False),
+    # Null until a registered host is heard of for the first time.
+    Column("seen_at", TIME),
+    # Taken away by an operator: late news of it changes nothing.
+    Column("removed_at", TIME),
     schema=SCHEMA,
 )
 leases = Table(
@@ -106,6 +109,18 @@ async def see_host(unit: Unit, seen: HostSeen) -> None:
     await unit.execute(statement.on_conflict_do_update(index_elements=["host_id"], set_=values))
 
 
+async def register_host(unit: Unit, host_id: str, labels: dict[str, str]) -> None:
+    """Note a host that was never heard of; one that was is reached another way from now on."""
+    statement = insert(hosts).values(host_id=host_id, devices=[], labels=labels, lost_at=now())
+    values = {"labels": labels, "removed_at": None}
+    await unit.execute(statement.on_conflict_do_update(index_elements=["host_id"], set_=values))
+
+
+async def remove_host(unit: Unit, host_id: str) -> None:
+    """Place nothing on a host any more, and show it to nobody."""
+    await note_host(unit, host_id, removed_at=now(), cordoned=False)
+
+
 async def note_host(unit: Unit, host_id: str, **values: Any) -> bool:
     """Record what an operator said of a host; False when it is not known."""
     return await unit.change(update(hosts).where(hosts.c.host_id == host_id).values(**values)) == 1
@@ -134,7 +149,7 @@ def read_wants(wants: dict[str, Any]) -> Wants:
 
 async def host_states(unit: Unit, silent_after: timedelta, *, lock: bool = True) -> list[HostState]:
     """Hosts with who holds what on them. Locks the hosts, so that two schedulers decide one after the other."""
-    query = select(hosts).order_by(hosts.c.host_id)
+    query = select(hosts).where(hosts.c.removed_at.is_(None)).order_by(hosts.c.host_id)
     seen = (await unit.execute(query.with_for_update() if lock else query)).mappings().all()
     held = await _holders(unit)
     at = now()
@@ -151,7 +166,7 @@ async def host_states(unit: Unit, silent_after: timedelta, *, lock: bool = True)
 
 
 def _state(row: Any, at: datetime, silent_after: timedelta) -> Any:
-    if row["lost_at"] is not None or at - row["seen_at"] > silent_after:
+    if row["lost_at"] is not None or row["seen_at"] is None or at - row["seen_at"] > silent_after:
         return "silent"
     return "cordoned" if row["cordoned"] else "ready"
 
@@ -230,7 +245,8 @@ async def ask_to_leave(unit: Unit, work_id: UUID) -> bool:
 
 async def last_words(unit: Unit) -> list[tuple[str, datetime]]:
     """When each host that is not given up yet was last heard of."""
-    query = select(hosts.c.host_id, hosts.c.seen_at).where(hosts.c.lost_at.is_(None)).with_for_update()
+    query = select(hosts.c.host_id, hosts.c.seen_at).with_for_update()
+    query = query.where(hosts.c.lost_at.is_(None), hosts.c.removed_at.is_(None), hosts.c.seen_at.is_not(None))
     return [(row.host_id, row.seen_at) for row in (await unit.execute(query)).all()]
 
 
@@ -256,7 +272,7 @@ async def give_up_work(unit: Unit, host_id: str, problem: dict[str, Any]) -> lis
 
 async def views(unit: Unit, silent_after: timedelta, host_id: str | None) -> list[HostView]:
     """Hosts with their holdings, for people."""
-    query = select(hosts).order_by(hosts.c.host_id)
+    query = select(hosts).where(hosts.c.removed_at.is_(None)).order_by(hosts.c.host_id)
     if host_id is not None:
         query = query.where(hosts.c.host_id == host_id)
     rows = (await unit.execute(query)).mappings().all()

@@ -26,7 +26,7 @@ COMMANDS = {
     "dataset": "ltp.cli.dataset_commands:app",
     "plan": "ltp.cli.plans:app",
     "job": "ltp.cli.job_control:app",
-    "host": "ltp.cli.hosts:app",
+    "host": "ltp.cli.host_access:app",
     "pipeline": "ltp.cli.pipelines:app",
     "schedule": "ltp.cli.schedules:app",
     "merge": "ltp.cli.operations:merge",

@@ -45,6 +45,10 @@ class Backend(Protocol):
         """Where an attempt keeps its truth: a path on the host, which need not be one of this machine."""
         ...
 
+    def url(self, path: Path) -> str:
+        """How a path of the host is written in events: `ssh://HOST/path` where it is not one of the platform's machine."""
+        ...
+
     async def bring(self, spec: LaunchSpec, inputs: Sequence[Path]) -> LaunchSpec:
         """Have what the process reads (files and folders of this machine) on the host, and the spec in the host's paths."""
         ...

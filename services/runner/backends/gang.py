@@ -14,13 +14,14 @@ import structlog
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
-from ltp.verl_recipe.verl_0_9 import SFT_KEYS
 from services.runner.backends import Backend, LaunchStatus
 
 T = TypeVar("T")
 
 # Where the first rank listens: below the ephemeral ports, spread by attempt so that a port in use costs one attempt.
 _PORTS, _FIRST_PORT = 8_000, 23_000
+# verl's keys for how many devices a host has, and how many hosts there are.
+_DEVICES, _HOSTS = "trainer.n_gpus_per_node", "trainer.nnodes"
 
 
 class Gang:
@@ -38,6 +39,9 @@ class Gang:
         """The run's directory on every member."""
         run_id, number = UUID(run_dir.parent.name), int(run_dir.name.rpartition("-")[2])
         return [run_dir, *(member.run_dir(run_id, number) for member in self.members[1:])]
+
+    def url(self, path: Path) -> str:
+        return self.members[0].url(path)
 
     async def bring(self, spec: LaunchSpec, inputs: Sequence[Path]) -> LaunchSpec:
         """The spec of the first member; those of the others are kept for the launch."""
@@ -164,8 +168,8 @@ def node_spec(spec: LaunchSpec, rank: int, nodes: int, address: str, port: int) 
     meeting = [f"--nnodes={nodes}", f"--node_rank={rank}", f"--master_addr={address}", f"--master_port={port}"]
     changed = {
         "--nproc_per_node": f"--nproc_per_node={each}",
-        SFT_KEYS["devices"]: f"{SFT_KEYS['devices']}={each}",
-        SFT_KEYS["hosts"]: f"{SFT_KEYS['hosts']}={nodes}",
+        _DEVICES: f"{_DEVICES}={each}",
+        _HOSTS: f"{_HOSTS}={nodes}",
     }
     words: list[str] = []
     for word in spec.argv:

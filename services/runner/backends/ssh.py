@@ -101,6 +101,9 @@ class SshBackend(FileBackend):
                 "It must be Python 3.9 or later; name another with --python.",
             ) from None
 
+    def url(self, path: Path) -> str:
+        return f"ssh://{self.link.target.host_id}{path}"
+
     async def bring(self, spec: LaunchSpec, inputs: Sequence[Path]) -> LaunchSpec:
         """Send what the host lacks; by content, so that a model or a dataset travels once."""
         place = await self.place()

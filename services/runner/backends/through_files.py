@@ -41,8 +41,13 @@ class FileBackend(ABC):
         """Whether the launcher that wrote a status still runs. Raises rather than guesses."""
 
     def run_dir(self, run_id: UUID, number: int) -> Path:
-        assert self.root.is_absolute(), "the host was never reached"
+        if not self.root.is_absolute():
+            message = "The host was not reached since the runner started, so its home directory is not known."
+            raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, message, "`ltp host test HOST` tells why.")
         return self.root / "runs" / str(run_id) / f"attempt-{number}"
+
+    def url(self, path: Path) -> str:
+        return str(path)
 
     async def bring(self, spec: LaunchSpec, inputs: Sequence[Path]) -> LaunchSpec:
         return spec

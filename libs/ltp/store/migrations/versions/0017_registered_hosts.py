@@ -22,6 +22,7 @@ _NOW = sa.text("now()")
 
 def upgrade() -> None:
     op.alter_column("hosts", "seen_at", nullable=True, schema="scheduler")
+    op.add_column("hosts", sa.Column("removed_at", _TIME, nullable=True), schema="scheduler")
     op.create_table(
         "hosts",
         sa.Column("host_id", sa.String(), nullable=False),
