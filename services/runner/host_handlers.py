@@ -14,6 +14,8 @@ from ltp.contracts.host_access import (
     AccessList,
     AccessRequest,
     AccessView,
+    CheckpointCopy,
+    CheckpointCopyRequest,
     HostPinned,
     HostRegistered,
     HostRemoved,
@@ -25,10 +27,13 @@ from ltp.contracts.host_access import (
     ReportQuestion,
 )
 from ltp.contracts.values import Problem
+from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.policy import Queue
 from ltp.queue.work import enqueue
 from ltp.store.database import Database
-from services.runner import hosts_store
+from services.runner import hosts_store, store
+from services.runner.checkpoint_copies import begun_copy
+from services.runner.fleet import Fleet
 
 SERVICE = "runner"
 TEST_KIND = "host-test"
@@ -77,6 +82,21 @@ async def list_access(request: AccessRequest, database: Data) -> AccessList:
 async def read_report(question: ReportQuestion, database: Data) -> ReportAnswer:
     row = await hosts_store.read_report(database.engine, question.host_id, question.report_id)
     return ReportAnswer(report=_report(row))
+
+
+@router.subscriber(**answered_by(SERVICE, "checkpoint-copy"))
+@replies
+async def copy_checkpoint(
+    request: CheckpointCopyRequest, database: Data, fleet: Annotated[Fleet, Context("fleet")]
+) -> CheckpointCopy:
+    async with database.unit() as unit:
+        origin = await store.checkpoint_origin(unit, request.path)
+    try:
+        found = await begun_copy(fleet, request.path, origin, weights_only=request.weights_only)
+    except OSError as error:
+        hint = "It is fetched when the host answers again."
+        raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, f"{request.path} cannot be fetched: {error}", hint) from error
+    return CheckpointCopy(path=None if found is None else str(found))
 
 
 def _view(row: hosts_store.Row) -> AccessView:

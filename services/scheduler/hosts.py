@@ -55,6 +55,7 @@ hosts = Table(
     Column("seen_at", TIME),
     # Taken away by an operator: late news of it changes nothing.
     Column("removed_at", TIME),
+    Column("reached_by", String, nullable=False, server_default=text("'local'")),
     schema=SCHEMA,
 )
 leases = Table(
@@ -102,6 +103,7 @@ async def see_host(unit: Unit, seen: HostSeen) -> None:
     values = {
         "devices": [d.model_dump() for d in seen.devices],
         "memory_bytes": seen.memory_bytes,
+        "reached_by": seen.reached_by,
         "seen_at": now(),
         "lost_at": None,
     }
@@ -129,11 +131,12 @@ async def note_host(unit: Unit, host_id: str, **values: Any) -> bool:
 async def waiting_work(unit: Unit) -> list[Waiting]:
     """Work that wants devices and has none, in its turn."""
     return [
-        Waiting(row.id, read_wants(row.wants), row.enqueued_at, row.queue, row.project) for row in await in_turn(unit)
+        Waiting(row.id, read_wants(row.wants, row.kind), row.enqueued_at, row.queue, row.project)
+        for row in await in_turn(unit)
     ]
 
 
-def read_wants(wants: dict[str, Any]) -> Wants:
+def read_wants(wants: dict[str, Any], kind: str = "train") -> Wants:
     """What a row of work says of the devices it wants; what it leaves out has defaults."""
     return Wants(
         count=wants["count"],
@@ -144,6 +147,7 @@ def read_wants(wants: dict[str, Any]) -> Wants:
         avoid=frozenset(wants.get("avoid", ())),
         priority=wants.get("priority", 0),
         preemptible=wants.get("preemptible", False),
+        anywhere=kind == "train",
     )
 
 
@@ -160,6 +164,7 @@ async def host_states(unit: Unit, silent_after: timedelta, *, lock: bool = True)
             holders=held[row["host_id"]],
             labels=row["labels"],
             state=_state(row, at, silent_after),
+            is_remote=row["reached_by"] != "local",
         )
         for row in seen
     ]

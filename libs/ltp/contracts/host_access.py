@@ -182,6 +182,21 @@ class ReportAnswer(Value):
     report: HostReport | None = None
 
 
+class CheckpointCopyRequest(Value):
+    """The question `checkpoint-copy` to the runner: where a checkpoint of another host lies on this machine. Begins the copy."""
+
+    # As ltp.checkpoint.v1.written says it: ssh://HOST/path.
+    path: str
+    # Without the optimizer's states, which are twice the weights and only needed to resume.
+    weights_only: bool = True
+
+
+class CheckpointCopy(Value):
+    """The copy's folder, or None while it is on its way."""
+
+    path: str | None
+
+
 def secret_name(host_id: str) -> str:
     """Under which the secret of a host is kept; no user can spell it."""
     return f"_host.{host_id}"

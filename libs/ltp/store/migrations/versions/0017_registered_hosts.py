@@ -1,7 +1,7 @@
 """Registered hosts: how they are reached, what tests of the way found, and hosts that were never heard of.
 
 Revision ID: 0017
-Revises: 0010
+Revises: 0009
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0017"
-down_revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
@@ -23,6 +23,8 @@ _NOW = sa.text("now()")
 def upgrade() -> None:
     op.alter_column("hosts", "seen_at", nullable=True, schema="scheduler")
     op.add_column("hosts", sa.Column("removed_at", _TIME, nullable=True), schema="scheduler")
+    reached_by = sa.Column("reached_by", sa.String(), nullable=False, server_default=sa.text("'local'"))
+    op.add_column("hosts", reached_by, schema="scheduler")
     op.create_table(
         "hosts",
         sa.Column("host_id", sa.String(), nullable=False),
