@@ -30,7 +30,7 @@ from ltp.contracts.evaluation import (
     EvaluationUploaded,
 )
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
-from ltp.contracts.host_access import HostRegistered, HostRemoved, HostTestRequested, HostTrusted
+from ltp.contracts.host_access import HostRegistered, HostRemoved, HostSetupRequested, HostTestRequested, HostTrusted
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.operation import (
     OperationAccepted,
@@ -80,6 +80,7 @@ for event in (
     HostRegistered,
     HostRemoved,
     HostTestRequested,
+    HostSetupRequested,
     HostTrusted,
     HostLabelled,
     HostCordoned,

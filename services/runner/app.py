@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ltp.contracts.values import Problem
 from ltp.queue.work import Work
 from ltp.queue.worker import Held, Worker
@@ -11,6 +13,7 @@ from services.runner import host_handlers
 from services.runner.attempt import Attempt
 from services.runner.fleet import Fleet
 from services.runner.handlers import SERVICE, router
+from services.runner.host_setup import carry_out_setup
 from services.runner.host_testing import carry_out_test
 from services.runner.host_watch import tell_host, watch_hosts
 from services.runner.settings import RunnerSettings
@@ -48,13 +51,14 @@ worker = Worker(
     hosts=fleet.host_ids,
 )
 runtime.workers.append(worker)
-runtime.workers.append(
-    Worker(
-        runtime.database,
-        kind=host_handlers.TEST_KIND,
-        name=SERVICE,
-        handler=lambda held: carry_out_test(held, fleet),
-        concurrency=8,
-        settles=True,
+for kind, carry_out in ((host_handlers.TEST_KIND, carry_out_test), (host_handlers.SETUP_KIND, carry_out_setup)):
+    runtime.workers.append(
+        Worker(
+            runtime.database,
+            kind=kind,
+            name=SERVICE,
+            handler=partial(carry_out, fleet=fleet),
+            concurrency=8,
+            settles=True,
+        )
     )
-)

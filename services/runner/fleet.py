@@ -81,7 +81,8 @@ class Fleet:
             token = self._credential(row) if row["secret"] != "none" else _nothing  # noqa: S105 - no secret
             return RayBackend(row["host_id"], access, token, self.settings)
         link = Link(_target(row, access), self._credential(row), lambda key, shown: self._pin(row["host_id"], key, shown))
-        return SshBackend(link, root, row["interpreter"] or access.python)
+        # What was found at the last look is only kept where the operator named none: an environment may appear.
+        return SshBackend(link, root, access.python)
 
     def _credential(self, row: hosts_store.Row) -> Callable[[], Awaitable[Credential | None]]:
         async def read() -> Credential | None:

@@ -20,11 +20,15 @@ from ltp.contracts.host_access import (
     HostRegistered,
     HostRemoved,
     HostReport,
+    HostSetUp,
+    HostSetupRequested,
     HostTested,
     HostTestRequested,
     HostTrusted,
     ReportAnswer,
     ReportQuestion,
+    Verification,
+    VerifyQuestion,
 )
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
@@ -34,13 +38,14 @@ from ltp.store.database import Database
 from services.runner import hosts_store, store
 from services.runner.checkpoint_copies import begun_copy
 from services.runner.fleet import Fleet
+from services.runner.host_setup import compared
 
 SERVICE = "runner"
-TEST_KIND = "host-test"
+TEST_KIND, SETUP_KIND = "host-test", "host-setup"
 router = NatsRouter()
 Data = Annotated[Database, Context("database")]
 
-for event in (HostPinned, HostTested):
+for event in (HostPinned, HostTested, HostSetUp):
     router.publisher(**said(event))
 
 
@@ -64,6 +69,23 @@ async def queue_test(event: HostTestRequested, unit: InboxUnit) -> None:
     await hosts_store.open_report(unit, event.host_id, event.report_id)
     payload = event.model_dump(mode="json")
     await enqueue(unit, Queue.TRAINING, TEST_KIND, payload, dedup_key=f"{TEST_KIND}:{event.report_id}")
+
+
+@router.subscriber(**heard_by(SERVICE, HostSetupRequested))
+async def queue_setup(event: HostSetupRequested, unit: InboxUnit) -> None:
+    await hosts_store.open_report(unit, event.host_id, event.report_id)
+    payload = event.model_dump(mode="json")
+    await enqueue(unit, Queue.DEFAULT, SETUP_KIND, payload, dedup_key=f"{SETUP_KIND}:{event.report_id}")
+
+
+@router.subscriber(**answered_by(SERVICE, "verify"))
+@replies
+async def verify(question: VerifyQuestion, fleet: Annotated[Fleet, Context("fleet")]) -> Verification:
+    try:
+        found = await compared(fleet.backend(question.host_id), question.role)
+    except OSError as error:
+        raise LtpError(ErrorCode.HOST_UNREACHABLE, str(error), f"`ltp host test {question.host_id}` tells more.") from error
+    return Verification.model_validate(found)
 
 
 @router.subscriber(**answered_by(SERVICE, "access"))

@@ -57,8 +57,8 @@ def add(
     """Register a host. Then `ltp host test HOST` tells whether it can train."""
     with reported():
         body: dict[str, Any] = {"host_id": host, "backend": backend, "work_dir": work_dir, "replace": replace}
-        body |= _place(backend, where, address, port, user)
-        body |= _secret(key, password_file, passphrase_file, token_file, ask=ask_password)
+        body |= place(backend, where, address, port, user)
+        body |= secret(key, password_file, passphrase_file, token_file, ask=ask_password)
         body |= {"python": python, "host_key": fingerprint, "start_local": start_local}
         body["labels"] = parse_labels(label or [], {})
         found = Gateway.find(data_dir).post("/hosts", json=body, params={"dry_run": dry_run})
@@ -79,23 +79,27 @@ def test(host: HostId, data_dir: DataDirOption = None, json: JsonOption = False)
     """Test the way to a host step by step, and what it has; exit code 1 when a step fails."""
     with reported():
         gateway = Gateway.find(data_dir)
-        report = gateway.post(f"/hosts/{host}/test")
-        told, deadline = 0, time.monotonic() + _TEST_SECONDS
-        while True:
-            if not json:
-                for check in report["checks"][told:]:
-                    _print(check)
-                told = len(report["checks"])
-            if report["state"] == "done":
-                break
-            if time.monotonic() > deadline:
-                message = f"The test of {host} did not end within {_TEST_SECONDS:.0f} s."
-                raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, message, "`ltp status` shows whether the runner is up.")
-            time.sleep(_POLL_SECONDS)
-            report = gateway.get(f"/hosts/{host}/report", report_id=report["report_id"])
+        report = follow(gateway, host, gateway.post(f"/hosts/{host}/test"), json, _TEST_SECONDS)
         show(report, json, lambda: f"{host} {'can train' if report['ok'] else 'cannot be used as it is'}")
         if not report["ok"]:
             raise typer.Exit(1)
+
+
+def follow(gateway: Gateway, host: str, report: Any, json: bool, seconds: float) -> Any:
+    """Print the steps of a report as they come, unless as JSON; the whole report."""
+    told, deadline = 0, time.monotonic() + seconds
+    while True:
+        if not json:
+            for check in report["checks"][told:]:
+                _print(check)
+            told = len(report["checks"])
+        if report["state"] == "done":
+            return report
+        if time.monotonic() > deadline:
+            message = f"{host} is not done after {seconds:.0f} s."
+            raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, message, "`ltp status` shows whether the runner is up.")
+        time.sleep(_POLL_SECONDS)
+        report = gateway.get(f"/hosts/{host}/report", report_id=report["report_id"])
 
 
 @app.command()
@@ -123,7 +127,7 @@ def trust(
         show(found, json, lambda: f"{host} {'would have' if dry_run else 'has'} to show {fingerprint} from now on")
 
 
-def _place(backend: str, where: str | None, address: str | None, port: int | None, user: str | None) -> dict[str, Any]:
+def place(backend: str, where: str | None, address: str | None, port: int | None, user: str | None) -> dict[str, Any]:
     """Address, port and user, told by options or as one word; options win."""
     if backend == "ray":
         return {"address": address or where or ""}
@@ -140,7 +144,7 @@ def _place(backend: str, where: str | None, address: str | None, port: int | Non
     return {"address": address or rest, "port": port or int(told_port or 22), "user": user or told_user}
 
 
-def _secret(
+def secret(
     key: Path | None, password: Path | None, passphrase: Path | None, token: Path | None, *, ask: bool
 ) -> dict[str, Any]:
     """The secret, from a file or the terminal: never from the command line, where everybody could read it."""

@@ -27,6 +27,8 @@ COMMANDS = {
     "plan": "ltp.cli.plans:app",
     "job": "ltp.cli.job_control:app",
     "host": "ltp.cli.host_access:app",
+    "setup": "ltp.cli.setup:app",
+    "verify": "ltp.cli.setup:verify",
     "pipeline": "ltp.cli.pipelines:app",
     "schedule": "ltp.cli.schedules:app",
     "merge": "ltp.cli.operations:merge",

@@ -142,6 +142,51 @@ class HostTested(Event, subject="ltp.host.v1.tested", speaker="runner"):
     failed: list[str]
 
 
+class HostSetupRequested(Event, subject="ltp.host.v1.setup-requested", speaker="gateway"):
+    """An operator asked that a host be made ready to train: an environment from the lock of its role."""
+
+    host_id: str
+    report_id: UUID
+    # Left out: as the host's GPUs say.
+    role: Literal["training", "gpu"] | None = None
+    # A folder of wheels on the machine of the platform, for a host without a network.
+    bundle: str | None = None
+
+
+class HostSetUp(Event, subject="ltp.host.v1.set-up", speaker="runner"):
+    """A set-up is over; `failed` names the step that ended it."""
+
+    host_id: str
+    report_id: UUID
+    ok: bool
+    failed: list[str]
+
+
+class VerifyQuestion(Value):
+    """The question `verify` to the runner: how a host's packages differ from the lock of a role."""
+
+    host_id: str
+    role: Literal["training", "gpu"] | None = None
+
+
+class PackageDifference(Value):
+    """A package that is not as the lock says."""
+
+    name: str
+    wanted: str
+    found: str | None
+
+
+class Verification(Value):
+    """How an environment compares with a lock."""
+
+    role: str
+    digest: str
+    packages: int
+    python: str
+    differences: list[PackageDifference]
+
+
 class AccessRequest(Value):
     """The question `access` to the runner: how registered hosts are reached; one or all."""
 

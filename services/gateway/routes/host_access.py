@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Path, Query
@@ -23,25 +23,28 @@ from ltp.contracts.host_access import (
     HostRegistered,
     HostRemoved,
     HostReport,
+    HostSetupRequested,
     HostTestRequested,
     HostTrusted,
     Labels,
     ReportAnswer,
     ReportQuestion,
     SecretKind,
+    Verification,
+    VerifyQuestion,
     secret_name,
 )
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.secrets import Secrets
 from ltp.service.runtime import Runtime
-from ltp.store.clock import new_id
+from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
 
 router = APIRouter(tags=["hosts"])
 
 HostId = Annotated[str, Path(max_length=255)]
 DryRun = Annotated[bool, Query(description="Say what would happen, and change nothing.")]
-_TEST_SECONDS = 120.0
+_TEST_SECONDS, _BEGIN_SECONDS = 120.0, 15.0
 _SECRETS = ("password", "private_key", "token")
 _Secret = Annotated[SecretStr | None, Field(max_length=32_768)]
 
@@ -166,14 +169,55 @@ async def test_host(
     report_id = new_id()
     async with runtime.database.unit() as unit:
         unit.emit(HostTestRequested(host_id=host_id, report_id=report_id), about=host_id)
-    deadline = time.monotonic() + (_TEST_SECONDS if wait else 5.0)
+    return await _begun(runtime, host_id, report_id, wait=wait)
+
+
+async def _begun(runtime: Runtime, host_id: str, report_id: UUID, *, wait: bool = False) -> HostReport:
+    """The report as soon as there is one, or when it is whole."""
+    deadline = time.monotonic() + (_TEST_SECONDS if wait else _BEGIN_SECONDS)
     while time.monotonic() < deadline:
         report = (await _report(runtime, host_id, report_id)).report
         if report is not None and (report.state == "done" or not wait):
             return report
         await asyncio.sleep(0.1)
-    message = f"The test of {host_id} is not over yet."
-    raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, message, f"Read it later: GET /hosts/{host_id}/report?report_id={report_id}")
+    hint = f"Read it later: GET /hosts/{host_id}/report?report_id={report_id}"
+    raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, f"The report of {host_id} is not there yet.", hint)
+
+
+class Setup(BaseModel):
+    """How a host is made ready."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # Left out: as the host's GPUs say.
+    role: Literal["training", "gpu"] | None = None
+    # A folder made by `ltp setup bundle`, on the machine of the platform.
+    bundle: Annotated[str | None, Field(pattern=r"^/.*$", max_length=4096)] = None
+    dry_run: bool = False
+
+
+@router.post("/hosts/{host_id}/setup", status_code=202)
+async def set_up_host(host_id: HostId, setup: Annotated[Setup, Body()], runtime: Serving) -> HostReport:
+    """Make a host ready to train: code, environment and packages from the lock of its role. Read the report while it grows."""
+    view = await _registered(runtime, host_id)
+    if view.access.backend != "ssh":
+        message = f"{host_id} is a Ray cluster; its nodes are set up by whoever runs it."
+        raise LtpError(ErrorCode.INVALID_REQUEST, message, "`ltp verify --host` compares what it has with the lock.")
+    report_id = new_id()
+    if setup.dry_run:
+        return HostReport(report_id=report_id, host_id=host_id, state="done", ok=True, checks=[], started_at=now())
+    async with runtime.database.unit() as unit:
+        event = HostSetupRequested(host_id=host_id, report_id=report_id, role=setup.role, bundle=setup.bundle)
+        unit.emit(event, about=host_id)
+    return await _begun(runtime, host_id, report_id)
+
+
+@router.get("/hosts/{host_id}/verify")
+async def verify_host(host_id: HostId, runtime: Serving, role: Literal["training", "gpu"] | None = None) -> Verification:
+    """Compare the packages of a host's training environment with the lock of its role."""
+    await _registered(runtime, host_id)
+    question = VerifyQuestion(host_id=host_id, role=role)
+    return await ask(runtime.client, "runner", "verify", question, Verification, timeout=90)
 
 
 @router.get("/hosts/{host_id}/report")

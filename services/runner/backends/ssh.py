@@ -56,13 +56,16 @@ class SshBackend(FileBackend):
         self._python = python
         self._place: _Place | None = None
 
-    async def place(self) -> _Place:
-        """The working directory without `~`, and the interpreter. Raises HOST_UNFIT when there is none."""
+    async def place(self, *, interpreter: bool = True) -> _Place:
+        """The working directory without `~`, and the interpreter. Raises HOST_UNFIT when there is none, unless told to do without."""
         if self._place is None:
-            home = await self.files.real(Path("."))
+            home = await self.files.real(Path())
             root = _expanded(self._work_dir, home)
-            self._place = _Place(root, await self._interpreter(root, home))
+            found = _Place(root, await self._interpreter(root, home) if interpreter else "python3")
             self.root = root
+            if not interpreter:
+                return found
+            self._place = found
         return self._place
 
     async def _interpreter(self, root: Path, home: Path) -> str:
@@ -118,16 +121,16 @@ class SshBackend(FileBackend):
                 moved[str(source)] = str(target)
         return delivery.relocated(spec, moved, place.python)
 
-    async def bring_code(self) -> Path:
-        """The folder on the host with the launcher and the libraries of this version."""
-        place = await self.place()
+    async def bring_code(self, python: str | None = None) -> Path:
+        """The folder on the host with the launcher and the libraries of this version; any Python unpacks them."""
+        place = await self.place(interpreter=python is None)
         if place.code is None:
             archive = delivery.code_archive()
             target = place.root / "code" / delivery.content_digest(archive)
             if await self.files.size(target / "launch.py") is None:
                 packed = target.with_suffix(".tar")
                 await self.files.write(packed, archive)
-                done = await self.link.run([place.python, "-I", "-c", _UNPACK, str(packed), str(target)])
+                done = await self.link.run([python or place.python, "-I", "-c", _UNPACK, str(packed), str(target)])
                 if done.code != 0:
                     message = f"The platform's code cannot be unpacked on the host: {done.stderr.strip()[-300:]}"
                     raise LtpError(ErrorCode.HOST_UNFIT, message, "Check the disk and the working directory.")
