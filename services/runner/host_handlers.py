@@ -68,14 +68,14 @@ async def trust(event: HostTrusted, unit: InboxUnit) -> None:
 async def queue_test(event: HostTestRequested, unit: InboxUnit) -> None:
     await hosts_store.open_report(unit, event.host_id, event.report_id)
     payload = event.model_dump(mode="json")
-    await enqueue(unit, Queue.TRAINING, TEST_KIND, payload, dedup_key=f"{TEST_KIND}:{event.report_id}")
+    enqueue(unit, Queue.TRAINING, TEST_KIND, payload, dedup_key=f"{TEST_KIND}:{event.report_id}")
 
 
 @router.subscriber(**heard_by(SERVICE, HostSetupRequested))
 async def queue_setup(event: HostSetupRequested, unit: InboxUnit) -> None:
     await hosts_store.open_report(unit, event.host_id, event.report_id)
     payload = event.model_dump(mode="json")
-    await enqueue(unit, Queue.DEFAULT, SETUP_KIND, payload, dedup_key=f"{SETUP_KIND}:{event.report_id}")
+    enqueue(unit, Queue.DEFAULT, SETUP_KIND, payload, dedup_key=f"{SETUP_KIND}:{event.report_id}")
 
 
 @router.subscriber(**answered_by(SERVICE, "verify"))

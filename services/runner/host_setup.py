@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ class _Setup:
         if self.request.bundle is None:
             return "none: the host downloads for itself"
         source = Path(self.request.bundle)
-        wheels = sorted(source.glob("wheels/*.whl"))
+        wheels = await asyncio.to_thread(lambda: sorted(source.glob("wheels/*.whl")))
         if not wheels:
             raise LtpError(ErrorCode.NOT_FOUND, f"{source} holds no wheels.", "Make it with `ltp setup bundle FOLDER`.")
         for wheel in wheels:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from faststream.nats import NatsRouter
-
 from nats.aio.client import Client
 
 from ltp.bus.inbox import InboxUnit

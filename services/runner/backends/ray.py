@@ -137,7 +137,8 @@ class RayBackend(FileBackend):
 
     async def require_resources(self, spec: LaunchSpec) -> None:
         """Raises HOST_UNFIT when the cluster can never give what the process will ask it for."""
-        words = dict(word.lstrip("+").partition("=")[::2] for word in spec.argv if "=" in word)
+        pairs = [word.lstrip("+").partition("=") for word in spec.argv if "=" in word]
+        words = {key: value for key, _, value in pairs}
         devices = int(words.get("trainer.n_gpus_per_node", "1")) * int(words.get("trainer.nnodes", "1"))
         if words.get("trainer.device", "").strip("'") == "cpu":
             return  # It starts what it needs by itself.
@@ -176,7 +177,10 @@ class RayBackend(FileBackend):
         name = secrets.token_hex(8)
         folder = self.root / "probes" / name
         wanted = {"packages": list(packages), "folder": str(self.root)}
-        script = Path(host_facts.__file__).read_text() + f"\n\nout = open({str(folder / 'facts.json')!r}, 'w')\n"
+        script = (
+            await asyncio.to_thread(Path(host_facts.__file__).read_text)
+            + f"\n\nout = open({str(folder / 'facts.json')!r}, 'w')\n"
+        )
         script += f"json.dump(collect({wanted!r}), out)\nout.close()\n"
         await self.files.write(folder / "probe.py", script.encode())
         try:

@@ -238,7 +238,7 @@ def _options(target: Target, credential: Credential | None) -> dict[str, Any]:
 
 def _algorithms(public_key: str) -> list[str]:
     """Ask only for the pinned key, where a host has several."""
-    algorithm = public_key.split()[0]
+    algorithm = public_key.split(maxsplit=1)[0]
     return ["rsa-sha2-512", "rsa-sha2-256"] if algorithm == "ssh-rsa" else [algorithm]
 
 
