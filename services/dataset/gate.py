@@ -29,11 +29,12 @@ class Gate:
     _known: dict[_Key, GateAnswer | LtpError] = field(default_factory=dict[_Key, GateAnswer | LtpError])
 
     async def judge(self, recipe: Recipe, source: Source) -> GateAnswer:
-        """What a sample of the training split says. Raises DATASET_MASK_EMPTY when nothing, or everything, is trained.
+        """What a sample of the training split says.
 
-        SFT and DPO have a loss mask over their rows, DPO over both answers; RL is rewarded for what it generates. Raises
-        DATASET_ROW_INVALID for DPO over rows that are no pairs. A dataset of which some sampled
-        rows have nothing to learn from may be trained on: the answer counts them.
+        Raises DATASET_MASK_EMPTY when nothing, or everything, is trained, DATASET_ROW_INVALID when verl would stop at a
+        row, or a row of DPO is no pair. SFT and DPO have a loss mask over their rows, DPO over both answers; RL is rewarded
+        for what it generates. A dataset of which some sampled rows have nothing to learn from may be trained on: the
+        answer counts them.
         """
         family = family_of(recipe.algorithm)
         if family == "dpo":
@@ -61,7 +62,7 @@ class Gate:
             rows = await asyncio.to_thread(both_answers if pairs else sample, source, split, self.rows)
             found = await masked(self.masks, rows, template, detail=False, seconds=_SECONDS)
         except LtpError as error:
-            if error.code is ErrorCode.DATASET_MASK_EMPTY:
+            if error.code in {ErrorCode.DATASET_MASK_EMPTY, ErrorCode.DATASET_ROW_INVALID}:
                 return error
             raise
         total = source.manifest()["splits"].get(split, {}).get("rows", 0)

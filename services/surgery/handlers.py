@@ -33,7 +33,7 @@ for event in (CheckpointExported, CheckpointExportFailed):
 async def queue_export(event: CheckpointWritten, unit: InboxUnit) -> None:
     await store.open_export(unit, event)
     key = f"export:{event.checkpoint_id}"
-    await enqueue(unit, Queue.DEFAULT, "export", event.model_dump(mode="json"), dedup_key=key)
+    enqueue(unit, Queue.DEFAULT, "export", event.model_dump(mode="json"), dedup_key=key)
 
 
 async def export_checkpoint(held: Held, database: Database, python: str, models: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ltp.contracts.evaluation_spec import Gate
+from ltp.contracts.gate import Gate
 from ltp.contracts.recipe_learning import Critic, Preference, Reinforcement
 from ltp.contracts.section import MAY_GROW, Section
 from ltp.contracts.values import Name, Ratio, Sha256

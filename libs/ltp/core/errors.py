@@ -18,6 +18,10 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    PRECONDITION_FAILED = "precondition_failed"
+    KEYRING_UNUSABLE = "keyring_unusable"
     TOO_LARGE = "too_large"
     # Models and plans
     MODEL_NOT_FOUND = "model_not_found"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ltp.contracts.plan import PlanReport
+from ltp.contracts.plan_report import PlanReport
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, Problem
 from ltp.core.errors import ErrorCode, LtpError

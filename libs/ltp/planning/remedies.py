@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ltp.contracts.plan import Remedy
+from ltp.contracts.plan_report import Remedy
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.hardware import TABLE

@@ -30,7 +30,7 @@ class Space:
     arch: Architecture
     pool: Pool
     margins: Margins = field(default_factory=dict[str, Interval])
-    _known: dict[Layout, Estimate] = field(default_factory=dict[Layout, Estimate])
+    _known: dict[tuple[Layout, bool], Estimate] = field(default_factory=dict[tuple[Layout, bool], Estimate])
     _held: dict[tuple[int, Offload], int] = field(default_factory=dict[tuple[int, Offload], int])
     _trained: dict[Layout, float | None] = field(default_factory=dict[Layout, "float | None"])
     _generated: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
@@ -87,17 +87,17 @@ class Space:
             self._held[key] = kept.weights + kept.optimizer - on_host[layout.offload] + sum(beside.values())
         return self._held[key]
 
-    def predict(self, layout: Layout, rollout_share: float | None) -> Estimate:
+    def predict(self, layout: Layout, rollout_share: float | None, *, cuda_graphs: bool = False) -> Estimate:
         """Memory of a layout. How wide the generator is changes nothing unless its phase is the peak."""
-        plain = replace(layout, rollout_tensor_parallel=0)
+        plain = (replace(layout, rollout_tensor_parallel=0), cuda_graphs)
         found = self._known.get(plain)
         if found is None:
-            found = self._known[plain] = self._estimate(layout, rollout_share)
+            found = self._known[plain] = self._estimate(layout, rollout_share, cuda_graphs)
         if found.stage != "rollout":
             return found
-        return self._estimate(layout, rollout_share)
+        return self._estimate(layout, rollout_share, cuda_graphs)
 
-    def _estimate(self, layout: Layout, rollout_share: float | None) -> Estimate:
+    def _estimate(self, layout: Layout, rollout_share: float | None, cuda_graphs: bool) -> Estimate:
         sequences = responses_of(self.recipe, self.pool, layout)
         rollout = None
         if sequences:
@@ -105,6 +105,7 @@ class Space:
             rollout = Rollout(
                 sequences, self.recipe.training.max_length,
                 memory_share=rollout_share, device_bytes=self.pool.memory_bytes, tensor_parallel=wide,
+                cuda_graphs=cuda_graphs,
             )  # fmt: skip
         found = estimate(self.arch, step_of(self.recipe, self.pool, layout), rollout)
         more = models_beside(self.recipe, self.arch, self.pool, layout)

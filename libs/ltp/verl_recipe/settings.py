@@ -33,12 +33,21 @@ def sft_settings(inputs: Inputs) -> dict[str, Setting]:
     training, plan = inputs.recipe.training, inputs.plan
     return {
         **shared_settings(inputs),
-        "max_length": training.max_length,
-        "truncation": "right",
+        **sft_reading(training.max_length),
         # Off unless the plan packs, so that its micro batch, and with it its memory, is what really runs.
         "dynamic_batches": plan.token_budget is not None,
         **({} if plan.token_budget is None else {"token_budget": plan.token_budget}),
         "save_every": training.save_every or -1,
+    }
+
+
+def sft_reading(max_length: int, truncation: str = "right") -> dict[str, Setting]:
+    """How rows become tokens: what decides about the loss mask, and so what is asked when a mask is shown."""
+    return {
+        "max_length": max_length,
+        "truncation": truncation,
+        "dataset_module": "pkg://ltp_verl.sft_dataset",
+        "dataset_class": "ToolSFTDataset",
     }
 
 
@@ -47,6 +56,8 @@ def dpo_settings(inputs: Inputs) -> dict[str, Setting]:
     preference = inputs.recipe.preference or Preference()
     return {
         **sft_settings(inputs),
+        "dataset_module": "pkg://ltp_verl.pairs",
+        "dataset_class": "PairDataset",
         "preference_beta": preference.beta,
         "preference_loss": preference.loss,
         "label_smoothing": preference.label_smoothing,
@@ -80,9 +91,8 @@ def shared_settings(inputs: Inputs) -> dict[str, Setting]:
         "engine_seed": training.seed,
         "data_seed": training.seed,
         "device": "cpu" if plan.device_kind == "cpu" else "cuda",
-        # verl's default is FSDP 1: it refuses parameters on the CPU, and on one GPU it shards nothing, so that the
-        # plan's memory (FSDP 2's) would be that of another engine.
-        "strategy": "fsdp2",
+        # The plan's memory and time are this engine's; FSDP 1, verl's default, refuses parameters on the CPU.
+        "strategy": plan.strategy,
         "devices": plan.devices,
         "hosts": 1,
         "steps": training.steps,

@@ -168,7 +168,7 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
             **({"rollout_merges_adapters": True} if inputs.recipe.training.lora_rank else {}),
         }  # fmt: skip
     return {
-        **shared, "rollout": "vllm", "rollout_eager": True, "rollout_workers": 2, "reward_workers": 2,
+        **shared, "rollout": "vllm", "rollout_eager": not inputs.plan.cuda_graphs, "rollout_workers": 2, "reward_workers": 2,
         "rollout_memory_share": _rollout_memory_share(inputs.plan),
         "rollout_sequences": _ROLLOUT_SEQUENCES,
         # vLLM needs the base weights on its own when only adapters are synchronised.

@@ -15,8 +15,8 @@ from ltp.contracts.values import Plan
 from ltp.core.algorithms import family_of
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
-from ltp.verl_recipe.hydra import overrides
-from ltp.verl_recipe.settings import Inputs, dpo_settings, sft_settings
+from ltp.verl_recipe.hydra import Setting, overrides
+from ltp.verl_recipe.settings import Inputs, dpo_settings, sft_reading, sft_settings
 from ltp.verl_recipe.settings_rl import reward_of, rl_settings
 from ltp.verl_recipe.verl_0_9_keys import DPO_KEYS, RL_KEYS, SFT_KEYS
 
@@ -56,6 +56,12 @@ def launch_spec(
         stop_file=str(run_dir / "stop"),
         time_limit_seconds=recipe.resources.time_limit_seconds,
     )
+
+
+def sft_data_config(max_length: int, truncation: str) -> dict[str, Setting]:
+    """What a job of SFT sets in the trainer's `data` section that decides about tokens and masks, by dotted key."""
+    settings = sft_reading(max_length, truncation)
+    return {SFT_KEYS[name].removeprefix("data."): value for name, value in settings.items()}
 
 
 def planned_overrides(recipe: Recipe, plan: Plan, *, train_rows: int | None = None) -> list[str]:

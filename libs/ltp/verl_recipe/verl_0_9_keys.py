@@ -18,6 +18,8 @@ SFT_KEYS = {
     "token_budget": "data.max_token_len_per_gpu",
     "max_length": "data.max_length",
     "truncation": "data.truncation",
+    "dataset_module": "data.custom_cls.path",
+    "dataset_class": "data.custom_cls.name",
     "loader_processes": "data.num_workers",
     "learning_rate": "optim.lr",
     "warmup_ratio": "optim.lr_warmup_steps_ratio",

@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from ltp.bus.rpc import ask
-from ltp.contracts.plan import PlanReport, ReportRequest
+from ltp.contracts.plan import ReportRequest
+from ltp.contracts.plan_report import PlanReport
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from services.gateway.access import Serving

@@ -86,7 +86,7 @@ def service(*answers: tuple[int, bytes]) -> Iterator[tuple[str, list[dict[str, A
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None: ...
+        def log_message(self, *_: Any) -> None: ...
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

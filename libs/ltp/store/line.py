@@ -1,11 +1,13 @@
-"""A worker's own line to Postgres: one connection whose statements are prepared once, and which is opened again when it breaks."""
+"""A line of one's own to Postgres: one connection whose statements are prepared once, and which is opened again when it breaks."""
 
 # asyncpg has no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -14,7 +16,6 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ltp.queue.statements import positional
 from ltp.store.listener import raw_connection
 
 # What a break of the connection raises, here or through the engine: waited out, never a verdict on the work.
@@ -30,34 +31,60 @@ _SETTINGS = {
 }
 _TIMEOUT_SECONDS = 30.0
 
-_positional = cache(positional)
+_NAMED = re.compile(r"(?<!:):([a-z_]+)")
+
+
+@cache
+def positional(statement: str) -> tuple[str, tuple[str, ...]]:
+    """A statement with `$1` for `:name`, as Postgres prepares it, and the names in that order."""
+    names = tuple(dict.fromkeys(_NAMED.findall(statement)))
+    return _NAMED.sub(lambda match: f"${names.index(match[1]) + 1}", statement), names
 
 
 @dataclass
 class Line:
-    """Runs one statement after the other, each a transaction of its own."""
+    """Runs one statement after the other, each a transaction of its own, or several as one."""
 
     engine: AsyncEngine
     _connection: Any = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def fetch(self, statement: str, values: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """Run a statement of `ltp.queue.statements`. Raises one of BROKEN; the next call connects anew."""
-        text, names = _positional(statement)
+        """Run a statement with its `:names`. Raises one of BROKEN; the next call connects anew."""
+        async with self._connected() as connection:
+            return await _fetch(connection, statement, values)
+
+    async def run_all(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Run statements in one transaction; a single one is a transaction by itself. Raises as `fetch` does."""
+        async with self._connected() as connection:
+            if len(statements) == 1:
+                await _fetch(connection, *statements[0])
+                return
+            async with connection.transaction():
+                for statement, values in statements:
+                    await _fetch(connection, statement, values)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Any]:
         async with self._lock:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await raw_connection(
                     self.engine, server_settings=_SETTINGS, command_timeout=_TIMEOUT_SECONDS, timeout=_TIMEOUT_SECONDS
                 )
             try:
-                rows: Sequence[Mapping[str, Any]] = await self._connection.fetch(text, *(values[n] for n in names))
+                yield self._connection
             except (*BROKEN, asyncio.CancelledError):
                 # Broken off in the middle, the connection is in nobody knows which state.
                 self._connection.terminate()
                 raise
-            return rows
 
     def close(self) -> None:
         """Hang up."""
         if self._connection is not None:
             self._connection.terminate()
+
+
+async def _fetch(connection: Any, statement: str, values: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    text, names = positional(statement)
+    rows: Sequence[Mapping[str, Any]] = await connection.fetch(text, *(values[name] for name in names))
+    return rows
