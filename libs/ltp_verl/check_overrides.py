@@ -137,7 +137,7 @@ def _kinds_of(default: Any) -> tuple[type, ...]:
 def _kinds_of_hint(hint: Any) -> tuple[type, ...]:
     options = typing.get_args(hint) if hint is not None and typing.get_args(hint) else (hint,)
     plain = [typing.get_origin(option) or option for option in options]
-    found = tuple(kind for kind in plain if kind in _KINDS)
+    found = tuple(kind for kind in plain if isinstance(kind, type) and kind in _KINDS)
     # A part that is no plain type may take anything.
     return found if len(found) == len([kind for kind in plain if kind is not type(None)]) else ()
 

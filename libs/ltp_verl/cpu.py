@@ -145,5 +145,5 @@ torch.distributed.init_process_group = _one_gloo(torch.distributed.init_process_
 rollout_base._ROLLOUT_REGISTRY[("hf_cpu", "async")] = "ltp_verl.rollout.HfCpuRollout"  # pyright: ignore[reportPrivateUsage]
 RolloutReplicaRegistry.register("hf_cpu", _load_replica)
 # The engine takes it from here when it is imported, which is after this.
-_OffloadPolicy: Any = fsdp_utils.CPUOffloadPolicy
-fsdp_utils.CPUOffloadPolicy = _unpinned
+_OffloadPolicy: Any = fsdp_utils.CPUOffloadPolicy  # pyright: ignore[reportPrivateImportUsage]
+fsdp_utils.CPUOffloadPolicy = _unpinned  # pyright: ignore[reportPrivateImportUsage]

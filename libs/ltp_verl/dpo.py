@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 from verl.trainer import sft_trainer
 from verl.utils import tensordict_utils
 from verl.utils.dataset.dataset_utils import SFTTensorCollator
-from verl.workers.engine_workers import TrainingWorker, TrainingWorkerConfig
+from verl.workers.config.engine import TrainingWorkerConfig
+from verl.workers.engine_workers import TrainingWorker
 
 from ltp_verl.dpo_loss import Rule, averaged, pair_loss
 from ltp_verl.sft import StoppableSFTTrainer, train

@@ -41,7 +41,7 @@ def sequence_log_probs(log_probs: torch.Tensor, loss_mask: torch.Tensor) -> torc
 
     `log_probs` at a position are those of the token after it, so the mask moves one to the left, as in verl's sft_loss.
     """
-    lengths = log_probs.offsets().diff()
+    lengths = log_probs.offsets().diff()  # pyright: ignore[reportAttributeAccessIssue] # nested tensors have it
     kept = log_probs.values() * torch.roll(loss_mask.values(), shifts=-1, dims=0)
     owners = torch.repeat_interleave(torch.arange(len(lengths), device=kept.device), lengths)
     return torch.zeros(len(lengths), dtype=kept.dtype, device=kept.device).index_add(0, owners, kept)

@@ -49,7 +49,8 @@ class PairDataset(ToolSFTDataset):
         return super().__getitem__(index)
 
     def _process_single_message(self, index: int, *args: Any, **kwargs: Any) -> Any:
-        ids, loss_mask, attention_mask, more = super()._process_single_message(index, *args, **kwargs)
+        said: Any = super()._process_single_message(index, *args, **kwargs)
+        ids, loss_mask, attention_mask, more = said
         if index < self._prompt_turns[self._current]:
             loss_mask = loss_mask * 0
         return ids, loss_mask, attention_mask, more
@@ -60,7 +61,7 @@ def _demand_pairs(frame: pd.DataFrame) -> None:
     columns = [name for name in ("chosen", "rejected") if name not in frame.columns]
     if columns:
         raise ValueError(f"DPO needs the column(s) {', '.join(columns)}, which this file has not")
-    missing = int((frame["chosen"].isna() | frame["rejected"].isna()).sum())
+    missing = sum(frame["chosen"].isna() | frame["rejected"].isna())
     if missing:
         raise ValueError(
             f"{missing} of {len(frame)} rows lack a chosen or a rejected answer, and DPO learns from pairs"

@@ -32,11 +32,13 @@ class PlatformRewards(RewardManagerBase):
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """The reward of one response: its score, less what its length costs."""
-        item: Any = data[-1:][0]
+        last: Any = data[-1:]
+        item = last[0]
         responses = item.batch["responses"]
         length = int(item.batch["attention_mask"][-responses.shape[-1] :].sum())
+        tokenizer: Any = self.tokenizer
         text = await self.loop.run_in_executor(
-            None, lambda: self.tokenizer.decode(responses[:length], skip_special_tokens=True)
+            None, lambda: tokenizer.decode(responses[:length], skip_special_tokens=True)
         )
         asked = _asked(item.non_tensor_batch, text)
         failed = 0.0

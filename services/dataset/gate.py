@@ -31,10 +31,10 @@ class Gate:
     async def judge(self, recipe: Recipe, source: Source) -> GateAnswer:
         """What a sample of the training split says.
 
-        Raises DATASET_MASK_EMPTY when nothing, or everything, is trained, DATASET_ROW_INVALID when verl would stop at a
-        row, or a row of DPO is no pair. SFT and DPO have a loss mask over their rows, DPO over both answers; RL is rewarded
-        for what it generates. A dataset of which some sampled rows have nothing to learn from may be trained on: the
-        answer counts them.
+        SFT and DPO have a loss mask over their rows, DPO over both answers; RL is rewarded for what it generates. Raises
+        DATASET_MASK_EMPTY when nothing, or everything, is trained, DATASET_ROW_INVALID when verl would stop at a row and
+        for DPO over rows that are no pairs. A dataset of which some sampled rows have nothing to learn from may be
+        trained on: the answer counts them.
         """
         family = family_of(recipe.algorithm)
         if family == "dpo":

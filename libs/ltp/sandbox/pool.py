@@ -51,7 +51,7 @@ class Sandbox:
     ) -> None:
         await self._end()
 
-    async def judge(self, response: str, reference: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    async def judge(self, response: str, reference: str | None, row: Mapping[str, Any]) -> dict[str, Any]:
         """What the scorer says: `value` or `outcome`, with `detail`."""
         process = await self._free.get()
         try:

@@ -144,10 +144,6 @@ def _actor_batches(plan: Plan) -> dict[str, Setting]:
     }
 
 
-# verl's default of 256 makes more responses wait their turn; the planner counts with as many (planning/candidates.py).
-_ROLLOUT_SEQUENCES = 512
-
-
 def _rollout(inputs: Inputs) -> dict[str, Setting]:
     devices = inputs.plan.devices
     shared: dict[str, Setting] = {
@@ -168,7 +164,8 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
             **({"rollout_merges_adapters": True} if inputs.recipe.training.lora_rank else {}),
         }  # fmt: skip
     return {
-        **shared, "rollout": "vllm", "rollout_eager": not inputs.plan.cuda_graphs, "rollout_workers": 2, "reward_workers": 2,
+        **shared, "rollout": "vllm", "rollout_eager": not inputs.plan.cuda_graphs,
+        "rollout_workers": 2, "reward_workers": 2,
         "rollout_memory_share": _rollout_memory_share(inputs.plan),
         "rollout_sequences": _ROLLOUT_SEQUENCES,
         # vLLM needs the base weights on its own when only adapters are synchronised.

@@ -1,7 +1,7 @@
 """The door: tokens, owners of nouns, and stored secrets.
 
-Revision ID: 0018
-Revises: 0009
+Revision ID: 0012
+Revises: 0011
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0018"
-down_revision = "0009"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
@@ -78,8 +78,6 @@ def _secrets() -> None:
         sa.Column("changed_at", _TIME, nullable=False, server_default=_NOW),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_secrets")),
         schema="security",
-        # The hosts' migration makes it too, where it came first.
-        if_not_exists=True,
     )
 
 

@@ -1,6 +1,6 @@
 """The life of jobs: options, pauses, failures by cause, hosts with labels, leases with fencing tokens.
 
-Revision ID: 0010
+Revision ID: 0002
 Revises: 0001
 """
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0010"
+revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
