@@ -20,7 +20,6 @@ from verl.workers.config.engine import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
 from ltp_verl.dpo_loss import Rule, averaged, pair_loss
-from ltp_verl.pairs import PairDataset
 from ltp_verl.sft import StoppableSFTTrainer, train
 
 
@@ -63,13 +62,6 @@ class PairClient:
 
 class StoppableDPOTrainer(StoppableSFTTrainer):
     """The SFT trainer over pairs."""
-
-    def _build_dataset(self) -> None:
-        data, files = self.config.data, (self.config.data.train_files, self.config.data.val_files)
-        make = partial(
-            PairDataset, tokenizer=self.model_config.tokenizer, config=data, processor=self.model_config.processor
-        )
-        self.train_dataset, self.val_dataset = (make(file) if file else None for file in files)
 
     def _build_engine(self) -> None:
         super()._build_engine()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.py_functional import convert_nested_value_to_list_recursive as plain
 from verl.utils.tokenizer.chat_template import extract_system_prompt_and_generation
 
+from ltp_verl.sft_dataset import ToolSFTDataset, parsed_tools
 
-class PairDataset(MultiTurnSFTDataset):
+
+class PairDataset(ToolSFTDataset):
     """Item i is the pair (chosen, rejected) of row i, each as the SFT dataset would give it.
 
     Reads a frozen version (`messages` that end in the chosen answer) and the exported format `verl_dpo` (`prompt`). Only
@@ -30,6 +31,8 @@ class PairDataset(MultiTurnSFTDataset):
             talks += [prompt + chosen, prompt + rejected]
             self._prompt_turns += [len(prompt)] * 2
         self.messages, self.tools, self.enable_thinking = talks, None, None
+        if "tools_json" in frame.columns:
+            self.tools = [parsed_tools(text) for text in frame["tools_json"].tolist() for _ in ("chosen", "rejected")]
         self.dataframe = pd.DataFrame({self.messages_key: pd.Series(talks, dtype=object)})
         self.system_prompt, self.generation_prompt = extract_system_prompt_and_generation(
             self.tokenizer, **self.apply_chat_template_kwargs

@@ -19,6 +19,8 @@ from ltp.sandbox.pool import Sandbox, processors
 _PLAIN: Mapping[str, Callable[[str, str], bool]] = {"exact": exact, "numeric": numeric, "normalised": normalised}
 # Address space of one run: a function may import what it likes, within reason.
 _SANDBOX_BYTES = 8 << 30
+# For a function to load: long enough to import much, short enough for somebody who waits at the door.
+_START_SECONDS = 30.0
 
 
 class RewardError(Exception):
@@ -67,7 +69,7 @@ async def open_reward(reward: Mapping[str, Any], hidden: Sequence[Path] = ()) ->
 
 def _sandbox_settings(reward: Mapping[str, Any]) -> dict[str, Any]:
     name = "reward" if reward["kind"] == "function" else reward["verifier"]
-    return {**reward, "name": name, "memory_bytes": _SANDBOX_BYTES}
+    return {**reward, "name": name, "memory_bytes": _SANDBOX_BYTES, "start_seconds": _START_SECONDS}
 
 
 def _rule(reward: Mapping[str, Any]) -> Judge:

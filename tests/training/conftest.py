@@ -19,9 +19,21 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a model of 0.3 million random weights, pairs and prompts."""
     directory = tmp_path_factory.mktemp("material")
     write_tiny_model(directory / "model")
+    _make_outspoken(directory / "model")
     write_pairs(directory / "pairs.parquet")
     write_prompts(directory / "prompts.parquet")
     return directory
+
+
+def _make_outspoken(model: Path, by: float = 5.0) -> None:
+    """Enlarge the embeddings, which are the head too: as they are drawn, no change of the other weights, and so no
+    adapter, could make any byte much likelier than another."""
+    from safetensors.torch import load_file, save_file
+
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    weights["model.embed_tokens.weight"] *= by
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 @pytest.fixture

@@ -85,9 +85,11 @@ class Sandbox:
         )
         self._alive.append(process)
         try:
-            hello = await self._exchange(process, "", _START_SECONDS)
+            hello = await self._exchange(process, "", settings.get("start_seconds", _START_SECONDS))
         except (OSError, ValueError, TimeoutError) as error:
-            raise LtpError(ErrorCode.SCORER_FAILED, f"The sandbox does not start: {error}", "See the log.") from error
+            raise LtpError(
+                ErrorCode.SCORER_FAILED, f"The sandbox does not start: {error or type(error).__name__}", "See the log."
+            ) from error
         if "problem" in hello:
             raise _not_ready(str(settings["name"]), str(hello["problem"]))
         self.caged = self.caged and hello["cage"] == "full"

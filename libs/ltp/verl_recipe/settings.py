@@ -56,6 +56,8 @@ def dpo_settings(inputs: Inputs) -> dict[str, Setting]:
     preference = inputs.recipe.preference or Preference()
     return {
         **sft_settings(inputs),
+        "dataset_module": "pkg://ltp_verl.pairs",
+        "dataset_class": "PairDataset",
         "preference_beta": preference.beta,
         "preference_loss": preference.loss,
         "label_smoothing": preference.label_smoothing,

@@ -35,4 +35,7 @@ async def report(
     """Every plan worth having, best first, the Pareto front, verl's overrides, and each near miss; or the remedies."""
     resolved, dataset = await resolve(runtime, recipe)
     request = ReportRequest(recipe=resolved, dataset=dataset, hardware=hardware or [])
-    return await ask(runtime.client, "planner", "report", request, PlanReport, timeout=30.0)
+    found = await ask(runtime.client, "planner", "report", request, PlanReport, timeout=30.0)
+    # What a dry run promises: whatever the recipe brings along was tried.
+    await try_own(runtime, resolved, dataset, found.plans[0] if found.plans else None)
+    return found
