@@ -130,6 +130,15 @@ def _offer_lora_check() -> None:
     sys.modules.setdefault(name, module)
 
 
+def _reward_manager(config: Any) -> str | None:
+    manager = config.reward.reward_manager
+    if manager.source != "importlib":
+        return str(manager.name)
+    # Ours: loaded from its file, in which the class must be.
+    assert f"class {manager.name}(" in (Path("libs") / manager.module.path).read_text()
+    return None
+
+
 def facts_of_config(algorithm: str, config: Any, arch: Architecture, rows: int, host_devices: int) -> Facts:
     """The composed configuration in the terms of our rules: read back from what verl is given, not from the plan."""
     trainer, data = config.trainer, config.data
@@ -162,7 +171,7 @@ def facts_of_config(algorithm: str, config: Any, arch: Architecture, rows: int, 
         rollout_expert_parallel=rollout.expert_parallel_size, rollout_max_length=rollout.max_model_len,
         rollout_load_format=rollout.load_format, temperature=rollout.temperature,
         validation_samples=rollout.val_kwargs.do_sample, estimator=config.algorithm.adv_estimator,
-        loss_mode=actor.policy_loss.loss_mode, reward_manager=config.reward.reward_manager.name,
+        loss_mode=actor.policy_loss.loss_mode, reward_manager=_reward_manager(config),
         trainer_mode=trainer.v1.trainer_mode, parameter_sync_step=trainer.v1.get("parameter_sync_step", 1),
         filter_groups=config.algorithm.filter_groups.enable, filter_metric=config.algorithm.filter_groups.metric,
         slots=config.ray_kwargs.ray_init.num_cpus, **shared,

@@ -307,7 +307,7 @@ def _names(f: Facts) -> str | None:
         ("estimator", f.estimator, ESTIMATORS), ("policy loss", f.loss_mode, LOSS_MODES),
         ("reward manager", f.reward_manager, REWARD_MANAGERS), ("trainer mode", f.trainer_mode, TRAINER_MODES),
     ):  # fmt: skip
-        if name not in known:
+        if name is not None and name not in known:
             return f"there is no {what} {name!r}"
     return None
 

@@ -61,7 +61,8 @@ class Facts:
     has_critic: bool = False
     estimator: str = "grpo"
     loss_mode: str = "vanilla"
-    reward_manager: str = "naive"
+    # None: a class loaded from its file, which verl does not look up by name.
+    reward_manager: str | None = None
     trainer_mode: str = "sync"
     parameter_sync_step: int = 1
     filter_groups: bool = False

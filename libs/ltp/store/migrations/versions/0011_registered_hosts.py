@@ -52,7 +52,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("report_id", name=op.f("pk_host_reports")),
         schema="runner",
     )
-    op.create_index(op.f("ix_runner_host_reports_host_id"), "host_reports", ["host_id"], schema="runner")
+    op.create_index(op.f("ix_host_reports_host_id"), "host_reports", ["host_id"], schema="runner")
 
 
 def downgrade() -> None:
