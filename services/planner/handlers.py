@@ -18,6 +18,7 @@ from ltp.contracts.attempt import AttemptStopped, AttemptSucceeded
 from ltp.contracts.calibration import CalibrationDrifted, CalibrationUpdated
 from ltp.contracts.dataset import DatasetVersion
 from ltp.contracts.host import HostSeen
+from ltp.contracts.host_access import HostRemoved
 from ltp.contracts.job import JobOutgrown, JobSubmitted
 from ltp.contracts.lease import LeaseGranted, LeaseReleased
 from ltp.contracts.plan import PlanMade, PlanRefused, PlanRequest, ReplanRequest, ReportRequest
@@ -52,6 +53,11 @@ for event in (PlanMade, PlanRefused, CalibrationUpdated, CalibrationDrifted):
 @router.subscriber(**heard_by(SERVICE, HostSeen))
 async def see_host(event: HostSeen, unit: InboxUnit) -> None:
     await store.see_host(unit, event)
+
+
+@router.subscriber(**heard_by(SERVICE, HostRemoved))
+async def forget_host(event: HostRemoved, unit: InboxUnit) -> None:
+    await store.forget_host(unit, event.host_id)
 
 
 @router.subscriber(**heard_by(SERVICE, LeaseGranted))

@@ -68,10 +68,14 @@ class ApiModel(_Spec):
 
 
 class LocalModel(_Spec):
-    """A model directory on the evaluator's machine, in Hugging Face format."""
+    """A model directory on the evaluator's machine, in Hugging Face format; with a LoRA adapter if one is named.
+
+    `path` may itself be an adapter's directory, whose configuration names its base.
+    """
 
     kind: Literal["local_model"] = "local_model"
     path: str = Field(min_length=1)
+    adapter: str | None = Field(default=None, min_length=1)
 
 
 class CheckpointModel(_Spec):

@@ -100,7 +100,8 @@ def step_of(recipe: Recipe, pool: Pool, layout: Layout) -> Step:
     share = per_device(recipe, pool.devices, layout.sequence_parallel)
     return Step(
         precision=Precision.FSDP2 if pool.kind == "gpu" else Precision.FP32,
-        micro_batch=layout.micro_batch,
+        # A pair of DPO is two sequences, which verl keeps in one micro batch.
+        micro_batch=layout.micro_batch * (2 if recipe.algorithm == "dpo" else 1),
         sequence=recipe.training.max_length,
         checkpointing=layout.checkpointing,
         lora_rank=recipe.training.lora_rank,

@@ -69,6 +69,7 @@ def counts_of(recipe: Recipe, hosts: Sequence[HostFacts], kind: Kind) -> list[in
     least = recipe.resources.devices
     most = max(least, recipe.resources.max_devices or least)
     there = max((sum(device.kind == kind for device in host.devices) for host in hosts), default=0)
+    there *= recipe.resources.hosts
     return [n for n in range(least, min(most, there) + 1) if n <= _EVERY_COUNT or not n & (n - 1) or n == least]
 
 
@@ -85,7 +86,7 @@ def pools_for(recipe: Recipe, hosts: Sequence[HostFacts], kind: Kind) -> list[Po
     """Every different pool the recipe could use; hosts that offer the same stand for one another."""
     different: dict[tuple[object, ...], Pool] = {}
     for count in counts_of(recipe, hosts, kind):
-        for pool in pools_of(hosts, kind, count):
+        for pool in pools_of(hosts, kind, count, recipe.resources.hosts):
             key = (pool.model, count, pool.memory_bytes, pool.usable_bytes, pool.flash_attention)
             known = different.get(key)
             if known is None or pool.host_memory_bytes > known.host_memory_bytes:
@@ -108,8 +109,8 @@ def search(
             message = f"{pool.model} computes no bfloat16, in which verl trains"
             found.rejected.append(Rejected(f"{pool.devices} {pool.model}", message))
             continue
-        if pool.kind == "cpu" and recipe.reinforcement and (recipe.training.lora_rank or pool.devices > 1):
-            message = "on a processor GRPO trains all weights in one process: it takes training.lora_rank: 0"
+        if pool.kind == "cpu" and recipe.reinforcement and pool.devices > 1:
+            message = "on processors reinforcement learning runs in one process: it takes resources.devices: 1"
             found.rejected.append(Rejected("the processors", message, nearly=True))
             continue
         _search_pool(Space(recipe, arch, pool, margins or {}), found, rows)

@@ -12,6 +12,7 @@ from ltp.core.device_memory import Estimate, Rollout, estimate
 from ltp.core.memory import Offload, states
 from ltp.core.model_config import Architecture
 from ltp.planning.candidates import Layout, per_device, responses_of, step_of
+from ltp.planning.models_beside import models_beside
 from ltp.planning.pools import Pool
 from ltp.planning.timing import rollout_seconds, training_seconds
 
@@ -82,7 +83,8 @@ class Space:
         if key not in self._held:
             kept = states(self.arch, step_of(self.recipe, self.pool, replace(layout, offload=Offload.NONE)))
             on_host = {Offload.NONE: 0, Offload.OPTIMIZER: kept.optimizer, Offload.ALL: kept.weights + kept.optimizer}
-            self._held[key] = kept.weights + kept.optimizer - on_host[layout.offload]
+            beside = models_beside(self.recipe, self.arch, self.pool, layout)
+            self._held[key] = kept.weights + kept.optimizer - on_host[layout.offload] + sum(beside.values())
         return self._held[key]
 
     def predict(self, layout: Layout, rollout_share: float | None, *, cuda_graphs: bool = False) -> Estimate:
@@ -106,6 +108,10 @@ class Space:
                 cuda_graphs=cuda_graphs,
             )  # fmt: skip
         found = estimate(self.arch, step_of(self.recipe, self.pool, layout), rollout)
+        more = models_beside(self.recipe, self.arch, self.pool, layout)
+        if more:
+            upper = found.upper_bytes + int(sum(more.values()) * (1 + found.margin))
+            found = replace(found, components={**found.components, **more}, upper_bytes=upper)
         known = self.margins.get(f"{self.pool.model}:{self.recipe.algorithm}")
         if known is None or not known.pairs:
             return found

@@ -14,6 +14,7 @@ from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, active_parameters, parameters
 from ltp.core.step_time import Roofline, step_seconds
 from ltp.planning.candidates import Layout, per_device, samples_of, step_of
+from ltp.planning.models_beside import has_reference
 from ltp.planning.pools import Pool
 
 # Shares of the data sheet that an H200 reaches: 780 of 989 TFLOP/s in large products, 241 of 450 GB/s in NCCL's
@@ -79,6 +80,8 @@ def host_bytes(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout) -
     loading = 4 * count * (pool.devices if arch.tied else groups)
     trained = count if not recipe.training.lora_rank else 0
     waiting = {"none": 0, "optimizer": 8 * trained * groups, "all": (4 * count + 12 * trained) * groups}
+    # A frozen reference stays on the host; a critic is loaded through it.
+    loading += 4 * count * groups * (has_reference(recipe) + (recipe.algorithm == "ppo"))
     base = 3 * GIB * pool.devices
     if recipe.reinforcement is not None:
         base += 4 * GIB + 2 * count * max(1, pool.devices // max(1, layout.rollout_tensor_parallel))
