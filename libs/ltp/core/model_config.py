@@ -114,6 +114,7 @@ _FAMILIES = {
     ),
 }  # fmt: skip
 SUPPORTED = tuple(sorted(_FAMILIES))
+INDEX_NAME = "model.safetensors.index.json"
 _HINT = f"Supported are causal language models of type {', '.join(SUPPORTED)} in Hugging Face format."
 # No model comes near these; a value beyond them is a slip, and arithmetic on it would only look like an answer.
 _LIMITS = {"num_hidden_layers": 10_000, "vocab_size": 100_000_000, "max_position_embeddings": 1 << 40}
@@ -169,18 +170,21 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     return Architecture(**dense, **_mixture(config, family, kind), **_latent(config, family))
 
 
-def check_against_index(arch: Architecture, vocabulary: int | None, stored_parameters: int | None) -> None:
-    """Hold a config against the model's other files: its tokenizer's size and the weights that its index counts.
+def check_against_index(
+    arch: Architecture, vocabulary: int | None, stored_parameters: int | None, *, source: str = INDEX_NAME
+) -> None:
+    """Hold a config against the model's other files: its tokenizer's size, and the weights that `source` counts.
 
-    Raises LtpError(MODEL_UNREADABLE), naming the field.
+    Raises LtpError(MODEL_UNREADABLE), naming the field or the file.
     """
     if vocabulary is not None and vocabulary > arch.vocab:
         raise _unreadable(f"vocab_size is {arch.vocab}, and its tokenizer has {vocabulary} tokens")
     expected = parameters(arch)
+    # A tied head may be stored a second time.
     if stored_parameters is not None and stored_parameters not in (expected, expected + arch.vocab * arch.hidden):
-        raise _unreadable(
-            f"config.json describes {expected} parameters, and model.safetensors.index.json counts {stored_parameters}"
-        )
+        what = f"config.json describes {expected:,} parameters, and {source} holds {stored_parameters:,}"
+        hint = "Copy the whole model again, with the config.json that belongs to its weights."
+        raise LtpError(ErrorCode.MODEL_UNREADABLE, f"The model cannot be used: {what}.", hint)
 
 
 def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -120,9 +120,9 @@ def step_of(recipe: Recipe, pool: Pool, layout: Layout) -> Step:
 def flat_states(recipe: Recipe, pool: Pool, layout: Layout) -> bool:
     """Whether FSDP 1 trains it: on one GPU it shards nothing, and was 1.4 to 2.2 % faster than FSDP 2 (H200, 0.5B SFT).
 
-    With LoRA it was 29 % slower (7B), on several GPUs it holds more memory than it saves time, and for RL nobody measured.
+    With LoRA it was 29 % slower (7B), on several GPUs it holds more memory than it saves time, and for RL and DPO nobody measured.
     """
-    plain = recipe.reinforcement is None and not recipe.training.lora_rank and layout.offload is Offload.NONE
+    plain = recipe.algorithm == "sft" and not recipe.training.lora_rank and layout.offload is Offload.NONE
     return plain and pool.kind == "gpu" and pool.devices == 1
 
 
