@@ -29,6 +29,8 @@ STATUS = {
     ErrorCode.DEDUP_NOT_READY: 409,
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.SERVICE_UNAVAILABLE: 503,
+    ErrorCode.HOST_UNREACHABLE: 502,
+    ErrorCode.KEYRING_UNUSABLE: 500,
     ErrorCode.DISK_FULL: 507,
     ErrorCode.SOURCE_UNREACHABLE: 502,
     ErrorCode.INTERNAL: 500,

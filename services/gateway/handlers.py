@@ -30,6 +30,7 @@ from ltp.contracts.evaluation import (
     EvaluationUploaded,
 )
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
+from ltp.contracts.host_access import HostRegistered, HostRemoved, HostSetupRequested, HostTestRequested, HostTrusted
 from ltp.contracts.identity import AuditRecorded
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.operation import (
@@ -77,6 +78,11 @@ for event in (
     DatasetDeletionRequested,
     DatasetMarked,
     ProjectQuotaSet,
+    HostRegistered,
+    HostRemoved,
+    HostTestRequested,
+    HostSetupRequested,
+    HostTrusted,
     HostLabelled,
     HostCordoned,
     HostUncordoned,

@@ -25,3 +25,5 @@ class GatewaySettings(CommonSettings):
     gateway_tls_certificate: Path | None = None
     gateway_tls_key: Path | None = None
     gateway_max_upload_bytes: int = Field(default=20 << 30, gt=0)
+    # Further directories of reward functions beside DATA/rewards, separated as in PATH.
+    reward_roots: str = ""

@@ -29,6 +29,11 @@ class ErrorCode(StrEnum):
     PLAN_DOES_NOT_FIT = "plan_does_not_fit"
     NO_HOST = "no_host"
     ALGORITHM_UNSUPPORTED = "algorithm_unsupported"
+    # Hosts
+    HOST_UNREACHABLE = "host_unreachable"
+    HOST_KEY_CHANGED = "host_key_changed"
+    HOST_AUTH_FAILED = "host_auth_failed"
+    HOST_UNFIT = "host_unfit"
     # Datasets
     DATASET_EMPTY = "dataset_empty"
     DATASET_FORMAT_UNKNOWN = "dataset_format_unknown"

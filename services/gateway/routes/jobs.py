@@ -45,7 +45,8 @@ async def submit_job(
 ) -> Job:
     """Submit a recipe. The same Idempotency-Key with the same request gives the same job, however often it is sent."""
     warnings = await leak_warnings(runtime, recipe, refuse=options.refuse_leaks)
-    chosen = JobOptions(**options.model_dump(exclude={"refuse_leaks"}) | {"project": _project(options)})
+    asked = options.model_dump(exclude={"refuse_leaks"})
+    chosen = JobOptions.model_validate(asked | {"project": _project(options)})
     job_id = await submit(runtime, recipe, chosen, idempotency_key)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
     job = await show_job(job_id, runtime.database.engine)

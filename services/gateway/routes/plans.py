@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from ltp.bus.rpc import ask
-from ltp.contracts.plan import PlanReport, ReportRequest
+from ltp.contracts.plan import ReportRequest
+from ltp.contracts.plan_report import PlanReport
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from services.gateway.access import Serving
-from services.gateway.admission import preview, resolve
+from services.gateway.admission import preview, resolve, try_own
 
 router = APIRouter(tags=["plans"])
 
@@ -20,7 +21,9 @@ router = APIRouter(tags=["plans"])
 async def plan(recipe: Recipe, runtime: Serving) -> Plan:
     """The configuration the planner would choose on the hosts of this moment, and why the others lost."""
     resolved, dataset = await resolve(runtime, recipe)
-    return await preview(runtime, resolved, dataset)
+    found = await preview(runtime, resolved, dataset)
+    await try_own(runtime, resolved, dataset, found)
+    return found
 
 
 @router.post("/plans/report")

@@ -1,7 +1,7 @@
 """What comes in from others: pushed metrics, and the OpenAI API's files and jobs.
 
 Revision ID: 0019
-Revises: 0018
+Revises: 0012
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0019"
-down_revision = "0018"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
