@@ -21,6 +21,7 @@ from services.gateway.door import Door
 from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
+from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.routes import (
     audit,
@@ -30,11 +31,16 @@ from services.gateway.routes import (
     dedup,
     evaluations,
     events,
+    fine_tuning,
     health,
     host_access,
     hosts,
     job_control,
     jobs,
+    live,
+    metrics,
+    openai_files,
+    openai_models,
     operations,
     pipelines,
     plans,
@@ -46,13 +52,17 @@ from services.gateway.routes import (
     work,
 )
 from services.gateway.settings import GatewaySettings
+from services.gateway.store_points import POINTS_CHANNEL
 from services.gateway.store_tokens import TOKENS_CHANNEL
+from services.gateway.tunings import Tunings
 from services.gateway.walls import Walls
 
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
 news = News()
 runtime.channels[NEWS_CHANNEL] = news.tell
+point_news = News()
+runtime.channels[POINTS_CHANNEL] = point_news.tell
 identities, walls = Identities(runtime.database, settings.gateway_token_file), Walls(runtime)
 runtime.channels[TOKENS_CHANNEL] = identities.forget
 runtime.database.before_commit = Commit(walls)
@@ -82,7 +92,8 @@ app = FastAPIOffline(
     lifespan=_lifespan,
     responses={"default": {"model": errors.ProblemDocument, "description": "A problem (RFC 9457)."}},
 )
-app.state.runtime, app.state.news, app.state.walls, app.state.identities = runtime, news, walls, identities
+app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
+app.state.tails, app.state.point_news = Tails(), point_news
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
     app.add_middleware(
@@ -111,8 +122,16 @@ for part in (
     tokens,
     secrets,
     audit,
+    metrics,
 ):
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(guarded)])
+
+
+# A WebSocket has no request to guard; the door let it in, and its streams are walled each.
+app.include_router(live.router, prefix="/api/v1")
+for part in (openai_files, fine_tuning, openai_models):
+    app.include_router(part.router, prefix="/v1", dependencies=[Depends(guarded)])
+runtime.loops.append(("fine-tuning jobs", Tunings(runtime, news).run))
 
 
 @app.get("/", include_in_schema=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shutil
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -34,6 +33,7 @@ from services.gateway import store, store_owners
 from services.gateway.admission import admit_job, record_job
 from services.gateway.inputs import locate, pin, still_same
 from services.gateway.operations import find_operations, preflight
+from services.gateway.uploads import digest_file
 
 # What is to be done in the transaction that ends the work.
 Effect = Callable[[Unit], Awaitable[None]]
@@ -202,8 +202,7 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        with target.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest(), target.stat().st_size
+        return digest_file(target)
     except OSError as error:
         target.unlink(missing_ok=True)
         raise LtpError(

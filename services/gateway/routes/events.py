@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse
 
 from services.gateway import store
@@ -38,6 +38,7 @@ async def list_events(
 
 @router.get("/events/stream", response_class=EventSourceResponse)
 async def follow_events(
+    request: Request,
     engine: Engine,
     news: Headlines,
     caller: Caller,
@@ -52,7 +53,5 @@ async def follow_events(
     async def read(position: int) -> Sequence[EventLine]:
         return await list_events(engine, caller, job_id=job_id, subject=subject, about=about, after=position)
 
-    async def never() -> bool:
-        return False
-
-    return stream("event", read, lambda line: line.seq, resume_point(last_event_id, after), news, never)
+    key = ("events", caller.project, job_id, subject, about)
+    return stream(request, key, "event", read, lambda line: line.seq, resume_point(last_event_id, after), news)

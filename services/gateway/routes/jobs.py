@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from ltp.bus.rpc import ask
@@ -23,13 +25,14 @@ from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
 from services.gateway.admission import leak_warnings, submit
 from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
-from services.gateway.streams import Position, resume_point, stream
+from services.gateway.streams import Position, resume_point, sent, stream
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["jobs"])
 
 # How long a stream waits for metrics that were said and not heard, after the job is over.
 _PATIENCE = timedelta(seconds=15)
+_LOG_BYTES, _LOOK_SECONDS = 65_536, 0.5
 
 
 @router.post("/jobs", status_code=202)
@@ -87,6 +90,7 @@ async def read_metrics(
 @router.get("/jobs/{job_id}/metrics/stream", response_class=EventSourceResponse)
 async def follow_metrics(
     job_id: UUID,
+    request: Request,
     engine: Engine,
     news: Headlines,
     after: Position = 0,
@@ -105,7 +109,8 @@ async def follow_metrics(
         # Metrics travel on a stream of their own and may come after the news of the end.
         return await store.has_all_steps(engine, job_id) or now() - job.ended_at > _PATIENCE
 
-    return stream("step", read, lambda line: line.seq, resume_point(last_event_id, after), news, is_over)
+    after = resume_point(last_event_id, after)
+    return stream(request, ("steps", job_id), "step", read, lambda line: line.seq, after, news, is_over)
 
 
 @router.get("/jobs/{job_id}/logs")
@@ -120,6 +125,43 @@ async def read_log(
     await show_job(job_id, runtime.database.engine)
     request = LogRequest(job_id=job_id, attempt=attempt, offset=offset, limit=limit)
     return await ask(runtime.client, "runner", "log", request, LogPart)
+
+
+@router.get("/jobs/{job_id}/logs/stream", response_class=EventSourceResponse)
+async def follow_log(
+    job_id: UUID,
+    runtime: Serving,
+    attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
+    last_event_id: Annotated[str | None, Header(max_length=100)] = None,
+) -> EventSourceResponse:
+    """The training process's output as it is written (events `log`); the id is `ATTEMPT:OFFSET`, where to read on."""
+    await show_job(job_id, runtime.database.engine)
+    offset = 0
+    if last_event_id is not None:
+        number, _, place = last_event_id.partition(":")
+        if not (number.isdecimal() and place.isdecimal() and len(last_event_id) < 30):
+            message = "Last-Event-ID is no ATTEMPT:OFFSET."
+            raise LtpError(ErrorCode.INVALID_REQUEST, message, "Send back the id you got.")
+        attempt, offset = int(number), int(place)
+
+    async def parts() -> AsyncIterator[dict[str, str]]:
+        place = offset
+        while True:
+            # Asked first: what was written before the end is read after it.
+            over = JOB.is_over((await show_job(job_id, runtime.database.engine)).state)
+            request = LogRequest(job_id=job_id, attempt=attempt, offset=place, limit=_LOG_BYTES)
+            part = await ask(runtime.client, "runner", "log", request, LogPart)
+            if part.text:
+                place = part.next_offset
+                data = json.dumps({"text": part.text, "attempt": part.attempt, "offset": part.offset})
+                yield {"event": "log", "id": f"{part.attempt}:{place}", "data": data}
+            elif over or part.is_over:
+                yield {"event": "end", "data": "{}"}
+                return
+            else:
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    return sent(parts())
 
 
 def _project(options: SubmitOptions) -> str:
