@@ -45,3 +45,14 @@ def write_tiny_model(directory: Path) -> None:
         dtype="float32",
     )
     LlamaForCausalLM(config).save_pretrained(directory, safe_serialization=True)
+
+
+def write_tiny_adapter(model: Path, directory: Path, seed: int = 1) -> None:
+    """Save a LoRA adapter of a small Llama that makes it say something else; another one for each seed."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(directory)
