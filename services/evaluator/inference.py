@@ -223,7 +223,8 @@ class InferenceServer:
             return
         _signal_group(self._process.pid, signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._process.wait(), timeout=10)
+            async with asyncio.timeout(10):
+                await self._process.wait()
         except TimeoutError:
             pass
         # Also after a good end: a child of the server may have outlived it.

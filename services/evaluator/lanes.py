@@ -6,6 +6,7 @@ idle socket on every request), 1.3 ms through these.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Lanes:
     _all: list[httpx.AsyncClient] = field(default_factory=list[httpx.AsyncClient])
     _free: list[httpx.AsyncClient] = field(default_factory=list[httpx.AsyncClient])
     # Reading the certificates takes longer than a request: once for all.
-    _certificates: object = None
+    _certificates: ssl.SSLContext | None = None
 
     @asynccontextmanager
     async def lane(self) -> AsyncIterator[httpx.AsyncClient]:

@@ -11,6 +11,7 @@ from uuid import UUID
 from ltp.contracts.evaluation_spec import RunSpec
 from ltp.store.clock import now
 from ltp.store.database import Database
+from ltp.store.patience import end_all
 from services.evaluator import store, store_samples
 from services.evaluator.asking import Asker
 from services.evaluator.endpoint import Endpoint, hopeless
@@ -73,9 +74,8 @@ class Run:
             if work.done():
                 work.result()
         finally:
-            for task in (*askers, writer, watch):
-                task.cancel()
-            await asyncio.gather(work, writer, watch, return_exceptions=True)
+            await end_all([*askers, writer, watch])
+            await asyncio.gather(work, return_exceptions=True)
             await self._flush()
 
     def _key(self, row: Row, index: int) -> str:

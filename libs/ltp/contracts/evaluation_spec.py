@@ -20,7 +20,7 @@ PRESETS = {
 
 class _Spec(BaseModel):
     # A misspelt key must be an error at the door, not a silent default.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 class Price(_Spec):
@@ -217,16 +217,6 @@ class StopRule(_Spec):
         if (self.accuracy is None) == (self.baseline_id is None):
             raise ValueError("a stop rule needs either 'accuracy' or 'baseline_id'")
         return self
-
-
-class Gate(_Spec):
-    """When a model may be promoted: it must reach `min_accuracy`, and not be worse than what it is compared with."""
-
-    min_accuracy: Ratio | None = None
-    # The largest loss of accuracy that the interval of the difference may still allow; None: any that is not proven.
-    max_loss: Ratio | None = None
-    # Label whose slices must not get worse either (Holm over its values).
-    slices: tuple[str, ...] = ()
 
 
 class RunSpec(_Spec):

@@ -27,9 +27,9 @@ from ltp.contracts.evaluation_spec import (
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.recipe import content_hash
 from ltp.core.scoring import choice_letter, exact, normalised, numeric_within
+from ltp.sandbox.pool import Sandbox, processors
 from services.evaluator.endpoint import Endpoint, hopeless
 from services.evaluator.samples import Answer, Failure, Message, Row, Verdict, judged
-from services.evaluator.scorers.sandbox import Sandbox, processors
 
 # Raised by one when a scorer's meaning changes, so that old scores are not taken for new ones.
 _VERSIONS = {"exact": 1, "numeric": 1, "normalised": 1, "choice": 1, "regex": 1, "math": 1, "code": 1, "function": 1}

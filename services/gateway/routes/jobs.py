@@ -14,14 +14,17 @@ from ltp.bus.rpc import ask
 from ltp.contracts.job import JobOptions
 from ltp.contracts.questions import LogPart, LogRequest
 from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import JOB, JobState
+from ltp.store.acting import ACTING
 from ltp.store.clock import now
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
 from services.gateway.admission import leak_warnings, submit
 from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
 from services.gateway.streams import Position, resume_point, stream
+from services.gateway.walls import Caller
 
 router = APIRouter(tags=["jobs"])
 
@@ -39,7 +42,9 @@ async def submit_job(
 ) -> Job:
     """Submit a recipe. The same Idempotency-Key with the same request gives the same job, however often it is sent."""
     warnings = await leak_warnings(runtime, recipe, refuse=options.refuse_leaks)
-    job_id = await submit(runtime, recipe, JobOptions(**options.model_dump(exclude={"refuse_leaks"})), idempotency_key)
+    asked = options.model_dump(exclude={"refuse_leaks"})
+    chosen = JobOptions.model_validate(asked | {"project": _project(options)})
+    job_id = await submit(runtime, recipe, chosen, idempotency_key)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
     job = await show_job(job_id, runtime.database.engine)
     return job.model_copy(update={"warnings": warnings})
@@ -48,12 +53,15 @@ async def submit_job(
 @router.get("/jobs")
 async def list_jobs(
     engine: Engine,
+    caller: Caller,
     state: JobState | None = None,
+    project: Name | None = None,
     cursor: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> JobPage:
-    """Jobs, newest first."""
-    rows = await store.list_jobs(engine, state=state, before=cursor, limit=limit + 1)
+    """Jobs, newest first; of the caller's project."""
+    wanted = caller.project or project
+    rows = await store.list_jobs(engine, state=state, before=cursor, limit=limit + 1, project=wanted)
     page = [Job.model_validate(dict(row)) for row in rows[:limit]]
     return JobPage(jobs=page, next_cursor=str(page[-1].job_id) if len(rows) > limit else None)
 
@@ -112,6 +120,18 @@ async def read_log(
     await show_job(job_id, runtime.database.engine)
     request = LogRequest(job_id=job_id, attempt=attempt, offset=offset, limit=limit)
     return await ask(runtime.client, "runner", "log", request, LogPart)
+
+
+def _project(options: SubmitOptions) -> str:
+    """Where the job runs: the project it names (the walls let a caller name none but its own), else the caller's."""
+    acting = ACTING.get()
+    if acting is None or "project" in options.model_fields_set:
+        project = options.project
+    else:
+        project = acting.project or options.project
+    if acting is not None:
+        acting.project = project
+    return project
 
 
 def _lines(rows: Sequence[store.Row]) -> list[StepLine]:

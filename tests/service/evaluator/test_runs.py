@@ -231,7 +231,7 @@ async def test_a_judge_that_nobody_can_ask_ends_the_run_and_costs_no_answer(
 ) -> None:
     judge = {"name": "judge", "model": {"kind": "api", "name": "locked", "base_url": stub.url}}
     await opened(evaluator, dataset, stub, scorer=judge)
-    with pytest.raises(LtpError, match="The judging model at .* refuses the key") as caught:
+    with pytest.raises(LtpError, match=r"The judging model at .* refuses the key") as caught:
         await evaluator.evaluate(await work(evaluator))
     assert caught.value.code == ErrorCode.ENDPOINT_REFUSED
 
@@ -301,7 +301,7 @@ async def test_rescoring_asks_nobody_and_comparing_finds_the_slice(
         from ltp.queue.policy import Queue
         from ltp.queue.work import enqueue
 
-        await enqueue(unit, Queue.EVALUATION, "rescore", {"evaluation_id": str(values["evaluation_id"])}, dedup_key="r")
+        enqueue(unit, Queue.EVALUATION, "rescore", {"evaluation_id": str(values["evaluation_id"])}, dedup_key="r")
     await Rescorer(evaluator).rescore(await work(evaluator))
     rescored = await result(evaluator, values["evaluation_id"])
     assert rescored.counts.right == (await result(evaluator, weak)).counts.right
