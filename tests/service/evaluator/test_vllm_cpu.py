@@ -24,7 +24,7 @@ pytestmark = [
 @pytest.mark.parametrize("template", [True, False])
 async def test_vllm_serves_a_model_with_and_without_a_template(tmp_path: Path, template: bool) -> None:
     model = tmp_path / "model"
-    write_tiny_model(model)
+    write_tiny_model(model, heads=(3, 1))
     if not template:
         (model / "chat_template.jinja").unlink()
     log = tmp_path / "server.log"
@@ -47,3 +47,14 @@ async def test_vllm_serves_a_model_with_and_without_a_template(tmp_path: Path, t
     assert isinstance(answer, Answer), answer
     assert answer.completion_tokens is not None and 0 < answer.completion_tokens <= 8
     assert isinstance(tokens, tuple) and tokens[0]["count"] > 0
+
+
+async def test_a_model_that_vllm_cannot_answer_with_gets_our_own_server(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    write_tiny_model(model)  # heads 24 wide: vLLM's server starts, and its engine dies of the first prompt
+    async with (
+        InferenceServer(model, tmp_path / "server.log", vllm_python=Path(PYTHON or "")) as server,
+        Endpoint(Address(f"{server.url}/v1", server.model_name, own=True)) as endpoint,
+    ):
+        answer = await endpoint.chat([Message(role="user", content="2 + 2")], {"max_tokens": 8, "temperature": 0})
+    assert isinstance(answer, Answer), answer
