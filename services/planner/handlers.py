@@ -21,7 +21,8 @@ from ltp.contracts.host import HostSeen
 from ltp.contracts.host_access import HostRemoved
 from ltp.contracts.job import JobOutgrown, JobSubmitted
 from ltp.contracts.lease import LeaseGranted, LeaseReleased
-from ltp.contracts.plan import PlanMade, PlanRefused, PlanReport, PlanRequest, ReplanRequest, ReportRequest
+from ltp.contracts.plan import PlanMade, PlanRefused, PlanRequest, ReplanRequest, ReportRequest
+from ltp.contracts.plan_report import PlanReport
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, Problem
 from ltp.core.calibration import median_error

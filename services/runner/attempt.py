@@ -40,7 +40,12 @@ from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoint
 # A traceback of many ranks is long, and the first of them is the one that counts.
 _LOG_TAIL_BYTES = 262_144
 # That a host may not be entered at this moment says nothing about what runs on it.
-_OUT_OF_SIGHT = {ErrorCode.HOST_UNREACHABLE, ErrorCode.HOST_KEY_CHANGED, ErrorCode.HOST_AUTH_FAILED, ErrorCode.HOST_UNFIT}
+_OUT_OF_SIGHT = {
+    ErrorCode.HOST_UNREACHABLE,
+    ErrorCode.HOST_KEY_CHANGED,
+    ErrorCode.HOST_AUTH_FAILED,
+    ErrorCode.HOST_UNFIT,
+}
 
 
 @dataclass

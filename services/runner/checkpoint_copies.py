@@ -51,6 +51,8 @@ async def _fetch(backend: Backend, source: Path, target: Path, only: tuple[str, 
     await backend.fetch(source, draft, only)
     if not await asyncio.to_thread(draft.is_dir):
         message = f"There is no checkpoint at {backend.url(source)}."
-        raise LtpError(ErrorCode.NOT_FOUND, message, "It was deleted on its host; `ltp checkpoints JOB` shows the others.")
+        raise LtpError(
+            ErrorCode.NOT_FOUND, message, "It was deleted on its host; `ltp checkpoints JOB` shows the others."
+        )
     await asyncio.to_thread(os.replace, draft, target)
     return target

@@ -50,7 +50,8 @@ def _file_digest(path: Path) -> str:
 def libraries() -> Path:
     """The folder from which this process imports the platform's libraries."""
     found = importlib.util.find_spec("ltp_verl")
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     return Path(found.origin).parent.parent
 
 
@@ -112,7 +113,7 @@ def mentioned_files(spec: LaunchSpec) -> list[Path]:
     found: list[Path] = []
     for word in spec.argv[1:]:
         value = word.partition("=")[2].strip("'\"")
-        if value.startswith("/") and os.path.isfile(value):
+        if value.startswith("/") and Path(value).is_file():
             found.append(Path(value))
     return found
 

@@ -80,7 +80,9 @@ class Fleet:
         if access.backend == "ray":
             token = self._credential(row) if row["secret"] != "none" else _nothing  # noqa: S105 - no secret
             return RayBackend(row["host_id"], access, token, self.settings)
-        link = Link(_target(row, access), self._credential(row), lambda key, shown: self._pin(row["host_id"], key, shown))
+        link = Link(
+            _target(row, access), self._credential(row), lambda key, shown: self._pin(row["host_id"], key, shown)
+        )
         # What was found at the last look is only kept where the operator named none: an environment may appear.
         return SshBackend(link, root, access.python)
 

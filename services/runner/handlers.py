@@ -23,13 +23,16 @@ from ltp.contracts.attempt import (
 from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.contracts.host import HostSeen
 from ltp.contracts.questions import LogPart, LogRequest
+from ltp.contracts.recipe_check import RecipeCheckAsked, RecipeChecked
 from ltp.contracts.values import Placement
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import ATTEMPT, AttemptState
 from ltp.store.database import Database
 from services.runner import store
 from services.runner.backends import LinkDownError
+from services.runner.checks import check_recipe
 from services.runner.fleet import Fleet
+from services.runner.settings import RunnerSettings
 
 SERVICE = "runner"
 router = NatsRouter()
@@ -82,3 +85,9 @@ async def read_log(
         text=data.decode(errors="replace"),
         is_over=over,
     )
+
+
+@router.subscriber(**answered_by(SERVICE, "check-recipe"), max_workers=2)
+@replies
+async def check(request: RecipeCheckAsked, settings: Annotated[RunnerSettings, Context("settings")]) -> RecipeChecked:
+    return await check_recipe(request, settings.runner_python, settings.root())

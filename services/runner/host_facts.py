@@ -68,7 +68,9 @@ def gpu_table() -> str:
     if program is None:
         return ""
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run([program, *_GPU_QUERY], capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+        return subprocess.run(
+            [program, *_GPU_QUERY], capture_output=True, text=True, timeout=_SECONDS, check=True
+        ).stdout
     return ""
 
 
@@ -76,9 +78,7 @@ def folder_facts(folder: Path) -> dict[str, Any]:
     """Where a working directory really lies, whether it can be written, what its disk has, and which links lead out of it."""
     found: dict[str, Any] = {"path": str(folder), "real": str(folder.resolve())}
     links = [name for name in ("runs", "cache", "code", "env") if (folder / name).is_symlink()]
-    found["escapes"] = [
-        name for name in links if not _below((folder / name).resolve(), folder.resolve())
-    ]
+    found["escapes"] = [name for name in links if not _below((folder / name).resolve(), folder.resolve())]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".ltp-probe-{os.getpid()}"

@@ -30,13 +30,32 @@ def findings(facts: Mapping[str, Any], our_clock: float) -> Iterator[HostCheck]:
     gpus = parse_gpus(facts["gpus"])
     role = "gpu" if gpus else "training"
     yield _work_dir(folder)
-    yield _amount("disk", folder.get("free_bytes") or 0, _LEAST_DISK, _GOOD_DISK, "free", "Make room: a checkpoint takes 12 bytes a parameter.", ErrorCode.DISK_FULL)
-    yield _amount("memory", facts["memory_bytes"], _LEAST_MEMORY, _GOOD_MEMORY, "of main memory", "Train small models here, or take a larger machine.")
+    yield _amount(
+        "disk",
+        folder.get("free_bytes") or 0,
+        _LEAST_DISK,
+        _GOOD_DISK,
+        "free",
+        "Make room: a checkpoint takes 12 bytes a parameter.",
+        ErrorCode.DISK_FULL,
+    )
+    yield _amount(
+        "memory",
+        facts["memory_bytes"],
+        _LEAST_MEMORY,
+        _GOOD_MEMORY,
+        "of main memory",
+        "Train small models here, or take a larger machine.",
+    )
     models = ", ".join(f"{gpu.index}: {gpu.model}, {gpu.memory_bytes / _GIB:.0f} GiB" for gpu in gpus)
     yield (
         HostCheck(name="gpus", verdict="ok", detail=models)
         if gpus
-        else _warn("gpus", "nvidia-smi finds none", "Recipes that ask for a GPU are not placed here; the processors are offered.")
+        else _warn(
+            "gpus",
+            "nvidia-smi finds none",
+            "Recipes that ask for a GPU are not placed here; the processors are offered.",
+        )
     )
     yield _driver(facts, bool(gpus))
     yield _python(str(facts["python"]), str(facts["executable"]))
@@ -56,7 +75,11 @@ def findings(facts: Mapping[str, Any], our_clock: float) -> Iterator[HostCheck]:
 
 def _work_dir(folder: Mapping[str, Any]) -> HostCheck:
     if folder.get("problem"):
-        return _fail("work_dir", f"{folder.get('path')}: {folder['problem']}", "Give it to the user of the platform, or name another with --work-dir.")
+        return _fail(
+            "work_dir",
+            f"{folder.get('path')}: {folder['problem']}",
+            "Give it to the user of the platform, or name another with --work-dir.",
+        )
     if folder.get("escapes"):
         detail = f"{', '.join(folder['escapes'])} in {folder['path']} lead out of it"
         return _fail("work_dir", detail, "Name the real folder as the working directory.")
@@ -81,7 +104,11 @@ def _driver(facts: Mapping[str, Any], has_gpu: bool) -> HostCheck:
     needs = _DRIVERS.get(int(str(cuda).partition(".")[0])) if cuda else None
     major = driver.partition(".")[0]
     if needs is not None and major.isdigit() and int(major) < needs:
-        return _fail("driver", f"{driver}, and CUDA {cuda} of torch needs {needs} or newer", "Install a newer NVIDIA driver, or a torch for an older CUDA.")
+        return _fail(
+            "driver",
+            f"{driver}, and CUDA {cuda} of torch needs {needs} or newer",
+            "Install a newer NVIDIA driver, or a torch for an older CUDA.",
+        )
     return HostCheck(name="driver", verdict="ok", detail=driver or "unknown")
 
 
@@ -126,7 +153,9 @@ def _clock(skew: float) -> HostCheck:
     hint = "Set it by NTP (`timedatectl set-ntp true`): times of logs and metrics would mislead."
     if abs(skew) > _FAIL_SKEW:
         return _fail("clock", detail, hint)
-    return _warn("clock", detail, hint) if abs(skew) > _WARN_SKEW else HostCheck(name="clock", verdict="ok", detail=detail)
+    return (
+        _warn("clock", detail, hint) if abs(skew) > _WARN_SKEW else HostCheck(name="clock", verdict="ok", detail=detail)
+    )
 
 
 def _fail(name: str, detail: str, hint: str, code: ErrorCode = ErrorCode.HOST_UNFIT) -> HostCheck:

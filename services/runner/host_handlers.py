@@ -68,14 +68,14 @@ async def trust(event: HostTrusted, unit: InboxUnit) -> None:
 async def queue_test(event: HostTestRequested, unit: InboxUnit) -> None:
     await hosts_store.open_report(unit, event.host_id, event.report_id)
     payload = event.model_dump(mode="json")
-    await enqueue(unit, Queue.TRAINING, TEST_KIND, payload, dedup_key=f"{TEST_KIND}:{event.report_id}")
+    enqueue(unit, Queue.TRAINING, TEST_KIND, payload, dedup_key=f"{TEST_KIND}:{event.report_id}")
 
 
 @router.subscriber(**heard_by(SERVICE, HostSetupRequested))
 async def queue_setup(event: HostSetupRequested, unit: InboxUnit) -> None:
     await hosts_store.open_report(unit, event.host_id, event.report_id)
     payload = event.model_dump(mode="json")
-    await enqueue(unit, Queue.DEFAULT, SETUP_KIND, payload, dedup_key=f"{SETUP_KIND}:{event.report_id}")
+    enqueue(unit, Queue.DEFAULT, SETUP_KIND, payload, dedup_key=f"{SETUP_KIND}:{event.report_id}")
 
 
 @router.subscriber(**answered_by(SERVICE, "verify"))
@@ -84,7 +84,9 @@ async def verify(question: VerifyQuestion, fleet: Annotated[Fleet, Context("flee
     try:
         found = await compared(fleet.backend(question.host_id), question.role)
     except OSError as error:
-        raise LtpError(ErrorCode.HOST_UNREACHABLE, str(error), f"`ltp host test {question.host_id}` tells more.") from error
+        raise LtpError(
+            ErrorCode.HOST_UNREACHABLE, str(error), f"`ltp host test {question.host_id}` tells more."
+        ) from error
     return Verification.model_validate(found)
 
 
@@ -122,7 +124,9 @@ async def copy_checkpoint(
 
 
 def _view(row: hosts_store.Row) -> AccessView:
-    known = {name: row[name] for name in ("host_id", "access", "secret", "fingerprint", "shown_fingerprint", "reached_at")}
+    known = {
+        name: row[name] for name in ("host_id", "access", "secret", "fingerprint", "shown_fingerprint", "reached_at")
+    }
     problem = None if row["problem"] is None else Problem.model_validate(row["problem"])
     return AccessView(**known, problem=problem)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -64,7 +65,9 @@ class _Setup:
             if done.code == 0:
                 self.python = name
                 return name
-        raise _unfit("no Python 3.11 or 3.12 with venv", "Install python3.11 and python3.11-venv there (apt, dnf, or conda).")
+        raise _unfit(
+            "no Python 3.11 or 3.12 with venv", "Install python3.11 and python3.11-venv there (apt, dnf, or conda)."
+        )
 
     async def _push_code(self) -> str:
         return str(await self.backend.bring_code(self.python))
@@ -73,7 +76,7 @@ class _Setup:
         if self.request.bundle is None:
             return "none: the host downloads for itself"
         source = Path(self.request.bundle)
-        wheels = sorted(source.glob("wheels/*.whl"))
+        wheels = await asyncio.to_thread(lambda: sorted(source.glob("wheels/*.whl")))
         if not wheels:
             raise LtpError(ErrorCode.NOT_FOUND, f"{source} holds no wheels.", "Make it with `ltp setup bundle FOLDER`.")
         for wheel in wheels:
@@ -87,7 +90,9 @@ class _Setup:
     async def _install(self) -> str:
         lock = self.root / "setup" / f"{self.role}.txt"
         await self.backend.files.write(lock, (locks.FOLDER / f"{self.role}.txt").read_bytes())
-        offline = [] if self.request.bundle is None else ["--no-index", "--find-links", str(self.root / "setup" / "wheels")]
+        offline = (
+            [] if self.request.bundle is None else ["--no-index", "--find-links", str(self.root / "setup" / "wheels")]
+        )
         pip = [str(self.root / "env/bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         await self._run([*pip, *offline, "-r", str(lock)])
         return f"{len(locks.read(self.role))} packages"
@@ -97,14 +102,18 @@ class _Setup:
         facts = await self.backend.ask_facts(wanted, str(self.root / "env/bin/python"))
         differences = locks.compare(locks.read(self.role), facts["packages"])
         if differences:
-            raise _unfit("; ".join(map(str, differences[:8])), "Run the set-up again; its install step tells what pip says.")
+            raise _unfit(
+                "; ".join(map(str, differences[:8])), "Run the set-up again; its install step tells what pip says."
+            )
         return f"as the lock `{self.role}` says"
 
     async def _run(self, command: list[str]) -> None:
         done = await self.backend.link.run(command, timeout=_INSTALL_SECONDS)
         if done.code != 0:
             said = (done.stderr or done.stdout).strip()[-800:]
-            raise LtpError(ErrorCode.DEPENDENCY_MISSING, said, "Without a network there, give --bundle (docs/hosts.md).")
+            raise LtpError(
+                ErrorCode.DEPENDENCY_MISSING, said, "Without a network there, give --bundle (docs/hosts.md)."
+            )
 
 
 async def _done(name: str, step: Callable[[], Awaitable[str]]) -> HostCheck:

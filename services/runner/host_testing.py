@@ -33,7 +33,9 @@ class Seen:
     hub: str = HUB
 
 
-async def examine(backend: SshBackend | RayBackend, access: Access, host_id: str, hub: str = HUB) -> AsyncIterator[HostCheck]:
+async def examine(
+    backend: SshBackend | RayBackend, access: Access, host_id: str, hub: str = HUB
+) -> AsyncIterator[HostCheck]:
     """Every step in order; after the first that fails, those that need it are told as skipped."""
     seen, ray = Seen(access, host_id, hub), isinstance(backend, RayBackend)
     parts = urlsplit(access.address) if ray else None
@@ -99,9 +101,17 @@ def _of_refusal(error: LtpError | OSError, began: float, *, ray: bool) -> list[H
         at = "host_key"
     if at not in order:
         at = order[0]
-    hint = error.hint if isinstance(error, LtpError) else "It accepts connections but does not speak SSH to the end: its load, its log."
+    hint = (
+        error.hint
+        if isinstance(error, LtpError)
+        else "It accepts connections but does not speak SSH to the end: its load, its log."
+    )
     detail = error.message if isinstance(error, LtpError) else str(error)
-    checks = [HostCheck(name=name, verdict="ok", detail="passed") for name in order[: order.index(at)] if name in ("host_key", "auth")]
+    checks = [
+        HostCheck(name=name, verdict="ok", detail="passed")
+        for name in order[: order.index(at)]
+        if name in ("host_key", "auth")
+    ]
     seconds = time.monotonic() - began
     checks.append(HostCheck(name=at, verdict="fail", detail=detail, hint=hint, code=code, seconds=seconds))
     rest = [name for name in order if name not in {check.name for check in checks}]

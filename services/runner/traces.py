@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from ltp.core.algorithms import Algorithm
 from ltp.verl_recipe.verl_0_9 import checkpoint_files, parse_metrics_line
 from services.runner.backends import Backend
 from services.runner.policy import complete_lines
@@ -58,7 +58,7 @@ async def read_all_metrics(backend: Backend, run_dir: Path) -> list[MetricsLine]
 
 
 async def find_checkpoints(
-    backend: Backend, run_dir: Path, known: set[int], world_size: int, algorithm: Literal["sft", "grpo"]
+    backend: Backend, run_dir: Path, known: set[int], world_size: int, algorithm: Algorithm
 ) -> list[FoundCheckpoint]:
     """Checkpoints that are complete: the trainer's tracker has reached the step and every file of it is there."""
     try:

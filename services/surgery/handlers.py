@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from faststream.nats import NatsRouter
-
 from nats.aio.client import Client
 
 from ltp.bus.inbox import InboxUnit
@@ -39,7 +38,7 @@ for event in (CheckpointExported, CheckpointExportFailed):
 async def queue_export(event: CheckpointWritten, unit: InboxUnit) -> None:
     await store.open_export(unit, event)
     key = f"export:{event.checkpoint_id}"
-    await enqueue(unit, Queue.DEFAULT, "export", event.model_dump(mode="json"), dedup_key=key)
+    enqueue(unit, Queue.DEFAULT, "export", event.model_dump(mode="json"), dedup_key=key)
 
 
 async def export_checkpoint(held: Held, runtime: Runtime, python: str, models: Path) -> None:

@@ -35,8 +35,12 @@ def add(
         Path | None, typer.Option(help="File with the password; `-` reads standard input.", allow_dash=True)
     ] = None,
     ask_password: Annotated[bool, typer.Option("--password", help="Ask for the password.")] = False,
-    passphrase_file: Annotated[Path | None, typer.Option(help="File with the key's passphrase.", allow_dash=True)] = None,
-    token_file: Annotated[Path | None, typer.Option(help="ray: file with the cluster's token.", allow_dash=True)] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File with the key's passphrase.", allow_dash=True)
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="ray: file with the cluster's token.", allow_dash=True)
+    ] = None,
     work_dir: Annotated[str, typer.Option(help="All that is written on the host lies below it.")] = "~/ltp",
     python: Annotated[
         str | None,
@@ -67,7 +71,9 @@ def add(
 
 
 @app.command()
-def remove(host: HostId, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def remove(
+    host: HostId, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
     """Take a registered host away, with its secret; what lies on it stays there."""
     with reported():
         found = Gateway.find(data_dir).delete(f"/hosts/{host}", params={"dry_run": dry_run})
@@ -118,7 +124,10 @@ def trust(
         access = gateway.get(f"/hosts/{host}").get("access") or {}
         if fingerprint is None:
             shown = access.get("shown_fingerprint")
-            lines = [f"pinned  {access.get('fingerprint') or '-'}", f"shown   {shown or 'the pinned one, at the last look'}"]
+            lines = [
+                f"pinned  {access.get('fingerprint') or '-'}",
+                f"shown   {shown or 'the pinned one, at the last look'}",
+            ]
             if shown:
                 lines.append(f"If that is the host's new key: ltp host trust {host} --fingerprint {shown}")
             show(access, json, lambda: "\n".join(lines))
@@ -166,7 +175,9 @@ def _read(path: Path, *, strip: bool = True) -> str:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.expanduser().read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise LtpError(ErrorCode.INVALID_REQUEST, f"{path} cannot be read: {error}.", "Name a readable file.") from error
+        raise LtpError(
+            ErrorCode.INVALID_REQUEST, f"{path} cannot be read: {error}.", "Name a readable file."
+        ) from error
     return text.strip("\r\n") if strip else text
 
 

@@ -107,9 +107,14 @@ def _access(access: Any) -> list[str]:
         return []
     told = access["access"]
     where = told["address"] if told["backend"] == "ray" else f"{told['user']}@{told['address']}:{told['port']}"
-    lines = [f"  {told['backend']}  {where}  {told['work_dir']}  {access['secret']}", f"  key  {access['fingerprint'] or '-'}"]
+    lines = [
+        f"  {told['backend']}  {where}  {told['work_dir']}  {access['secret']}",
+        f"  key  {access['fingerprint'] or '-'}",
+    ]
     if access["problem"]:
-        lines.append(f"  problem  {access['problem']['code']}: {access['problem']['message']} {access['problem']['hint']}")
+        lines.append(
+            f"  problem  {access['problem']['code']}: {access['problem']['message']} {access['problem']['hint']}"
+        )
     return lines
 
 

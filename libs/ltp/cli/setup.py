@@ -47,7 +47,8 @@ def manager(
 @app.command()
 def training(
     venv: VenvOption = Path(".venv-training"),
-    gpu: Annotated[bool, typer.Option("--gpu/--cpu", help="Left out: as nvidia-smi says.")] = shutil.which("nvidia-smi") is not None,
+    gpu: Annotated[bool, typer.Option("--gpu/--cpu", help="Left out: as nvidia-smi says.")] = shutil.which("nvidia-smi")
+    is not None,
     bundle: BundleOption = None,
     dry_run: DryRun = False,
     json: JsonOption = False,
@@ -56,7 +57,9 @@ def training(
     with reported():
         if sys.platform == "darwin":
             message = "macOS is a manager node: verl has no platform for Apple's GPUs."
-            raise LtpError(ErrorCode.INVALID_REQUEST, message, "`ltp setup manager` here, and `ltp host add` for a GPU server.")
+            raise LtpError(
+                ErrorCode.INVALID_REQUEST, message, "`ltp setup manager` here, and `ltp host add` for a GPU server."
+            )
     _install("gpu" if gpu else "training", venv, bundle, dry_run, json)
 
 
@@ -72,20 +75,30 @@ def bundle(
         lock = _lock_file(role)
         steps = [[sys.executable, "-m", "pip", "download", "-q", "-r", str(lock), "-d", str(folder / "wheels")]]
         if role == "manager" and (root := _checkout()):
-            steps.append([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", str(root), "-w", str(folder / "wheels")])
+            steps.append(
+                [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", str(root), "-w", str(folder / "wheels")]
+            )
         _carry_out(steps, dry_run)
         if not dry_run:
             for path in (lock, locks.FOLDER / "versions.json"):
                 shutil.copy(path, folder / path.name)
-        show({"role": role, "folder": str(folder), "steps": steps}, json, lambda: f"{folder} holds what a {role} machine needs")
+        show(
+            {"role": role, "folder": str(folder), "steps": steps},
+            json,
+            lambda: f"{folder} holds what a {role} machine needs",
+        )
 
 
 @app.command()
 def host(
-    where: Annotated[str, typer.Argument(metavar="[USER@]SERVER[:PORT] | HOST", help="A server, or a registered host.")],
+    where: Annotated[
+        str, typer.Argument(metavar="[USER@]SERVER[:PORT] | HOST", help="A server, or a registered host.")
+    ],
     name: Annotated[str | None, typer.Option(help="Under which a new host is registered; else its address.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="File of the private key.")] = None,
-    password_file: Annotated[Path | None, typer.Option(help="File with the password; `-`: standard input.", allow_dash=True)] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="File with the password; `-`: standard input.", allow_dash=True)
+    ] = None,
     work_dir: Annotated[str, typer.Option(help="All that is written on the host lies below it.")] = "~/ltp",
     fingerprint: Annotated[str | None, typer.Option(help="SHA256:... of the key it must show.")] = None,
     role: Annotated[str | None, typer.Option(help="training or gpu. Left out: as the host's nvidia-smi says.")] = None,
@@ -107,7 +120,11 @@ def host(
             gateway.post("/hosts", json=body, params={"dry_run": dry_run})
             _until_registered(gateway, host_id, dry_run)
         request = {"role": role, "bundle": None if bundle is None else str(bundle.absolute()), "dry_run": dry_run}
-        report = {"checks": [], "ok": True, "state": "done"} if dry_run and "@" in where else gateway.post(f"/hosts/{host_id}/setup", json=request)
+        report = (
+            {"checks": [], "ok": True, "state": "done"}
+            if dry_run and "@" in where
+            else gateway.post(f"/hosts/{host_id}/setup", json=request)
+        )
         report = host_access.follow(gateway, host_id, report, json, _SETUP_SECONDS)
         show(report, json, lambda: f"{host_id} {'is ready' if report['ok'] else 'is not ready'}")
         if not report["ok"]:
@@ -195,7 +212,11 @@ def _install(role: str, venv: Path, bundle: Path | None, dry_run: bool, json: bo
             raise LtpError(ErrorCode.INVALID_REQUEST, "Of macOS only Apple Silicon is supported.", "Use Linux.")
         if sys.version_info[:2] not in ((3, 11), (3, 12)):
             found = ".".join(map(str, sys.version_info[:2]))
-            raise LtpError(ErrorCode.INVALID_REQUEST, f"This is Python {found}; verl needs less than 3.13.", "Use Python 3.11 or 3.12.")
+            raise LtpError(
+                ErrorCode.INVALID_REQUEST,
+                f"This is Python {found}; verl needs less than 3.13.",
+                "Use Python 3.11 or 3.12.",
+            )
         offline = [] if bundle is None else ["--no-index", "--find-links", str(bundle / "wheels")]
         root = _checkout()
         what = ["-e", f"{root}[{_EXTRAS[role]}]"] if root else [f"ltp[{_EXTRAS[role]}]"]
@@ -208,7 +229,11 @@ def _install(role: str, venv: Path, bundle: Path | None, dry_run: bool, json: bo
         ]
         _carry_out(steps, dry_run)
         value = {"role": role, "venv": str(venv), "steps": steps}
-        show(value, json, lambda: "\n".join(" ".join(step) for step in steps) if dry_run else f"{venv} is as the lock `{role}` says")
+        show(
+            value,
+            json,
+            lambda: "\n".join(" ".join(step) for step in steps) if dry_run else f"{venv} is as the lock `{role}` says",
+        )
 
 
 def _carry_out(steps: list[list[str]], dry_run: bool) -> None:
@@ -223,4 +248,6 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise LtpError(ErrorCode.INVALID_REQUEST, f"{command[0]} cannot be run: {error.strerror}.", "Name an interpreter.") from error
+        raise LtpError(
+            ErrorCode.INVALID_REQUEST, f"{command[0]} cannot be run: {error.strerror}.", "Name an interpreter."
+        ) from error

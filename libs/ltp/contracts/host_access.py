@@ -19,7 +19,9 @@ _ADDRESSES = {
     "ray": re.compile(r"https?://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?/?"),
 }
 User = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$")]
-Folder = Annotated[str, StringConstraints(pattern=r"^(~|/[A-Za-z0-9._-]+|~/[A-Za-z0-9._-]+)(/[A-Za-z0-9._-]+)*/?$", max_length=200)]
+Folder = Annotated[
+    str, StringConstraints(pattern=r"^(~|/[A-Za-z0-9._-]+|~/[A-Za-z0-9._-]+)(/[A-Za-z0-9._-]+)*/?$", max_length=200)
+]
 Interpreter = Annotated[
     str,
     StringConstraints(pattern=r"^(conda:[A-Za-z0-9._-]+|~?/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?)$", max_length=250),

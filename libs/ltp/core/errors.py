@@ -18,6 +18,9 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    PRECONDITION_FAILED = "precondition_failed"
     KEYRING_UNUSABLE = "keyring_unusable"
     TOO_LARGE = "too_large"
     # Models and plans

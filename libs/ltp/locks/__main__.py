@@ -69,7 +69,9 @@ def _own() -> dict[str, Any]:
 
 def _start(extras: Iterable[str]) -> list[Requirement]:
     own = _own()
-    return [Requirement(t) for t in [*own["dependencies"], *(t for e in extras for t in own["optional-dependencies"][e])]]
+    return [
+        Requirement(t) for t in [*own["dependencies"], *(t for e in extras for t in own["optional-dependencies"][e])]
+    ]
 
 
 def _requirements(name: str, extras: Iterable[str] = ()) -> list[Requirement]:

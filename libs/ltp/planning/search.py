@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ltp.contracts.recipe import Recipe
+from ltp.core.device_constants import CONSTANTS
 from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, parameters
 from ltp.planning.candidates import MAX_CONCURRENT_RESPONSES, Candidate, Layout, describe, gib, largest, responses_of
@@ -108,8 +109,8 @@ def search(
             message = f"{pool.model} computes no bfloat16, in which verl trains"
             found.rejected.append(Rejected(f"{pool.devices} {pool.model}", message))
             continue
-        if pool.kind == "cpu" and recipe.reinforcement and (recipe.training.lora_rank or pool.devices > 1):
-            message = "on a processor GRPO trains all weights in one process: it takes training.lora_rank: 0"
+        if pool.kind == "cpu" and recipe.reinforcement and pool.devices > 1:
+            message = "on processors reinforcement learning runs in one process: it takes resources.devices: 1"
             found.rejected.append(Rejected("the processors", message, nearly=True))
             continue
         _search_pool(Space(recipe, arch, pool, margins or {}), found, rows)
@@ -167,11 +168,13 @@ def _spread(shape: Layout, pool: Pool) -> str:
 def _consider(space: Space, layout: Layout, found: Found) -> bool:
     """Predict one layout and file it; False when the training step alone is too large."""
     pool = space.pool
-    share = _rollout_share(space, layout)
-    if isinstance(share, Rejected):
-        found.rejected.append(share)
+    given = _rollout_share(space, layout)
+    if isinstance(given, Rejected):
+        found.rejected.append(given)
         return True
-    candidate = Candidate(pool, layout, space.predict(layout, share), rollout_share=share)
+    share, graphs = given
+    estimate = space.predict(layout, share, cuda_graphs=graphs)
+    candidate = Candidate(pool, layout, estimate, rollout_share=share, cuda_graphs=graphs)
     if candidate.estimate.upper_bytes > pool.usable_bytes:
         found.oversized.append(candidate)
         return False
@@ -195,12 +198,15 @@ def _needs_host(space: Space, candidate: Candidate) -> Rejected | None:
     return Rejected(candidate.name, reason, short / need, nearly=True)
 
 
-def _rollout_share(space: Space, layout: Layout) -> float | Rejected | None:
-    """Give vLLM its share beside the training states that stay: it measures what is free when it starts (verl.md §3.4)."""
+def _rollout_share(space: Space, layout: Layout) -> tuple[float | None, bool] | Rejected:
+    """Give vLLM its share beside the training states that stay: it measures what is free when it starts (verl.md §3.4).
+
+    Its CUDA graphs lie outside that share and never sleep; they are captured where there is room for them too.
+    """
     pool, arch = space.pool, space.arch
     sequences = responses_of(space.recipe, pool, layout)
     if not sequences or pool.kind == "cpu":
-        return None
+        return None, False
     wide = max(1, layout.rollout_tensor_parallel)
     states_held = space.held(layout)
     held = states_held + 2 * _CONTEXT_BYTES
@@ -212,8 +218,9 @@ def _rollout_share(space: Space, layout: Layout) -> float | Rejected | None:
         short = least - room
         reason = f"the generator needs {gib(least)} beside {gib(held)} of training states, {gib(short)} too much"
         return Rejected(describe(layout, pool), reason, short / least, nearly=True)
-    share = min(_MOST_OF_DEVICE, min(wanted, room) / pool.memory_bytes)
-    return max(0.01, int(share * 1000) / 1000)
+    graphs = least + CONSTANTS.cuda_graphs <= room
+    share = min(_MOST_OF_DEVICE, min(wanted, room - graphs * CONSTANTS.cuda_graphs) / pool.memory_bytes)
+    return max(0.01, int(share * 1000) / 1000), graphs
 
 
 def _needs_time(space: Space, candidate: Candidate) -> Rejected | None:

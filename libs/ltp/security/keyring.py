@@ -18,7 +18,9 @@ _KNOWN = frozenset(
         "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
     }
 )
-_HINT = "`ltp up` makes one at its first start; bring the lost one back from your backup, for what it encrypted needs it."
+_HINT = (
+    "`ltp up` makes one at its first start; bring the lost one back from your backup, for what it encrypted needs it."
+)
 
 
 @dataclass(frozen=True)

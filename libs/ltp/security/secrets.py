@@ -99,8 +99,9 @@ class Secrets:
         ring = Keyring.load(self.keyring_file).with_new_key()
         # The table is locked, so that nothing is stored under an old key meanwhile.
         rows = (await unit.execute(select(table.c.name, table.c.ciphertext).with_for_update())).all()
-        for name, ciphertext in rows:
-            await unit.execute(update(table).where(table.c.name == name).values(ciphertext=ring.renew(ciphertext)))
+        for row in rows:
+            renewed = ring.renew(row.ciphertext)
+            await unit.execute(update(table).where(table.c.name == row.name).values(ciphertext=renewed))
         return len(rows)
 
     async def settle(self) -> int:

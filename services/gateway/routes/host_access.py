@@ -147,11 +147,15 @@ async def remove_host(host_id: HostId, runtime: Serving, dry_run: DryRun = False
 
 
 @router.post("/hosts/{host_id}/trust", status_code=202)
-async def trust_host(host_id: HostId, trust: Annotated[Trust, Body()], runtime: Serving, dry_run: DryRun = False) -> AccessView:
+async def trust_host(
+    host_id: HostId, trust: Annotated[Trust, Body()], runtime: Serving, dry_run: DryRun = False
+) -> AccessView:
     """Say that this is the host's key from now on. At the next contact it must show a key with this fingerprint."""
     view = await _registered(runtime, host_id)
     if view.access.backend != "ssh":
-        raise LtpError(ErrorCode.INVALID_REQUEST, f"{host_id} is reached without SSH and has no host key.", "Nothing to do.")
+        raise LtpError(
+            ErrorCode.INVALID_REQUEST, f"{host_id} is reached without SSH and has no host key.", "Nothing to do."
+        )
     if not dry_run:
         async with runtime.database.unit() as unit:
             unit.emit(HostTrusted(host_id=host_id, fingerprint=trust.fingerprint), about=host_id)
@@ -213,7 +217,9 @@ async def set_up_host(host_id: HostId, setup: Annotated[Setup, Body()], runtime:
 
 
 @router.get("/hosts/{host_id}/verify")
-async def verify_host(host_id: HostId, runtime: Serving, role: Literal["training", "gpu"] | None = None) -> Verification:
+async def verify_host(
+    host_id: HostId, runtime: Serving, role: Literal["training", "gpu"] | None = None
+) -> Verification:
     """Compare the packages of a host's training environment with the lock of its role."""
     await _registered(runtime, host_id)
     question = VerifyQuestion(host_id=host_id, role=role)
@@ -239,7 +245,11 @@ async def _report(runtime: Runtime, host_id: str, report_id: UUID | None) -> Rep
 async def _registered(runtime: Runtime, host_id: str) -> AccessView:
     found = await _access(runtime, host_id)
     if not found:
-        raise LtpError(ErrorCode.NOT_FOUND, f"No host {host_id} is registered.", "`ltp host list` shows all, `ltp host add` registers one.")
+        raise LtpError(
+            ErrorCode.NOT_FOUND,
+            f"No host {host_id} is registered.",
+            "`ltp host list` shows all, `ltp host add` registers one.",
+        )
     return found[0]
 
 

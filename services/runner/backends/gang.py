@@ -137,6 +137,7 @@ def _run_of(path: Path) -> Path:
 
 def replaced(spec: LaunchSpec, source: Path, target: Path) -> LaunchSpec:
     """The spec of a run in another directory."""
+
     def text(value: str) -> str:
         return value.replace(str(source), str(target))
 
@@ -163,7 +164,9 @@ def node_spec(spec: LaunchSpec, rank: int, nodes: int, address: str, port: int) 
     """
     if "--standalone" not in spec.argv:
         message = "This algorithm is not started by torchrun, so it cannot be spread over SSH hosts."
-        raise LtpError(ErrorCode.LAUNCH_FAILED, message, "Register the hosts as one Ray cluster (--backend ray) for it.")
+        raise LtpError(
+            ErrorCode.LAUNCH_FAILED, message, "Register the hosts as one Ray cluster (--backend ray) for it."
+        )
     each = next(int(word.partition("=")[2]) for word in spec.argv if word.startswith("--nproc_per_node=")) // nodes
     meeting = [f"--nnodes={nodes}", f"--node_rank={rank}", f"--master_addr={address}", f"--master_port={port}"]
     changed = {

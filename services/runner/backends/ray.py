@@ -137,7 +137,8 @@ class RayBackend(FileBackend):
 
     async def require_resources(self, spec: LaunchSpec) -> None:
         """Raises HOST_UNFIT when the cluster can never give what the process will ask it for."""
-        words = dict(word.lstrip("+").partition("=")[::2] for word in spec.argv if "=" in word)
+        pairs = [word.lstrip("+").partition("=") for word in spec.argv if "=" in word]
+        words = {key: value for key, _, value in pairs}
         devices = int(words.get("trainer.n_gpus_per_node", "1")) * int(words.get("trainer.nnodes", "1"))
         if words.get("trainer.device", "").strip("'") == "cpu":
             return  # It starts what it needs by itself.
@@ -148,7 +149,11 @@ class RayBackend(FileBackend):
         if short:
             told = ", ".join(f"{count} {name} (it has {total.get(name, 0):.0f})" for name, count in short.items())
             message = f"The Ray cluster {self.host_id} cannot give {told}; verl would wait for ever."
-            raise LtpError(ErrorCode.HOST_UNFIT, message, "Add nodes, start them with a larger --num-cpus, or ask for fewer devices.")
+            raise LtpError(
+                ErrorCode.HOST_UNFIT,
+                message,
+                "Add nodes, start them with a larger --num-cpus, or ask for fewer devices.",
+            )
 
     async def resources(self) -> dict[str, float]:
         """What all living nodes have together."""
@@ -172,7 +177,10 @@ class RayBackend(FileBackend):
         name = secrets.token_hex(8)
         folder = self.root / "probes" / name
         wanted = {"packages": list(packages), "folder": str(self.root)}
-        script = Path(host_facts.__file__).read_text() + f"\n\nout = open({str(folder / 'facts.json')!r}, 'w')\n"
+        script = (
+            await asyncio.to_thread(Path(host_facts.__file__).read_text)
+            + f"\n\nout = open({str(folder / 'facts.json')!r}, 'w')\n"
+        )
         script += f"json.dump(collect({wanted!r}), out)\nout.close()\n"
         await self.files.write(folder / "probe.py", script.encode())
         try:
@@ -214,7 +222,11 @@ class RayBackend(FileBackend):
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=0", "--include-dashboard=true",
                    "--dashboard-host=127.0.0.1", f"--dashboard-port={where.port or 8265}", "--disable-usage-stats"]  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True
+            *command,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
         output, _ = await process.communicate()
         if process.returncode != 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class SshBackend(FileBackend):
 
     async def ask_facts(self, wanted: dict[str, Any], python: str) -> dict[str, Any]:
         """What `host_facts.py`, run there by `python`, finds."""
-        script = Path(host_facts.__file__).read_bytes() + f"\n\nmain({wanted!r})\n".encode()
+        script = await asyncio.to_thread(Path(host_facts.__file__).read_bytes) + f"\n\nmain({wanted!r})\n".encode()
         done = await self.link.run([python, "-I", "-"], stdin=script, timeout=_FACTS_SECONDS)
         answer = done.stdout.rpartition("LTP-FACTS ")[2]
         try:
@@ -143,7 +144,9 @@ class SshBackend(FileBackend):
         for name in ("runs", "cache", "code"):
             found = await self.files.real(root / name)
             if found != real / name:
-                message = f"{root / name} on {self.link.target.host_id} leads to {found}, outside the working directory."
+                message = (
+                    f"{root / name} on {self.link.target.host_id} leads to {found}, outside the working directory."
+                )
                 raise LtpError(ErrorCode.HOST_UNFIT, message, "Name the real folder as the working directory.")
 
     async def start(self, run_dir: Path) -> tuple[int, str]:

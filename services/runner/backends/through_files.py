@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -120,8 +121,8 @@ class FileBackend(ABC):
 
     async def put(self, source: Path, target: Path) -> None:
         """A folder is complete when it has its name: its files arrive in a draft beside it, and again only if they differ."""
-        if source.is_file():
-            if await self.files.size(target) != source.stat().st_size:
+        if await asyncio.to_thread(source.is_file):
+            if await self.files.size(target) != (await asyncio.to_thread(source.stat)).st_size:
                 await self.files.put(source, target)
             return
         draft = target.with_name(f"{target.name}.draft")
@@ -131,5 +132,5 @@ class FileBackend(ABC):
                 await self.files.put(source / name, draft / name)
         await self.files.move(draft, target)
 
-    async def close(self) -> None:
-        """Nothing is held open."""
+    async def close(self) -> None:  # noqa: B027  # most kinds hold nothing open
+        """Let go of what is held open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import posixpath
 import secrets
 import stat
@@ -71,7 +72,7 @@ class SftpFiles:
                 return Path(posixpath.normpath(path))
 
     async def put(self, source: Path, target: Path) -> None:
-        await self._require_room(target.parent, source.stat().st_size)
+        await self._require_room(target.parent, (await asyncio.to_thread(source.stat)).st_size)
         draft = f"{target}.part"
         async with self.link.using(_TRANSFER_SECONDS) as (_, sftp):
             await sftp.makedirs(str(target.parent), exist_ok=True)

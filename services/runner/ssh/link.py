@@ -118,9 +118,7 @@ class Link:
         self._last: Exception | None = None
         self.connects = 0
 
-    async def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = OPERATION_SECONDS
-    ) -> Done:
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = OPERATION_SECONDS) -> Done:
         """Run an argument vector; each word reaches the program as it is. Raises LinkDownError when the way is cut."""
         # The protocol knows only command lines: every word is quoted, so the remote shell finds words and nothing else.
         async with self._channels, self.using(timeout) as (connection, _):
@@ -174,7 +172,9 @@ class Link:
     def _wait_longer(self, error: Exception) -> None:
         self._failures += 1
         spread = 0.5 + secrets.randbelow(500) / 1000
-        self._retry_at = time.monotonic() + spread * min(_BACKOFF_CEILING, _BACKOFF_SECONDS * 2 ** min(self._failures, 10))
+        self._retry_at = time.monotonic() + spread * min(
+            _BACKOFF_CEILING, _BACKOFF_SECONDS * 2 ** min(self._failures, 10)
+        )
         self._last = error
 
     def _drop(self, connection: asyncssh.SSHClientConnection) -> None:
@@ -238,7 +238,7 @@ def _options(target: Target, credential: Credential | None) -> dict[str, Any]:
 
 def _algorithms(public_key: str) -> list[str]:
     """Ask only for the pinned key, where a host has several."""
-    algorithm = public_key.split()[0]
+    algorithm = public_key.split(maxsplit=1)[0]
     return ["rsa-sha2-512", "rsa-sha2-256"] if algorithm == "ssh-rsa" else [algorithm]
 
 
@@ -253,7 +253,9 @@ def _refusal(target: Target, credential: Credential | None, error: Exception) ->
         hint = f"Check the user and the secret; register it again with `ltp host add {target.host_id} ... --replace`."
         return LtpError(ErrorCode.HOST_AUTH_FAILED, message, hint)
     if isinstance(error, asyncssh.KeyExchangeFailed) and target.pinned_key is not None:
-        return KeyChangedError(target, asyncssh.import_public_key(target.pinned_key).get_fingerprint(), "of another kind")
+        return KeyChangedError(
+            target, asyncssh.import_public_key(target.pinned_key).get_fingerprint(), "of another kind"
+        )
     said = "did not answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
     return LinkDownError(f"{where} cannot be reached: {said}")
 

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import free_port
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
-needs_sshd = pytest.mark.skipif(not os.path.exists(SSHD), reason="openssh-server is not installed")
+needs_sshd = pytest.mark.skipif(not Path(SSHD).exists(), reason="openssh-server is not installed")
 
 
 @dataclass

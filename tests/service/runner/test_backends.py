@@ -125,7 +125,7 @@ async def test_what_cannot_start_is_launch_failed(backend: Backend, run_dir: Pat
 
 async def test_words_reach_the_process_as_they_are(backend: Backend, run_dir: Path) -> None:
     marker = run_dir.parent / "owned"
-    odd = [f"$(touch {marker})", f"`touch {marker}`", f"; touch {marker} #", "it's \"odd\"", "a\nb", "*", "~", "\\"]
+    odd = [f"$(touch {marker})", f"`touch {marker}`", f"; touch {marker} #", 'it\'s "odd"', "a\nb", "*", "~", "\\"]
     spec = spec_of(run_dir, "exit", "0")
     script = "import sys, json, pathlib; pathlib.Path('words').write_text(json.dumps(sys.argv[1:]))"
     odd_spec = LaunchSpec(**{**spec.__dict__, "argv": (sys.executable, "-c", script, *odd), "env": {"ODD": odd[0]}})
