@@ -111,10 +111,11 @@ class LinkStorm:
             "made": _made(job_id, self.folder, self.steps), "resume_from": None,
         }  # fmt: skip
         placement = {"host_id": HOST, "device_kind": "cpu", "device_indexes": [0]}
+        key = f"train:{job_id}:1"
         async with self.database.unit() as unit:
-            # Devices that are counted would wait for the scheduler; these were given.
-            key = f"train:{job_id}:1"
-            await enqueue(unit, Queue.TRAINING, "train", payload, dedup_key=key, wants={"count": 1, "kind": "cpu"})
+            enqueue(unit, Queue.TRAINING, "train", payload, dedup_key=key, wants={"count": 1, "kind": "cpu"})
+        async with self.database.unit() as unit:
+            # As the scheduler gives devices.
             await unit.execute(update(work).where(work.c.dedup_key == key).values(placement=placement))
         return run_id
 
@@ -157,6 +158,10 @@ class LinkStorm:
             rows = (await connection.execute(select(store.attempts.c.run_id, store.attempts.c.state))).all()
         return {row.run_id: row.state for row in rows}
 
+    async def _problem(self, run: uuid.UUID) -> Any:
+        async with self.database.engine.connect() as connection:
+            return await connection.scalar(select(store.attempts.c.problem).where(store.attempts.c.run_id == run))
+
     async def told(self) -> Counter[tuple[str, str]]:
         """(subject, run) -> how often the runner said it."""
         query = text("SELECT subject, body ->> 'run_id' AS run FROM (SELECT subject, convert_from(payload, 'UTF8')::jsonb AS body FROM runner.outbox WHERE subject LIKE 'ltp.attempt.%') AS said")
@@ -186,7 +191,7 @@ class LinkStorm:
         """No healthy run restarted, none lost: one process a run, every step once, one success told of each."""
         states, trained, told = await self.states(), self.trained(), await self.told()
         for run in runs:
-            assert states[run] == "succeeded", (states[run], self.logs())
+            assert states[run] == "succeeded", (states[run], await self._problem(run), self.logs())
             assert [step for _, step in trained[str(run)]] == list(range(1, self.steps + 1))
             assert len({pid for pid, _ in trained[str(run)]}) == 1
             for subject in ("ltp.attempt.v1.started", "ltp.attempt.v1.succeeded"):
