@@ -4,14 +4,14 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := gateway,scheduler,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
+EXTRAS := gateway,scheduler,runner,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit check check-types check-rest proto format bench slow chaos gpu compose-check constraints clean
+.PHONY: help setup demo test unit check check-types check-rest proto format bench slow test-training chaos gpu compose-check constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -59,13 +59,16 @@ format: $(STAMP) ## Format and mend what ruff can mend
 	$(BIN)/ruff format .
 
 slow: $(STAMP) ## The tests that train or kill for minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest --timeout 3600 -m "slow and not gpu"
+
+test-training: $(STAMP) ## Train a tiny model with every algorithm on processors (about half an hour)
+	$(BIN)/python -m pytest -m "slow and not gpu" -s tests/training
 
 chaos: $(STAMP) ## Kill every service in turn while a job runs (minutes)
-	$(BIN)/python -m pytest -m slow tests/chaos
+	$(BIN)/python -m pytest --timeout 3600 -m slow tests/chaos
 
 gpu: $(STAMP) ## Tests on a machine with a GPU
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest --timeout 3600 -m gpu
 
 bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (minutes; installs the peers)
 	$(BIN)/python -m tests.bench $(SUITE)

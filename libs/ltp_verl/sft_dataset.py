@@ -20,7 +20,7 @@ class ToolSFTDataset(MultiTurnSFTDataset):
         super()._read_files_and_process()
         columns = self.dataframe.columns
         if "tools_json" in columns:
-            self.tools = [_parsed(text) for text in self.dataframe["tools_json"].tolist()]
+            self.tools = [parsed_tools(text) for text in self.dataframe["tools_json"].tolist()]
         if "fields" in columns:
             said = [_thinking(fields) for fields in self.dataframe["fields"].tolist()]
             if any(value is not None for value in said):
@@ -31,7 +31,7 @@ class ToolSFTDataset(MultiTurnSFTDataset):
         return [_turn(message) for message in super()._build_messages(example)]
 
 
-def _parsed(text: Any) -> list[dict[str, Any]] | None:
+def parsed_tools(text: Any) -> list[dict[str, Any]] | None:
     """The tools of a row; missing values come as None or as pandas' own NA."""
     return json.loads(text) if isinstance(text, str) and text else None
 

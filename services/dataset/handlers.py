@@ -50,7 +50,7 @@ async def queue_source(event: DatasetRequested, unit: InboxUnit) -> None:
 async def queue_derivation(event: DatasetDerivationRequested, unit: InboxUnit) -> None:
     await store.open_dataset(unit, event.dataset_id, event.name)
     key = f"derive:{event.dataset_id}"
-    await enqueue(unit, Queue.PREPROCESSING, "derive", event.model_dump(mode="json"), dedup_key=key)
+    enqueue(unit, Queue.PREPROCESSING, "derive", event.model_dump(mode="json"), dedup_key=key)
 
 
 @router.subscriber(**heard_by(SERVICE, DatasetDeletionRequested))
@@ -77,4 +77,4 @@ async def _queue_freeze(
         personal = options.personal or None
         await store.mark_name(unit, name, project=project, personal=personal, keep_days=options.keep_days)
     # Reading may take minutes: a message is never held that long.
-    await enqueue(unit, Queue.PREPROCESSING, "freeze", payload, dedup_key=f"freeze:{dataset_id}")
+    enqueue(unit, Queue.PREPROCESSING, "freeze", payload, dedup_key=f"freeze:{dataset_id}")

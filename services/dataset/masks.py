@@ -50,7 +50,8 @@ class MaskProcess:
         async with self._lock:
             try:
                 process = await self._started()
-                reply = await asyncio.wait_for(_exchange(process, request), seconds)
+                async with asyncio.timeout(seconds):
+                    reply = await _exchange(process, request)
             except (TimeoutError, OSError, ValueError, asyncio.CancelledError) as error:
                 # A reply that comes late would be taken for the next question's.
                 await self.stop()
@@ -102,7 +103,8 @@ class MaskProcess:
                 self.python, "-m", "ltp_verl.loss_mask", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=_REPLY_BYTES
             )
             assert self._process.stdout is not None
-            line = await asyncio.wait_for(self._process.stdout.readline(), _START_SECONDS)
+            async with asyncio.timeout(_START_SECONDS):
+                line = await self._process.stdout.readline()
             if not line:
                 code = await self._process.wait()
                 message = f"{self.python} cannot run verl (it ended with {code})."

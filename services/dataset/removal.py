@@ -25,7 +25,7 @@ async def forget(unit: Unit, name: str, version: str | None, reason: Any) -> Non
         fact = DatasetDeleted(dataset_id=row["dataset_id"], name=name, version=row["version"], reason=reason)
         unit.emit(fact, about=row["dataset_id"])
         payload = {"name": name, "version": row["version"]}
-        await enqueue(unit, Queue.DEFAULT, "remove", payload, dedup_key=f"remove:{row['dataset_id']}")
+        enqueue(unit, Queue.DEFAULT, "remove", payload, dedup_key=f"remove:{row['dataset_id']}")
 
 
 async def remove_files(

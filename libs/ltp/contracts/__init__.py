@@ -1,86 +1,26 @@
 """Every event and value that crosses a service border, one noun a file. Imports pydantic and the core, nothing else.
 
-The nouns are loaded when the first of them, or the registry, is asked for here: a command that needs one noun, such as
+All nouns are loaded when the registry is asked for here, and not before: a command that needs one noun, such as
 `ltp plan`, imports that file alone and does not wait for the others.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from ltp.contracts.event import SERVICES, Event, Value
 
 if TYPE_CHECKING:
-    from ltp.contracts import (
-        admission,
-        attempt,
-        calibration,
-        checkpoint,
-        dataset,
-        dedup,
-        evaluation,
-        host,
-        job,
-        lease,
-        operation,
-        pipeline,
-        plan,
-        schedule,
-        search,
-        telemetry,
-        work,
-    )
     from ltp.contracts.event import REGISTRY
 
-_NOUNS = (
-    "admission",
-    "attempt",
-    "calibration",
-    "checkpoint",
-    "dataset",
-    "dedup",
-    "evaluation",
-    "host",
-    "job",
-    "lease",
-    "operation",
-    "pipeline",
-    "plan",
-    "schedule",
-    "search",
-    "telemetry",
-    "work",
-)
-
-__all__ = [
-    "REGISTRY",
-    "SERVICES",
-    "Event",
-    "Value",
-    "admission",
-    "attempt",
-    "calibration",
-    "checkpoint",
-    "dataset",
-    "dedup",
-    "evaluation",
-    "host",
-    "job",
-    "lease",
-    "operation",
-    "pipeline",
-    "plan",
-    "schedule",
-    "search",
-    "telemetry",
-    "work",
-]
+__all__ = ["REGISTRY", "SERVICES", "Event", "Value"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name != "REGISTRY":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for noun in _NOUNS:
-        import_module(f"{__name__}.{noun}")
-    return import_module(f"{__name__}.event").REGISTRY if name == "REGISTRY" else globals()[name]
+    for noun in iter_modules(__path__):
+        import_module(f"{__name__}.{noun.name}")
+    return import_module(f"{__name__}.event").REGISTRY

@@ -57,13 +57,13 @@ async def queue_dedup(event: DedupRequested, unit: InboxUnit) -> None:
     values |= {"dedup_id": event.dedup_id, "name": event.name, "version": event.version}
     await store.add(unit, store.dedups, values | {"against": [ref.model_dump() for ref in event.against]})
     payload = {"dedup_id": str(event.dedup_id)}
-    await enqueue(unit, Queue.PREPROCESSING, "dedup", payload, dedup_key=f"dedup:{event.dedup_id}")
+    enqueue(unit, Queue.PREPROCESSING, "dedup", payload, dedup_key=f"dedup:{event.dedup_id}")
 
 
 @router.subscriber(**heard_by(SERVICE, DedupApplyRequested))
 async def queue_apply(event: DedupApplyRequested, unit: InboxUnit) -> None:
     payload = event.model_dump(mode="json")
-    await enqueue(unit, Queue.PREPROCESSING, "dedup-apply", payload, dedup_key=f"dedup-apply:{payload['dataset_id']}")
+    enqueue(unit, Queue.PREPROCESSING, "dedup-apply", payload, dedup_key=f"dedup-apply:{payload['dataset_id']}")
 
 
 @router.subscriber(**heard_by(SERVICE, LeakCheckRequested))
@@ -72,7 +72,7 @@ async def queue_check(event: LeakCheckRequested, unit: InboxUnit) -> None:
     values |= {"ask": event.ask.model_dump(mode="json"), "against": [ref.model_dump() for ref in event.against]}
     await store.add(unit, store.leak_checks, values)
     payload = {"check_id": str(event.check_id)}
-    await enqueue(unit, Queue.PREPROCESSING, "leak-check", payload, dedup_key=f"leak-check:{event.check_id}")
+    enqueue(unit, Queue.PREPROCESSING, "leak-check", payload, dedup_key=f"leak-check:{event.check_id}")
 
 
 @router.subscriber(**answered_by(SERVICE, "dedups"))

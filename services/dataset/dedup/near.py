@@ -163,7 +163,9 @@ def _distances(one: Codes, other: Codes) -> NDArray[np.int32]:
         # One thread: the other cores belong to others.
         faiss.omp_set_num_threads(1)
         left, right = (faiss.swig_ptr(side.view(np.uint8)) for side in (one, other))
-        faiss.hammings(left, right, len(one), len(other), one.shape[1] * 8, faiss.swig_ptr(found))
+        faiss.hammings(  # pyright: ignore[reportAttributeAccessIssue] # of faiss's compiled part
+            left, right, len(one), len(other), one.shape[1] * 8, faiss.swig_ptr(found)
+        )
     return found
 
 
