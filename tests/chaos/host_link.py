@@ -164,7 +164,9 @@ class LinkStorm:
 
     async def told(self) -> Counter[tuple[str, str]]:
         """(subject, run) -> how often the runner said it."""
-        query = text("SELECT subject, body ->> 'run_id' AS run FROM (SELECT subject, convert_from(payload, 'UTF8')::jsonb AS body FROM runner.outbox WHERE subject LIKE 'ltp.attempt.%') AS said")
+        query = text(
+            "SELECT subject, body ->> 'run_id' AS run FROM (SELECT subject, convert_from(payload, 'UTF8')::jsonb AS body FROM runner.outbox WHERE subject LIKE 'ltp.attempt.%') AS said"
+        )
         async with self.database.engine.connect() as connection:
             return Counter((row.subject, row.run) for row in await connection.execute(query))
 
