@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import select, text, update
 
@@ -48,7 +48,7 @@ class LinkStorm:
     runners: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
 
-    async def __aenter__(self) -> LinkStorm:
+    async def __aenter__(self) -> Self:
         self.dice = random.Random(self.seed)
         self.sshd = Sshd(self.folder / "sshd").start()
         self.link = await BadLink(self.sshd.port).start()

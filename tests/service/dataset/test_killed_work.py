@@ -133,7 +133,7 @@ async def _events(bench: Bench) -> Counter[str]:
         return Counter(found.scalars())
 
 
-async def _killed_everywhere(bench: Bench, endpoint: Endpoint, count: int, kills: int) -> Counter[str]:
+async def _killed_everywhere(bench: Bench, endpoint: Endpoint, count: int, kills: int) -> Counter[str]:  # noqa: PLR0915  # one story, from a file to its clean version
     rows = _rows(count)
     folder = bench.library.settings.root() / "datasets"
     folder.mkdir(parents=True)
@@ -191,7 +191,7 @@ async def _killed_everywhere(bench: Bench, endpoint: Endpoint, count: int, kills
         request = DedupApplyRequested(dedup_id=dedup_id, dataset_id=applied, name="clean", thresholds=at)
         await dedup_handlers.queue_apply(request, unit)
     await killed.until_over("apply", _dataset_or_nothing(applied))
-    (clean,) = [p for p in (folder / "clean").iterdir()]
+    (clean,) = (folder / "clean").iterdir()
     stays = set(pq.read_table(clean / "train.parquet", columns=["id"]).column("id").to_pylist())
     order = pq.read_table(versions / expected.version / "train.parquet", columns=["id"]).column("id").to_pylist()
     assert stays == {order[i] for i in range(len(order)) if i not in set(removals.row.tolist())}

@@ -36,7 +36,8 @@ async def main(database_url: str, data: str, endpoint: str) -> None:
         # Nothing is wrong with work whose worker is killed on purpose.
         worker.max_deaths = None
     await apart.warm()
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     await asyncio.gather(*(worker.run() for worker in workers))
 
 
