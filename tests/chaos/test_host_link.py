@@ -12,14 +12,12 @@ from nats.js import JetStreamContext
 from tests.chaos.host_link import LinkStorm
 from tests.service.runner.sshd import needs_sshd
 
-pytestmark = [needs_sshd, pytest.mark.asyncio]
+pytestmark = [needs_sshd, pytest.mark.slow]
 
 FAULTS = int(os.environ.get("LTP_LINK_FAULTS", "200"))
 SEED = int(os.environ.get("LTP_CHAOS_SEED", "1"))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
 async def test_no_run_is_restarted_or_lost(
     tmp_path: Path, database_url: str, nats_url: str, js: JetStreamContext
 ) -> None:

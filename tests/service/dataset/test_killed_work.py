@@ -211,6 +211,7 @@ def _dataset_or_nothing(dataset_id: UUID) -> Any:
     return text(wanted).bindparams(id=dataset_id)
 
 
+@pytest.mark.slow
 async def test_killed_once_at_each_step(bench: Bench, endpoint: Endpoint) -> None:
     done = await _killed_everywhere(bench, endpoint, 400, 1)
     assert done["ingest"] == done["embed"] == 1
