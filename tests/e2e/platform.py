@@ -85,13 +85,16 @@ def eventually(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
 
 
 def write_huge_model(folder: Path) -> Path:
-    """A model that no machine of ours holds: the configuration of one with 72 billion parameters, and a token of weights."""
+    """A model that no machine of ours holds: 72 billion parameters whose file is a hole on the disk."""
     folder.mkdir()
     config = {"model_type": "qwen2", "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80}
     config |= {"num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152064}
     config |= {"max_position_embeddings": 32768, "tie_word_embeddings": False, "architectures": ["Qwen2ForCausalLM"]}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    parameters = 72_706_203_648
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [parameters], "data_offsets": [0, 2 * parameters]}}).encode()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(weights, 8 + len(header) + 2 * parameters)
     return folder
