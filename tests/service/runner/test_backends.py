@@ -9,20 +9,24 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from ltp.contracts.host_access import Access
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
 from services.runner import launch
 from services.runner.backends import Backend
 from services.runner.backends.local import LocalBackend
+from services.runner.backends.ray import RayBackend
 from services.runner.backends.ssh import SshBackend
+from services.runner.settings import RunnerSettings
 from services.runner.ssh.link import Credential, Link, Target
-from tests.conftest import until
+from tests.conftest import free_port, until
 from tests.service.runner.conftest import TRAINING
 from tests.service.runner.sshd import Sshd, needs_sshd
 
@@ -45,9 +49,41 @@ def link_to(server: Sshd, port: int | None = None, **changes: Any) -> Link:
     return Link(Target("gpu1", "127.0.0.1", port or server.port, server.user, **changes), read)
 
 
-@pytest_asyncio.fixture(params=["local", pytest.param("ssh", marks=needs_sshd)])
+@pytest.fixture(scope="module")
+def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The URL of a Ray cluster of one node that `start_local` started, and its token."""
+    token, address, root = "t" * 43, f"http://127.0.0.1:{free_port()}", tmp_path_factory.mktemp("ray")
+    cluster = ray_backend(address, token, root, start_local=True)
+    try:
+        # In a thread: a test's own loop runs while this fixture is made.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(cluster.facts())).result()
+        yield address, token
+    finally:
+        pid = int((root / "ray.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
+            time.sleep(0.1)
+
+
+def ray_backend(address: str, token: str, root: Path, **changes: Any) -> RayBackend:
+    async def read() -> Credential:
+        return Credential("token", token)
+
+    access = Access(backend="ray", address=address, work_dir=str(root), python=sys.executable, **changes)
+    return RayBackend("cluster", access, read, RunnerSettings())
+
+
+@pytest_asyncio.fixture(
+    params=["local", pytest.param("ssh", marks=needs_sshd), pytest.param("ray", marks=pytest.mark.slow)]
+)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     root = tmp_path / "host"
+    if request.param == "ray":
+        address, token = request.getfixturevalue("ray_address")
+        yield ray_backend(address, token, root)
+        return
     if request.param == "local":
         yield LocalBackend(root)
         return
