@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import select, text, update
 
@@ -48,7 +48,7 @@ class LinkStorm:
     runners: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
 
-    async def __aenter__(self) -> LinkStorm:
+    async def __aenter__(self) -> Self:
         self.dice = random.Random(self.seed)
         self.sshd = Sshd(self.folder / "sshd").start()
         self.link = await BadLink(self.sshd.port).start()
@@ -164,7 +164,9 @@ class LinkStorm:
 
     async def told(self) -> Counter[tuple[str, str]]:
         """(subject, run) -> how often the runner said it."""
-        query = text("SELECT subject, body ->> 'run_id' AS run FROM (SELECT subject, convert_from(payload, 'UTF8')::jsonb AS body FROM runner.outbox WHERE subject LIKE 'ltp.attempt.%') AS said")
+        query = text(
+            "SELECT subject, body ->> 'run_id' AS run FROM (SELECT subject, convert_from(payload, 'UTF8')::jsonb AS body FROM runner.outbox WHERE subject LIKE 'ltp.attempt.%') AS said"
+        )
         async with self.database.engine.connect() as connection:
             return Counter((row.subject, row.run) for row in await connection.execute(query))
 

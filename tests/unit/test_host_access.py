@@ -11,7 +11,23 @@ from ltp.contracts.host_access import Access, HostRegistered
 from services.gateway.routes.host_access import NewHost
 
 GOOD: dict[str, Any] = {"address": "gpu.example.org", "user": "ltp", "work_dir": "~/ltp"}
-HOSTILE = ["$(reboot)", "`id`", "a;b", "a b", "a|b", "a&b", "a\nb", "a'b", 'a"b', "-oProxyCommand=id", "a\0b", "é", "", "a>b", "*"]
+HOSTILE = [
+    "$(reboot)",
+    "`id`",
+    "a;b",
+    "a b",
+    "a|b",
+    "a&b",
+    "a\nb",
+    "a'b",
+    'a"b',
+    "-oProxyCommand=id",
+    "a\0b",
+    "é",
+    "",
+    "a>b",
+    "*",
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -31,7 +47,9 @@ def test_hostile_names_and_labels_are_refused(text: str) -> None:
         HostRegistered(host_id="gpu1", access=access, labels={text: "x"})
 
 
-@pytest.mark.parametrize("folder", ["/srv/../etc", "~/../x", "relative", "~other/ltp", "/", "/etc", "/tmp", "~", "/root/", "//srv"])
+@pytest.mark.parametrize(
+    "folder", ["/srv/../etc", "~/../x", "relative", "~other/ltp", "/", "/etc", "/tmp", "~", "/root/", "//srv"]
+)
 def test_working_directories_that_are_not_ones_own_are_refused(folder: str) -> None:
     with pytest.raises(ValidationError):
         Access(**{**GOOD, "work_dir": folder})
@@ -45,7 +63,12 @@ def test_usual_hosts_are_let_in(address: str, python: str | None) -> None:
 
 @pytest.mark.parametrize(
     "secrets",
-    [{}, {"token": "t"}, {"password": "p", "private_key": "-----BEGIN OPENSSH PRIVATE KEY-----"}, {"private_key": "ssh-ed25519 AAAA"}],
+    [
+        {},
+        {"token": "t"},
+        {"password": "p", "private_key": "-----BEGIN OPENSSH PRIVATE KEY-----"},
+        {"private_key": "ssh-ed25519 AAAA"},
+    ],
 )
 def test_an_ssh_host_has_one_secret_of_its_kind(secrets: dict[str, str]) -> None:
     with pytest.raises(ValidationError):

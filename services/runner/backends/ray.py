@@ -27,7 +27,6 @@ from ltp.contracts.host_access import Access
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
 from services.runner import delivery, host_facts
-from services.runner import launch as launcher
 from services.runner.backends import LinkDownError
 from services.runner.backends.files import LocalFiles
 from services.runner.backends.through_files import FileBackend
@@ -133,9 +132,19 @@ class RayBackend(FileBackend):
         return (await self._job(run_dir))[0] in _ALIVE
 
     async def reap(self, run_dir: Path) -> None:
-        """The job is over, and with it its processes; what is left is to close the status."""
+        """Jobs run on the head node: one more of them ends there what a dead launcher left."""
         await self.call("POST", f"/api/jobs/{_job_of(run_dir)}/stop")
-        await asyncio.to_thread(_close_status, run_dir)
+        code = await self._bring_code()
+        entrypoint = shlex.join([self._python, "-I", str(code / "launch.py"), "--reap", str(run_dir)])
+        await self._run_job(f"ltp-reap-{secrets.token_hex(8)}", entrypoint)
+
+    async def _run_job(self, job: str, entrypoint: str) -> dict[str, Any]:
+        """A short job to its end, as Ray describes it then."""
+        await self.call("POST", "/api/jobs/", json={"entrypoint": entrypoint, "submission_id": job})
+        async with asyncio.timeout(_FACTS_SECONDS):
+            while (found := (await self.call("GET", f"/api/jobs/{job}")).json())["status"] in _ALIVE:
+                await asyncio.sleep(0.2)
+        return found
 
     async def require_resources(self, spec: LaunchSpec) -> None:
         """Raises HOST_UNFIT when the cluster can never give what the process will ask it for."""
@@ -192,10 +201,7 @@ class RayBackend(FileBackend):
 
     async def _probe(self, job: str, folder: Path, python: str) -> dict[str, Any]:
         entrypoint = shlex.join([python, "-I", str(folder / "probe.py")])
-        await self.call("POST", "/api/jobs/", json={"entrypoint": entrypoint, "submission_id": job})
-        async with asyncio.timeout(_FACTS_SECONDS):
-            while (found := (await self.call("GET", f"/api/jobs/{job}")).json())["status"] in _ALIVE:
-                await asyncio.sleep(0.2)
+        found = await self._run_job(job, entrypoint)
         content = await self.files.read(folder / "facts.json", 0, 1 << 22)
         if found["status"] != "SUCCEEDED" or content is None:
             message = f"A job of {self.host_id} could not use {folder}: {found.get('message') or found['status']}"
@@ -232,7 +238,12 @@ class RayBackend(FileBackend):
         with await asyncio.to_thread(log.open, "wb") as output:
             # In a session of its own: what runs in it outlives the runner, and ends with the process in ray.pid.
             process = await asyncio.create_subprocess_exec(
-                *command, env=environment, stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                *command,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
             )
         await self.files.write(self.root / "ray.pid", str(process.pid).encode())
         deadline = asyncio.get_running_loop().time() + _FACTS_SECONDS
@@ -270,10 +281,3 @@ def joining(spec: LaunchSpec) -> LaunchSpec:
 
 def _job_of(run_dir: Path) -> str:
     return f"ltp-{run_dir.parent.name}-{run_dir.name}"
-
-
-def _close_status(run_dir: Path) -> None:
-    status = json.loads((run_dir / "status.json").read_text())
-    if status["state"] == "running":
-        closed = {**status, "state": "exited", "ended_at": launcher.now(), "reason": "stopped"}
-        launcher.write_whole(run_dir / "status.json", closed)

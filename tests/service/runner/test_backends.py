@@ -233,3 +233,23 @@ async def test_a_second_watcher_takes_the_run_up(backend: Backend, run_dir: Path
     assert second is not None
     assert (first.pid, first.started_at, second.alive) == (second.pid, second.started_at, True)
     await asyncio.gather(*(backend.read(run_dir, "log.txt", 0, 100) for _ in range(20)))
+
+
+@pytest.mark.slow
+async def test_a_wrong_token_and_a_cluster_that_is_too_small(ray_address: tuple[str, str], tmp_path: Path) -> None:
+    address, token = ray_address
+    with pytest.raises(LtpError) as caught:
+        await ray_backend(address, "wrong" * 9, tmp_path).facts()
+    assert caught.value.code is ErrorCode.HOST_AUTH_FAILED
+    cluster = ray_backend(address, token, tmp_path)
+    words = (
+        "python",
+        "trainer.n_gpus_per_node=8",
+        "trainer.nnodes=1",
+        "trainer.device='cuda'",
+        "actor_rollout_ref.a=1",
+    )
+    spec = LaunchSpec(words, {"CUDA_VISIBLE_DEVICES": "0"}, "/", "m", "s")
+    with pytest.raises(LtpError, match=r"8 GPU .it has 0., 26 CPU") as refused:
+        await cluster.bring(spec, [])
+    assert refused.value.code is ErrorCode.HOST_UNFIT

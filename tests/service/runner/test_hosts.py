@@ -58,9 +58,17 @@ async def fleet(tmp_path: Path, database_url: str) -> AsyncIterator[Fleet]:
     await database.close()
 
 
-async def register(fleet: Fleet, sshd: Sshd, *, secret: str | None = None, kind: Any = "private_key", **changes: Any) -> None:
+async def register(
+    fleet: Fleet, sshd: Sshd, *, secret: str | None = None, kind: Any = "private_key", **changes: Any
+) -> None:
     work_dir = str(sshd.folder.parent / "host")
-    values = {"address": "127.0.0.1", "port": sshd.port, "user": sshd.user, "work_dir": work_dir, "python": sys.executable}
+    values = {
+        "address": "127.0.0.1",
+        "port": sshd.port,
+        "user": sshd.user,
+        "work_dir": work_dir,
+        "python": sys.executable,
+    }
     value = json.dumps({"value": secret or sshd.client_key.read_text()})
     async with fleet.database.unit() as unit:
         await Secrets.of(fleet.database.engine, fleet.settings.root()).put(unit, secret_name("gpu1"), value, "default")
@@ -83,7 +91,11 @@ async def test_first_contact_pins_another_key_is_refused_and_trust_is_explicit(f
     await register(fleet, sshd)
     await look_at(fleet, "gpu1")
     first = await row(fleet)
-    assert (first["fingerprint"], first["problem"], first["root"]) == (sshd.fingerprint, None, str(sshd.folder.parent / "host"))
+    assert (first["fingerprint"], first["problem"], first["root"]) == (
+        sshd.fingerprint,
+        None,
+        str(sshd.folder.parent / "host"),
+    )
     [host] = await said(fleet, "ltp.host.v1.seen")
     assert host["reached_by"] == "ssh"
     sshd.stop()
@@ -117,7 +129,9 @@ async def test_a_wrong_expected_fingerprint_is_refused_at_first_contact(fleet: F
 
 
 async def test_the_secret_lies_nowhere_in_the_open(fleet: Fleet, sshd: Sshd, capfd: pytest.CaptureFixture[str]) -> None:
-    async with asyncssh.listen("127.0.0.1", 0, server_factory=_Doorman, server_host_keys=[str(sshd.folder / "host")]) as server:
+    async with asyncssh.listen(
+        "127.0.0.1", 0, server_factory=_Doorman, server_host_keys=[str(sshd.folder / "host")]
+    ) as server:
         await register(fleet, sshd, secret=CANARY, kind="password", port=server.sockets[0].getsockname()[1])
         await look_at(fleet, "gpu1")
     found = await row(fleet)
@@ -125,7 +139,7 @@ async def test_the_secret_lies_nowhere_in_the_open(fleet: Fleet, sshd: Sshd, cap
     assert "password" in found["problem"]["message"]
     async with fleet.database.engine.connect() as connection:
         for table in ("runner.hosts", "runner.outbox", "security.secrets"):
-            rows = (await connection.execute(text(f"SELECT * FROM {table}"))).all()
+            rows = (await connection.execute(text(f"SELECT * FROM {table}"))).all()  # noqa: S608 - our own tables
             assert CANARY not in repr(rows)
     out = capfd.readouterr()
     assert CANARY not in out.out + out.err
@@ -300,5 +314,7 @@ def _wheel(folder: Path) -> None:
     with zipfile.ZipFile(folder / "ltp_tiny-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("ltp_tiny.py", "")
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: ltp-tiny\nVersion: 1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", f"ltp_tiny.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
