@@ -219,7 +219,8 @@ class _Listener:
 def _order(spec: OperationSpec, settings: SurgerySettings) -> dict[str, Any]:
     """What the process is told on its standard input."""
     order = spec.model_dump(mode="json", include={"kind", "recipe", "seed", "proof"})
-    return order | {"out": str(_target(settings, spec.name)), "python": settings.surgery_python}
+    # What is announced as succeeded outlasts a power cut.
+    return order | {"out": str(_target(settings, spec.name)), "python": settings.surgery_python, "flush": True}
 
 
 def _target(settings: SurgerySettings, name: str) -> Path:

@@ -52,8 +52,8 @@ RETURNING id, CASE WHEN wants IS NULL THEN pg_notify('{WORK_CHANNEL}_' || kind, 
                    ELSE pg_notify('{WORK_CHANNEL}', '') END
 """
 
-# Work with devices is done on the host that has them; a worker that serves any host says null.
-_HERE = "(CAST(:host AS text) IS NULL OR placement IS NULL OR placement ->> 'host_id' = CAST(:host AS text))"
+# Work with devices is done by who reaches the host that has them; a worker that serves any host says null.
+_HERE = "(CAST(:hosts AS text[]) IS NULL OR placement IS NULL OR placement ->> 'host_id' = ANY(CAST(:hosts AS text[])))"
 
 _CHOSEN = f"""
 SELECT c.id FROM unnest(CAST(:kinds AS text[])) AS k(kind) CROSS JOIN LATERAL (

@@ -150,27 +150,27 @@ async def enqueue_many(unit: Unit, news: Sequence[NewWork]) -> list[UUID | None]
 
 
 async def claim(
-    unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta, host: str | None = None
+    unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta, hosts: list[str] | None = None
 ) -> Work | None:
-    """Take the first work of these kinds that is due, placed (on `host`, when given) and within its limits, or whose worker fell silent."""
+    """Take the first work of these kinds that is due, placed (on one of `hosts`, when given) and within its limits, or whose worker fell silent."""
     expired = {"deaths_from": 0, "deaths_below": _ANY_DEATHS}
-    values = {"kinds": list(kinds), "worker": worker, "lease": lease, "count": 1, "host": host}
+    values = {"kinds": list(kinds), "worker": worker, "lease": lease, "count": 1, "hosts": hosts}
     for statement, extra in ((statements.EXPIRED, expired), (statements.CLAIM, {})):
         rows = (await unit.execute(text(statement), values | extra)).mappings().all()
         if rows:
             return work_of(rows[0])
-    found = await claim_limited(unit, kinds, worker, lease, 1, host)
+    found = await claim_limited(unit, kinds, worker, lease, 1, hosts)
     return found[0] if found else None
 
 
 async def claim_limited(
-    unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta, count: int, host: str | None = None
+    unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta, count: int, hosts: list[str] | None = None
 ) -> list[Work]:
     """Take up to `count` pieces where limits are set, one claimer at a time; none where no limit is set at all."""
     allowance = await locked_allowance(unit)
     if allowance is None:
         return []
-    values: dict[str, Any] = {"kinds": list(kinds), "count": count, "host": host}
+    values: dict[str, Any] = {"kinds": list(kinds), "count": count, "hosts": hosts}
     rows = (await unit.execute(text(statements.CANDIDATES), values)).mappings().all()
     # What has its devices was admitted when they were given.
     placed = [row["id"] for row in rows if row["placed"]][:count]

@@ -70,8 +70,8 @@ class Worker:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     settles: bool = False
     max_deaths: int | None = MAX_DEATHS
-    # Only work placed on this host; None takes work placed anywhere.
-    host: str | None = None
+    # Only work placed on one of these hosts, asked for at each look; None takes work placed anywhere.
+    hosts: Callable[[], list[str]] | None = None
     _tasks: dict[asyncio.Task[None], Held] = field(default_factory=dict[asyncio.Task[None], Held])
     _finished: list[Work] = field(default_factory=list[Work])
     _looked_at: float = 0.0
@@ -154,11 +154,16 @@ class Worker:
         if not rows[0]["limited"] or values["count"] == 0:
             return []
         async with self.database.unit() as unit:
-            found = await claim_limited(unit, [self.kind], self.identity, self.lease, values["count"], self.host)
+            found = await claim_limited(unit, [self.kind], self.identity, self.lease, values["count"], self._hosts())
         return self._begin(found)
 
     def _taking(self, count: int) -> dict[str, Any]:
-        return {"kinds": [self.kind], "worker": self.identity, "lease": self.lease, "count": count, "host": self.host}
+        return {"kinds": [self.kind], "worker": self.identity, "lease": self.lease, "count": count} | {
+            "hosts": self._hosts()
+        }
+
+    def _hosts(self) -> list[str] | None:
+        return None if self.hosts is None else self.hosts()
 
     def _begin(self, found: list[Work], *, taken_over: bool = False) -> list[Work]:
         for work in found:

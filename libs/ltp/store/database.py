@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,6 +16,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ltp.contracts.event import Event
+from ltp.store.acting import ACTING
 from ltp.store.clock import new_id, now
 from ltp.store.envelope import Message, envelope
 from ltp.store.metadata import inbox_table
@@ -51,6 +52,8 @@ class Unit:
     engine: AsyncEngine
     service: str
     cause: UUID | None = None
+    # The events emitted so far.
+    said: list[Event] = field(default_factory=list[Event])
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _connection: AsyncConnection | None = None
     _messages: list[Message] = field(default_factory=list[Message])
@@ -96,12 +99,16 @@ class Unit:
         statement = insert(table).values(event_id=event_id, subject=subject).on_conflict_do_nothing()
         return await self.change(statement) == 1
 
-    def emit(self, event: Event, about: UUID | str) -> UUID:
+    def emit(self, event: Event, about: UUID | str, event_id: UUID | None = None) -> UUID:
         """Say `event` when, and only when, this unit commits. `about` is the id of the noun it tells of."""
         if event.speaker != self.service:
             raise ValueError(f"{event.subject} is said by {event.speaker}, not by {self.service}")
-        event_id = new_id()
-        self._messages.append(envelope(event, event_id=event_id, at=now(), about=str(about), cause=self.cause))
+        event_id = event_id or new_id()
+        acting = ACTING.get()
+        cause = self.cause or (acting.cause if acting and acting.cause != event_id else None)
+        message = envelope(event, event_id=event_id, at=now(), about=str(about), cause=cause, acting=acting)
+        self._messages.append(message)
+        self.said.append(event)
         return event_id
 
     def send(self, message: Message) -> None:
@@ -135,6 +142,8 @@ class Database:
 
     engine: AsyncEngine
     service: str
+    # Called in each unit before it commits; what it raises rolls the unit back.
+    before_commit: Callable[[Unit], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
         self.together = Together(self.engine)
@@ -152,6 +161,8 @@ class Database:
         unit = Unit(self.engine, self.service, cause)
         try:
             yield unit
+            if self.before_commit is not None:
+                await self.before_commit(unit)
             await unit.finish(self.together)
         except BaseException as error:
             await unit.undo(error)

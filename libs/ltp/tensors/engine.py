@@ -90,8 +90,7 @@ class Engine:
             stack.callback(self._files.close)
             for shard in self._shards:
                 self._descriptors[shard.file] = _laid(directory / shard.file, shard, stack)
-            opened = list(self._descriptors.values())
-            journal = stack.enter_context(Journal(directory / JOURNAL, self._digest, opened))
+            journal = stack.enter_context(Journal(directory / JOURNAL, self._digest))
             todo = [step for step in self._steps if step.target.name not in journal.done]
             self._done = sum(step.target.size for step in self._steps) - sum(step.target.size for step in todo)
             self._work(todo, journal, stop, tell)
@@ -125,7 +124,9 @@ class Engine:
         for start, end in inputs.pieces():
             if stop.is_set():
                 return
-            values = inputs.round(merged(start, end)).to(dtype)
+            values = merged(start, end)
+            # Rounding to the type of the merge first shows only where the result's type is another one.
+            values = (values if inputs.dtype is dtype else inputs.round(values)).to(dtype)
             if not _finite(values):
                 raise _not_finite(step, inputs, start, end)
             _write(self._descriptors[file], values, offset + start * width)

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -26,6 +26,7 @@ from typing import IO, Any, Protocol
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.tensors.card import CARD, MANIFEST, Parent, card, manifest, read_manifest
+from ltp.tensors.flushing import flush, writing_back
 from ltp.tensors.identity import file_digest, fingerprint, operation_digest, stamps
 from ltp.tensors.model_files import read_json
 from ltp.tensors.plan import Model, refused
@@ -73,6 +74,8 @@ class Wish:
     python: str = sys.executable
     # How long to wait for an earlier try of the same operation that is still stopping.
     patience_seconds: float = 0.0
+    # Whether the result is to be safe from a power cut when it appears.
+    flush: bool = False
 
 
 def carry_out(work: Work, wish: Wish, stop: Event, tell: Tell) -> dict[str, Any]:
@@ -122,7 +125,8 @@ def foresee(work: Work, wish: Wish) -> dict[str, Any]:
 def _make(
     work: Work, wish: Wish, directory: Path, digest: str, parents: Sequence[Parent], stop: Event, tell: Tell
 ) -> dict[str, Any]:
-    work.write(directory, digest, stop, tell)
+    with writing_back(directory) if wish.flush else nullcontext():
+        work.write(directory, digest, stop, tell)
     proof = None
     if wish.proof:
         tell({"stage": "proof"})
@@ -137,10 +141,11 @@ def _make(
     if stop.is_set():
         raise Stopped
     (directory / JOURNAL).unlink(missing_ok=True)
-    for path in (*directory.iterdir(), directory):
-        _sync(path)
+    if wish.flush:
+        flush(*directory.iterdir(), directory)
     directory.rename(wish.out)
-    _sync(wish.out.parent)
+    if wish.flush:
+        flush(wish.out.parent)
     return _answer(wish.out, found, reused=False)
 
 
@@ -276,11 +281,3 @@ def _digests(paths: Sequence[Path]) -> dict[str, str]:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         sums = list(pool.map(file_digest, paths))
     return {str(p): s for p, s in zip(paths, sums, strict=True)} | {p.name: s for p, s in zip(paths, sums, strict=True)}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
