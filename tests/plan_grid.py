@@ -134,8 +134,8 @@ def _write_model(directory: Path) -> None:
     from tokenizers.models import WordLevel
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-    words = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))  # noqa: S106 -- a word of a vocabulary
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="b", pad_token="b").save_pretrained(directory)  # noqa: S106
+    words = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="b", pad_token="b").save_pretrained(directory)
     LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(directory)
 
 
