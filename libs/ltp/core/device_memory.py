@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ltp.core.activations import mask_bytes
 from ltp.core.architecture import Architecture
 from ltp.core.device_constants import CONSTANTS, outside_allocator
 from ltp.core.memory import (
@@ -80,7 +81,7 @@ def estimate(arch: Architecture, step: Step, rollout: Rollout | None = None) -> 
             stage, components = "rollout", generating
     on_cpu = step.precision is Precision.FP32
     margin = CONSTANTS.processor_margin if on_cpu else CONSTANTS.margin
-    upper = int(sum(components.values()) * (1 + margin))
+    upper = int(sum(components.values()) * (1 + margin)) + (0 if on_cpu else mask_bytes(arch, step))
     components["context"] = outside_allocator(step, with_ray=rollout is not None)
     return Estimate(stage, components, upper + components["context"], margin=margin, asked=(arch, step, rollout))
 
