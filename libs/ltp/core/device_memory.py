@@ -1,7 +1,7 @@
 """Turns the peak of a training step into what a device must have: the allocator's bytes, what lies outside, a margin.
 
 RL adds the generator that shares the device, a reference and a critic. Those parts are put together from known terms
-(docs/memory.md), and on an H200 they held as a bound, not as a point.
+(docs/planner.md), and on an H200 they held as a bound, not as a point.
 """
 
 from __future__ import annotations

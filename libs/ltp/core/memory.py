@@ -1,6 +1,6 @@
 """Predicts the peak memory of one training step per device in closed form, cheap enough to search thousands of plans.
 
-Source: docs/memory.md. Coefficients are finite differences of a trace of transformers' eager modules with fused attention.
+Source: docs/planner.md. Coefficients are finite differences of a trace of transformers' eager modules with fused attention.
 `ltp.core.replay` walks through the same step allocation by allocation; tests hold the two together, and the replay against an
 H200 (tests/data/gpu_memory_h200.jsonl). All results are bytes per device.
 """
