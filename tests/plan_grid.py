@@ -65,9 +65,7 @@ class Case:
 
 def cases() -> Iterator[Case]:
     """Every combination, in an order in which any stretch of it is mixed."""
-    choices = list(
-        itertools.product(MODELS, HARDWARE, (0, 16), ((32, 512), (96, 4096)), (False, True), (False, True))
-    )
+    choices = list(itertools.product(MODELS, HARDWARE, (0, 16), ((32, 512), (96, 4096)), (False, True), (False, True)))
     for index in range(len(choices)):
         # 7919 is prime and no divisor of the number of choices: a walk through all of them.
         model, hardware, rank, (batch, length), open_count, flash = choices[index * 7919 % len(choices)]

@@ -153,5 +153,10 @@ class _Teller:
 async def keep_ready() -> None:
     """Keep the server of processes running, so that the first work does not wait for its imports."""
     while True:
-        await asyncio.to_thread(ensure_running)
+        await warm()
         await asyncio.sleep(60.0)
+
+
+async def warm() -> None:
+    """Start the server of processes where it does not run."""
+    await asyncio.to_thread(ensure_running)

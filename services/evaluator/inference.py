@@ -18,12 +18,15 @@ from typing import Literal, Self
 import httpx
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.model_files import read_config
 from services.evaluator.samples import Message
 from services.evaluator.serve.chatml import CHATML, has_template
 
 _LOG_LINES = 15
 _PR_SET_PDEATHSIG = 1
 _ANY_RANK = 1 << 30
+# vllm 0.32, v1/attention/backends/cpu_attn.py
+_VLLM_CPU_HEADS = frozenset({32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512})
 _VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 # Loaded here, because a child between fork and exec may not load libraries.
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -64,6 +67,8 @@ class InferenceServer:
         self._model, self._log = model, log
         self._device_kind, self._device_indexes, self._threads = device_kind, device_indexes, threads
         self._python = vllm_python or (Path(sys.executable) if find_spec("vllm") is not None else None)
+        if device_kind == "cpu" and not _vllm_answers_on_cpu(model):
+            self._python = None
         self._start_seconds, self._request_seconds = start_seconds, request_seconds
         # The highest rank of a LoRA adapter that can be put on top: our own server takes any, vLLM what it was told.
         self.takes_adapters = _ANY_RANK if self._python is None else _room_for(adapter_rank)
@@ -236,6 +241,14 @@ class InferenceServer:
         tail = "\n".join(lines[-_LOG_LINES:]) or "(the log is empty)"
         hint = f"Its log is {self._log}; it ends with:\n{tail}"
         return LtpError(ErrorCode.INFERENCE_SERVER_FAILED, message, hint)
+
+
+def _vllm_answers_on_cpu(model: Path) -> bool:
+    """Whether vLLM's attention on the CPU knows the width of the heads; else its server starts, and dies of the first prompt."""
+    try:
+        return read_config(model).head_dim in _VLLM_CPU_HEADS
+    except LtpError:
+        return True
 
 
 def _room_for(rank: int) -> int:

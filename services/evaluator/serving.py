@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,5 +82,5 @@ class Serving:
 @replies
 async def serve(question: ServeAsk, serving: Annotated[Serving, Context("serving")]) -> ServedModel:
     """Where the model is served; starts its server."""
-    server = await serving.serve(Path(os.path.realpath(question.path)))
+    server = await serving.serve(await asyncio.to_thread(Path(question.path).resolve))
     return ServedModel(url=f"{server.url}/v1", name=server.model_name)

@@ -166,7 +166,7 @@ def row_of(line: bytes) -> bytes:
     return line
 
 
-def file_object(row: Mapping[str, Any]) -> dict[str, Any]:
+def file_object(row: Mapping[Any, Any]) -> dict[str, Any]:
     """OpenAI's File."""
     state = row["state"]
     status = {"frozen": "processed", "rejected": "error"}.get(state or "", "uploaded")
@@ -184,7 +184,7 @@ def file_object(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def job_object(row: Mapping[str, Any], model: str | None, is_exported: bool) -> dict[str, Any]:
+def job_object(row: Mapping[Any, Any], model: str | None, is_exported: bool) -> dict[str, Any]:
     """OpenAI's FineTuningJob. It has succeeded when its model can be used, which is once the last checkpoint is exported."""
     body = row["body"]
     status = {"validating": "validating_files", "failed": "failed", "cancelled": "cancelled"}.get(row["state"])

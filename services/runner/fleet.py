@@ -75,6 +75,11 @@ class Fleet:
 
     def open(self, row: hosts_store.Row) -> Backend:
         """A backend of its own for a registered host."""
+        backend = self._opened(row)
+        backend.me = self.own_id
+        return backend
+
+    def _opened(self, row: hosts_store.Row) -> SshBackend | RayBackend:
         access = Access.model_validate(row["access"])
         root = row["root"] or access.work_dir
         if access.backend == "ray":

@@ -48,7 +48,7 @@ def test_the_client_trains_a_model_and_talks_with_it(client: openai.OpenAI, file
     assert found.status == "succeeded", found.error
     assert found.fine_tuned_model and found.finished_at
     assert client.files.retrieve(file_id).status == "processed"
-    assert [j.id for j in client.fine_tuning.jobs.list(limit=1)][0] == job.id
+    assert next(iter(client.fine_tuning.jobs.list(limit=1))).id == job.id
     events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))
     assert {"message", "metrics"} <= {event.type for event in events}
     assert len({event.id for event in events}) == len(events) > 4

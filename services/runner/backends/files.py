@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Protocol
@@ -109,7 +110,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f"{target.name}.part")
+    draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     shutil.copyfile(source, draft)
     os.replace(draft, target)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,7 @@ _CONDA = ("miniconda3", "miniforge3", "anaconda3", "mambaforge", ".conda", "/opt
 _UNPACK = """
 import os, sys, tarfile, shutil
 archive, target = sys.argv[1:]
-draft = target + ".draft"
-shutil.rmtree(draft, ignore_errors=True)
+draft = archive + ".draft"
 with tarfile.open(archive) as file:
     for member in file.getmembers():
         path = os.path.join(draft, member.name)
@@ -33,7 +33,13 @@ with tarfile.open(archive) as file:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as out:
             shutil.copyfileobj(file.extractfile(member), out)
-os.path.isdir(target) or os.rename(draft, target)
+try:
+    os.rename(draft, target)
+except OSError:
+    # Another runner was faster, with the same content.
+    if not os.path.isdir(target):
+        raise
+    shutil.rmtree(draft)
 os.unlink(archive)
 """
 
@@ -129,7 +135,7 @@ class SshBackend(FileBackend):
             archive = delivery.code_archive()
             target = place.root / "code" / delivery.content_digest(archive)
             if await self.files.size(target / "launch.py") is None:
-                packed = target.with_suffix(".tar")
+                packed = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tar")
                 await self.files.write(packed, archive)
                 done = await self.link.run([python or place.python, "-I", "-c", _UNPACK, str(packed), str(target)])
                 if done.code != 0:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -28,6 +30,9 @@ class FileBackend(ABC):
     def __init__(self, files: Files, root: Path) -> None:
         self.files = files
         self.root = root
+        # Whose drafts are whose.
+        self.me = socket.gethostname()
+        self._putting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @abstractmethod
     async def start(self, run_dir: Path) -> tuple[int, str]:
@@ -120,17 +125,23 @@ class FileBackend(ABC):
                 await self.files.get(source / name, target / name)
 
     async def put(self, source: Path, target: Path) -> None:
-        """A folder is complete when it has its name: its files arrive in a draft beside it, and again only if they differ."""
-        if await asyncio.to_thread(source.is_file):
-            if await self.files.size(target) != (await asyncio.to_thread(source.stat)).st_size:
-                await self.files.put(source, target)
-            return
-        draft = target.with_name(f"{target.name}.draft")
-        there = await self.files.tree(draft)
-        for name, count in sorted(source_tree(source).items()):
-            if there.get(name) != count:
-                await self.files.put(source / name, draft / name)
-        await self.files.move(draft, target)
+        """A folder is complete when it has its name: its files arrive in a draft beside it, and again only if they differ.
+
+        Each runner has a draft of its own, so that two that bring the same do not take it from each other.
+        """
+        async with self._putting[target]:
+            if await asyncio.to_thread(source.is_file):
+                if await self.files.size(target) != (await asyncio.to_thread(source.stat)).st_size:
+                    await self.files.put(source, target)
+                return
+            if await self.files.names(target):
+                return
+            draft = target.with_name(f"{target.name}.{self.me}.draft")
+            there = await self.files.tree(draft)
+            for name, count in sorted((await asyncio.to_thread(source_tree, source)).items()):
+                if there.get(name) != count:
+                    await self.files.put(source / name, draft / name)
+            await self.files.move(draft, target)
 
     async def close(self) -> None:  # noqa: B027  # most kinds hold nothing open
         """Let go of what is held open."""

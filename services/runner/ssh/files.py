@@ -73,7 +73,7 @@ class SftpFiles:
 
     async def put(self, source: Path, target: Path) -> None:
         await self._require_room(target.parent, (await asyncio.to_thread(source.stat)).st_size)
-        draft = f"{target}.part"
+        draft = f"{target}.{secrets.token_hex(4)}.part"
         async with self.link.using(_TRANSFER_SECONDS) as (_, sftp):
             await sftp.makedirs(str(target.parent), exist_ok=True)
             await sftp.put(str(source), draft, follow_symlinks=True)
@@ -88,9 +88,13 @@ class SftpFiles:
 
     async def move(self, source: Path, target: Path) -> None:
         async with self.link.using() as (_, sftp):
-            if not await sftp.exists(str(target)):
-                await sftp.makedirs(str(target.parent), exist_ok=True)
+            try:
                 await sftp.rename(str(source), str(target))
+            except asyncssh.SFTPError:
+                # Another runner put it there meanwhile, or an answer of ours was lost on the way.
+                if not await sftp.exists(str(target)):
+                    raise
+                await sftp.rmtree(str(source), ignore_errors=True)
 
     async def _require_room(self, folder: Path, count: int) -> None:
         """SFTP says only "failure" when a disk is full, and too late."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import secrets
 import shlex
 import time
@@ -29,6 +30,9 @@ _BACKOFF_SECONDS, _BACKOFF_CEILING = 0.5, 30.0
 # sshd allows ten channels a connection; the file session is one of them.
 _CHANNELS = 6
 _MOST_OUTPUT = 4 << 20
+
+# It tells of every channel; what matters is told here.
+logging.getLogger("asyncssh").setLevel(logging.WARNING)
 
 _BROKEN = (asyncssh.ConnectionLost, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, asyncssh.ChannelOpenError)
 
@@ -123,6 +127,10 @@ class Link:
         # The protocol knows only command lines: every word is quoted, so the remote shell finds words and nothing else.
         async with self._channels, self.using(timeout) as (connection, _):
             done = await connection.run(shlex.join(argv), input=stdin, encoding=None, check=False)
+            if done.exit_status is None and done.exit_signal is None:
+                # Nobody told how it ended: it may run on, and was not refused.
+                self._drop(connection)
+                raise LinkDownError(f"the link to {self.target.host_id} broke while {argv[0]} ran there")
         stdout, stderr = (_text(part) for part in (done.stdout, done.stderr))
         return Done(255 if done.exit_status is None else done.exit_status, stdout, stderr)
 

@@ -21,6 +21,7 @@ from services.evaluator.samples import Answer, Message
 from services.evaluator.servers import ModelCache, predicted_bytes
 from services.evaluator.settings import EvaluatorSettings
 from tests.conftest import until
+from tests.tiny_model import write_tiny_adapter
 
 pytestmark = pytest.mark.training
 HERE = Placement(host_id="here", device_kind="cpu", device_indexes=[0])
@@ -29,16 +30,9 @@ HERE = Placement(host_id="here", device_kind="cpu", device_indexes=[0])
 @pytest.fixture
 def adapters(tiny_model: Path, tmp_path: Path) -> list[Path]:
     """Two LoRA adapters of the tiny model that make it say other things."""
-    torch = pytest.importorskip("torch")
-    peft = pytest.importorskip("peft")
-    transformers = pytest.importorskip("transformers")
-    made: list[Path] = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        base = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
-        config = peft.LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        made.append(tmp_path / f"adapter{seed}")
-        peft.get_peft_model(base, config).save_pretrained(made[-1])
+    made = [tmp_path / "adapter1", tmp_path / "adapter2"]
+    for seed, path in enumerate(made):
+        write_tiny_adapter(tiny_model, path, seed)
     return made
 
 

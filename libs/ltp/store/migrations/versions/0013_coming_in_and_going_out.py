@@ -1,6 +1,6 @@
 """What comes in from others: pushed metrics, and the OpenAI API's files and jobs.
 
-Revision ID: 0019
+Revision ID: 0013
 Revises: 0012
 """
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0019"
+revision = "0013"
 down_revision = "0012"
 branch_labels = None
 depends_on = None
