@@ -183,9 +183,10 @@ def _free_bytes(row: Any, held: list[Holder], ended: dict[tuple[str, str, int], 
 
 async def _last_ends(unit: Unit) -> dict[tuple[str, str, int], datetime]:
     """When each device's last lease ended: (host, kind, index) -> time."""
-    query = select(_D.host_id, _D.kind, _D.index, func.max(_D.released_at)).where(_D.released_at.is_not(None))
-    rows = (await unit.execute(query.group_by(_D.host_id, _D.kind, _D.index))).all()
-    return {(host_id, kind, index): at for host_id, kind, index, at in rows}
+    last = func.max(_D.released_at).label("last")
+    query = select(_D.host_id, _D.kind, _D["index"].label("device"), last).where(_D.released_at.is_not(None))
+    rows = (await unit.execute(query.group_by(_D.host_id, _D.kind, _D["index"]))).all()
+    return {(row.host_id, row.kind, row.device): row.last for row in rows}
 
 
 def _state(row: Any, at: datetime, silent_after: timedelta) -> Any:
