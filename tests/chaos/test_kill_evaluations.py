@@ -24,6 +24,7 @@ def test_each_sample_is_scored_once_whoever_dies(platform: Platform, model: Path
     asked += ["--max-new-tokens", "200", "--samples", "40"]
     (begun,) = platform.json(*asked)
     identity = begun["evaluation_id"]
+    eventually(lambda: platform.json("eval", "get", identity)["state"] == "running", 240)
     for victim in dice.sample(["evaluator", "gateway", "server"], 3):
         goal = len(answers(platform, identity)) + dice.randrange(1, 60)
         eventually(lambda goal=goal: len(answers(platform, identity)) >= goal or over(platform, identity), 240)
