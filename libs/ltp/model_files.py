@@ -6,6 +6,7 @@ A path is a path: it is never tried as the name of a model on a hub.
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,8 +35,9 @@ def read_model(path: Path) -> Architecture:
     arch = read_architecture(_json_object(path / "config.json"))
     _check_tokenizer(path)
     check_against_index(arch, _vocabulary(path), None)
-    for file in _weight_files(path):
-        _check_whole(file)
+    files = _weight_files(path)
+    counted = sum(_check_whole(file, arch.layers) for file in files)
+    check_against_index(arch, None, counted, source=str(files[0] if len(files) == 1 else path / INDEX))
     return arch
 
 
@@ -111,16 +113,34 @@ def _weight_files(path: Path) -> list[Path]:
     raise _unreadable(f"{path} has no safetensors weights (model.safetensors or {INDEX}).")
 
 
-def _check_whole(file: Path) -> None:
-    """A safetensors file is 8 bytes of header length, the JSON header, and exactly the bytes the header counts."""
+def _check_whole(file: Path, layers: int) -> int:
+    """A safetensors file is 8 bytes of header length, the JSON header, and exactly the bytes the header counts.
+
+    Returns how many of its numbers are weights of the first `layers` layers, or of none.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = stream.read(length) if 0 < length <= size - 8 else b""
     try:
         entries = cast("dict[str, dict[str, list[int]]]", json.loads(header))
-        end = max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
+        entries.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        weights = sum(prod(entry["shape"]) for name, entry in entries.items() if _counts(name, layers))
     except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
         raise _unreadable(f"{file} is no safetensors file, or is cut off in its header.") from None
     if 8 + length + end != size:
         raise _unreadable(f"{file} is cut off: {size} bytes of {8 + length + end}.", "Copy the model again.")
+    return weights
+
+
+def _counts(name: str, layers: int) -> bool:
+    """Not what is computed anew (rotary tables), is no weight (a router's correction), or is beyond the config's layers.
+
+    DeepSeek-V3's files bring a layer more, which predicts the token after the next.
+    """
+    if name.endswith(("rotary_emb.inv_freq", "e_score_correction_bias", "attn.bias", "masked_bias")):
+        return False
+    parts = name.split(".")
+    after = parts[parts.index("layers") + 1] if "layers" in parts[:-1] else "0"
+    return not after.isdecimal() or int(after) < layers

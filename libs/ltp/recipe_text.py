@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from pydantic import ValidationError
 
-from ltp.contracts.merge_recipe import MergeRecipe
-from ltp.contracts.pipeline import PipelineSpec
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
+
+if TYPE_CHECKING:
+    # Imported where they are needed: `ltp plan` has three tenths of a second, and needs neither.
+    from ltp.contracts.merge_recipe import MergeRecipe
+    from ltp.contracts.pipeline import PipelineSpec
 
 _MAX_CHARACTERS = 1 << 20
 
@@ -32,6 +35,8 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
 
 def parse_pipeline(text: str, source: str = "pipeline") -> PipelineSpec:
     """Parse and check a pipeline. Raises INVALID_YAML or INVALID_PIPELINE, both naming the place in `source`."""
+    from ltp.contracts.pipeline import PipelineSpec
+
     root, value = _read(text, source)
     hint = "A pipeline has `name:` and `stages:` (docs/pipelines.md)."
     if not isinstance(value, dict):
@@ -54,6 +59,8 @@ def parse_merge(text: str, source: str = "merge") -> MergeRecipe:
 
 def check_merge(value: dict[str, Any], source: str = "merge", root: yaml.Node | None = None) -> MergeRecipe:
     """Check a merge given as plain values; `root` is its YAML tree, for line numbers."""
+    from ltp.contracts.merge_recipe import MergeRecipe
+
     try:
         recipe = MergeRecipe.model_validate(value)
         faults = recipe.faults()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed
 from verl.plugin.platform import PlatformBase, PlatformRegistry, set_platform
+from verl.utils import fsdp_utils
 from verl.workers.rollout import base as rollout_base
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
@@ -132,9 +133,17 @@ def _load_replica() -> type:
     return HfCpuReplica
 
 
+def _unpinned(**_: Any) -> Any:
+    """A reference model's engine pins host memory for a device's sake, which torch refuses where there is none."""
+    return _OffloadPolicy(pin_memory=False)
+
+
 set_platform(CpuPlatform())
 # verl's FSDP engine is registered for CUDA only, and takes any device once found.
 os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
 torch.distributed.init_process_group = _one_gloo(torch.distributed.init_process_group)
 rollout_base._ROLLOUT_REGISTRY[("hf_cpu", "async")] = "ltp_verl.rollout.HfCpuRollout"  # pyright: ignore[reportPrivateUsage]
 RolloutReplicaRegistry.register("hf_cpu", _load_replica)
+# The engine takes it from here when it is imported, which is after this.
+_OffloadPolicy: Any = fsdp_utils.CPUOffloadPolicy  # pyright: ignore[reportPrivateImportUsage]
+fsdp_utils.CPUOffloadPolicy = _unpinned  # pyright: ignore[reportPrivateImportUsage]

@@ -1,8 +1,8 @@
 """Answers which tokens of a row are trained, by the very dataset class and settings that verl's SFT trainer uses.
 
 `python -m ltp_verl.loss_mask` reads one JSON request a line on standard input and answers each with one JSON line on
-standard output, so that one warm process serves many questions. A request names a Parquet file of rows with their
-`messages`, the model whose tokenizer and chat template count, and the job's `max_length` and `truncation`.
+standard output, so that one warm process serves many questions. A request names a Parquet file of rows, the model
+whose tokenizer and chat template count, and `data`: what the job sets in the trainer's `data` section, by dotted key.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def _dataset(request: dict[str, Any], tokenizer: Any) -> Any:
 
     shipped = Path(verl.trainer.__file__).parent / "config" / "sft_trainer_engine.yaml"
     config = OmegaConf.load(shipped).data
+    for key, value in request["data"].items():
+        OmegaConf.update(config, key, value)
     # Uncut, so that what the job's limit takes away can be shown; the cut itself is asked of verl for each row.
-    config.merge_with({"max_length": _UNCUT, "truncation": request["truncation"]})
+    config.max_length = _UNCUT
     return create_sft_dataset(request["file"], config, tokenizer, None)
 
 
@@ -62,7 +64,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for index in range(len(dataset)):
         try:
-            row = _row(dataset, index, request["max_length"])
+            row = _row(dataset, index, request["data"]["max_length"])
         # Whatever the template or verl's own check raises is the answer for this row.
         except Exception as error:
             rows.append({"problem": f"{type(error).__name__}: {str(error).splitlines()[0][:500]}"})

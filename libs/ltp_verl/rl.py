@@ -5,6 +5,7 @@ A signal cannot do it: the trainer lives in a Ray actor, and the driver's handle
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,22 @@ from verl.utils.device import auto_set_device
 from ltp_verl.stop import stop_requested
 
 
+class RewardFailedError(RuntimeError):
+    """No response of a step could be judged, so that there is nothing to learn from."""
+
+
 class StoppablePPOTrainer(PPOTrainerSync):
-    """Ends after the current step, with a checkpoint, once the stop file exists."""
+    """Ends after the current step, with a checkpoint, once the stop file exists; counts rewards that failed."""
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        self._failed_rewards = FailedRewards()
+
+    def _consume_sync_metrics(self) -> dict[str, Any]:
+        metrics: dict[str, Any] = super()._consume_sync_metrics()
+        return metrics | self._failed_rewards.of_step(
+            self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
+        )
 
     def on_step_end(self) -> None:
         super().on_step_end()
@@ -33,6 +48,36 @@ class StoppablePPOTrainer(PPOTrainerSync):
             self._save_checkpoint()
         # fit() goes on while the step is not beyond the total: this one is logged, and the next never starts.
         self.total_training_steps = self.global_steps
+
+
+class FailedRewards:
+    """Counts the lines that the reward workers have written since it last looked."""
+
+    def __init__(self) -> None:
+        name = os.environ.get("LTP_REWARD_ERRORS")
+        self._file = None if name is None else Path(name)
+        self._read = 0
+        self._total = 0
+
+    def of_step(self, responses: int) -> dict[str, float]:
+        """Failures so far, and their share of this step's `responses`. Raises RewardFailedError when all failed."""
+        if self._file is None:
+            return {}
+        lines = self._new_lines()
+        self._total += len(lines)
+        if len(lines) >= responses:
+            raise RewardFailedError(f"no response of this step could be rewarded: {lines[-1].decode()[:500]}")
+        return {"reward/errors": float(self._total), "reward/error_share": len(lines) / responses}
+
+    def _new_lines(self) -> list[bytes]:
+        if self._file is None or not self._file.exists():
+            return []
+        with self._file.open("rb") as file:
+            file.seek(self._read)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return whole.splitlines()
 
 
 # Ray hides the class that its decorator wrapped, and an actor class cannot be derived from.

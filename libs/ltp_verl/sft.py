@@ -39,6 +39,9 @@ class StoppableSFTTrainer(sft_trainer.SFTTrainer):
         # LoRA adapters are initialised here, and should follow the recipe's seed.
         torch.manual_seed(self.config.trainer.seed)
         super()._build_engine()
+        self._watch_for_stop()
+
+    def _watch_for_stop(self) -> None:
         train_batch = self.training_client.train_batch
 
         def train_batch_then_look(data: Any) -> Any:
@@ -75,16 +78,21 @@ def _stand_alone() -> None:
     os.environ.update(one_process, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
-@hydra.main(config_path="pkg://verl.trainer.config", config_name="sft_trainer_engine", version_base=None)
-def main(config: DictConfig) -> None:
-    """Train as `config` says."""
+def train(config: DictConfig, trainer: type[StoppableSFTTrainer]) -> None:
+    """Train as `config` says, in this process or as one rank of torchrun's."""
     auto_set_device(config)
     # The trainer has no other hook for it.
     sft_trainer.CheckpointHandler = BoundaryCheckpointHandler  # pyright: ignore[reportPrivateImportUsage]
     _stand_alone()
     initialize_global_process_group()
-    StoppableSFTTrainer(config=config).fit()
+    trainer(config=config).fit()
     destroy_global_process_group()
+
+
+@hydra.main(config_path="pkg://verl.trainer.config", config_name="sft_trainer_engine", version_base=None)
+def main(config: DictConfig) -> None:
+    """Train as `config` says."""
+    train(config, StoppableSFTTrainer)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,20 @@ from __future__ import annotations
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from services.dataset import similar
+from services.dataset.apart import keep_ready
 from services.dataset.gate import Gate
-from services.dataset.handlers import SERVICE, Freezer, derive_version, reject, remove_files, retire_forever, router
+from services.dataset.handlers import SERVICE, router
 from services.dataset.masks import MaskProcess
-from services.dataset.questions import questions, versions_dir
+from services.dataset.questions import files, training, versions
+from services.dataset.questions.asked import versions_dir
+from services.dataset.removal import remove_files, retire_forever
 from services.dataset.settings import DatasetSettings
 from services.dataset.vectors.removal import forget_vectors
+from services.dataset.work import Freezer, derive_version, reject
 
 settings = DatasetSettings()
-runtime = Runtime(SERVICE, settings, [router, questions, *similar.ROUTERS])
+_questions = [part.questions for part in (versions, training, files)]
+runtime = Runtime(SERVICE, settings, [router, *_questions, *similar.ROUTERS])
 masks = MaskProcess(settings.dataset_python)
 runtime.provide(masks=masks, gate=Gate(masks, settings.dataset_gate_rows))
 _database, _versions = runtime.database, versions_dir(settings)
@@ -40,4 +45,5 @@ runtime.workers += [
 runtime.loops += [
     ("retention", lambda: retire_forever(_database, settings)),
     ("mask process", masks.rest_forever),
+    ("work processes", keep_ready),
 ]

@@ -51,6 +51,17 @@ class Source:
                     yield split, pa.Table.from_batches([batch])
 
 
+@dataclass(frozen=True)
+class Without:
+    """Keeps the rows whose names are not among these."""
+
+    gone: frozenset[str]
+
+    def __call__(self, table: pa.Table) -> np.ndarray:
+        ids = table.column("row_id").to_pylist()
+        return np.fromiter((row_id not in self.gone for row_id in ids), np.bool_, len(ids))
+
+
 def derive_files(
     parent: Source, keep: Keep, *, name: str, versions_dir: Path, owner: str, facts: Mapping[str, Any]
 ) -> FrozenVersion:

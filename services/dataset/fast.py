@@ -103,7 +103,7 @@ def _role_codes(said: Any, mapping: Mapping) -> np.ndarray | None:
 
 
 def _alternate(offsets: np.ndarray, roles: np.ndarray) -> bool:
-    """As `rows.check_turns`: system at most first, then user and assistant in turns, the assistant last."""
+    """As `turns.check_turns`: system at most first, then user and assistant in turns, the assistant last."""
     lengths = np.diff(offsets)
     if not len(lengths) or lengths.min() < 2:
         return False

@@ -17,12 +17,13 @@ import pyarrow as pa
 from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.fast import columns_of, raw_schema
 from services.dataset.files import FrozenVersion, staging_directory, write_version
+from services.dataset.json_text import Numbered
 from services.dataset.mapping import Mapping as Columns
 from services.dataset.mapping import detect
 from services.dataset.policy import HOLDOUT_SPLITS, holdout_codes, id_hashes, positions
 from services.dataset.rows import normalise, table_of
 from services.dataset.schema import hexadecimal, row_keys
-from services.dataset.source import Block, Lines, Numbered, read_blocks
+from services.dataset.source import Block, Lines, read_blocks
 from services.dataset.spool import POSITION, Part, Spool, ranges_for, write_part
 
 _THREADS = 2

@@ -1,14 +1,16 @@
-"""Uploads that nobody finished, and whole ones that were read: they go after a while, unless somebody is writing."""
+"""Uploads that nobody finished, whole ones that were read, and folders of killed readers: they go after a while."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import time
 from pathlib import Path
 
 # A whole upload stays this long for other clients who send the same content at the same time.
 _WHOLE_SECONDS = 3600.0
+_DAY_SECONDS = 86_400.0
 
 
 def expire_uploads(folder: Path, unfinished_seconds: float, now: float | None = None) -> list[Path]:
@@ -25,6 +27,14 @@ def expire_uploads(folder: Path, unfinished_seconds: float, now: float | None = 
         except FileNotFoundError:  # its client was faster
             continue
     return gone
+
+
+def expire_staging(folder: Path) -> list[Path]:
+    """Remove the folders of readers that were killed a day ago; returns them."""
+    old = [path for path in sorted(folder.glob(".staging-*")) if time.time() - path.stat().st_mtime > _DAY_SECONDS]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+    return old
 
 
 def _is_whole(part: Path, note: Path) -> bool:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.verl_recipe.verl_0_9 import sft_data_config
 from services.dataset.derive import Source
 from services.dataset.sketch import Numbers
 
@@ -30,6 +31,8 @@ from services.dataset.sketch import Numbers
 _REPLY_BYTES = 64 * 1024**2
 _START_SECONDS = 120.0
 _IDLE_SECONDS = 600.0
+# What the job's dataset class reads of a row (`ltp_verl.sft_dataset`).
+TRAINED_COLUMNS = ("messages", "tools_json", "fields")
 
 
 @dataclass
@@ -47,7 +50,8 @@ class MaskProcess:
         async with self._lock:
             try:
                 process = await self._started()
-                reply = await asyncio.wait_for(_exchange(process, request), seconds)
+                async with asyncio.timeout(seconds):
+                    reply = await _exchange(process, request)
             except (TimeoutError, OSError, ValueError, asyncio.CancelledError) as error:
                 # A reply that comes late would be taken for the next question's.
                 await self.stop()
@@ -99,7 +103,8 @@ class MaskProcess:
                 self.python, "-m", "ltp_verl.loss_mask", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=_REPLY_BYTES
             )
             assert self._process.stdout is not None
-            line = await asyncio.wait_for(self._process.stdout.readline(), _START_SECONDS)
+            async with asyncio.timeout(_START_SECONDS):
+                line = await self._process.stdout.readline()
             if not line:
                 code = await self._process.wait()
                 message = f"{self.python} cannot run verl (it ended with {code})."
@@ -135,11 +140,10 @@ async def masked(
     """What verl makes of each row, in order. The rows go through a Parquet file, as they do in training."""
     with tempfile.TemporaryDirectory(prefix="ltp-mask-") as folder:
         file = Path(folder) / "rows.parquet"
-        await asyncio.to_thread(pq.write_table, rows.select(["messages"]), file)
-        request = {
-            "file": str(file), "model": template.model, "max_length": template.max_length,
-            "truncation": template.truncation, "detail": detail,
-        }  # fmt: skip
+        read = [name for name in TRAINED_COLUMNS if name in rows.column_names]
+        await asyncio.to_thread(pq.write_table, rows.select(read), file)
+        data = sft_data_config(template.max_length, template.truncation)
+        request = {"file": str(file), "model": template.model, "data": data, "detail": detail}
         return await process.ask(request, seconds)
 
 
@@ -147,10 +151,11 @@ def sample(source: Source, split: str | None, count: int) -> pa.Table:
     """Up to `count` rows with messages. Rows lie in the order of their hashes, so the first are a fair sample."""
     found: list[pa.Table] = []
     have = 0
-    for name, table in source.tables(["row_id", "id", "messages"], rows=min(count, 4096)):
+    for name, table in source.tables(rows=min(count, 4096)):
         if split not in {None, name}:
             continue
-        filled = table.filter(pc.is_valid(table.column("messages"))).slice(0, count - have)
+        read = table.select(["row_id", "id", *(c for c in TRAINED_COLUMNS if c in table.column_names)])
+        filled = read.filter(pc.is_valid(table.column("messages"))).slice(0, count - have)
         found.append(filled)
         have += filled.num_rows
         if have >= count:
@@ -220,14 +225,21 @@ def verdict(found: dict[str, Any], template: Template) -> LtpError | None:
     if found["problem_rows"] == size:
         message = f"verl refuses every row {under}: {found['problem_examples'][0]['problem']} ({asked})."
         return LtpError(ErrorCode.DATASET_MASK_EMPTY, message, "Use a model whose template takes these conversations.")
-    usable = size - found["problem_rows"]
-    if found["zero_trained_rows"] == usable:
+    if found["problem_rows"]:
+        first = found["problem_examples"][0]
+        message = (
+            f"verl would stop at {found['problem_rows']} rows {under}, first {first['row_id']}: {first['problem']} "
+            f"({asked})."
+        )
+        hint = "Leave these rows out, or use a model whose template takes them; `ltp dataset mask --row ID` shows one."
+        return LtpError(ErrorCode.DATASET_ROW_INVALID, message, hint)
+    if found["zero_trained_rows"] == size:
         cut = found["trained_ratio"] > 0
         why = f"max_length {template.max_length} cuts every answer off" if cut else "the loss mask is all zero"
         message = f"No row has a token to train on {under}: {why} ({asked})."
         hint = "Raise training.max_length." if cut else "Use a model whose chat template marks the assistant's turns."
         return LtpError(ErrorCode.DATASET_MASK_EMPTY, message, hint)
-    if found["all_trained_rows"] == usable:
+    if found["all_trained_rows"] == size:
         message = f"Every token of every row is trained on, the prompts too, {under}: the mask is all one ({asked})."
         return LtpError(
             ErrorCode.DATASET_MASK_EMPTY, message, "Use a model whose chat template has a generation prompt."

@@ -12,12 +12,11 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.mapping import Mapping as Columns
 from services.dataset.mapping import RowFormat
 from services.dataset.schema import CONTENT, CONVERSATIONS, TOOL_TURN, TURN, core_schema
+from services.dataset.turns import Turn, a_turn, check_turns, invalid, kind, text_of, turns_of, without_answer
 
-Turn = dict[str, Any]
 Row = dict[str, Any]
 
 
@@ -49,7 +48,7 @@ def normalise(raw: Mapping[str, Any], columns: Columns, line: int) -> Row:
             paired = "messages" not in columns.columns
             row["messages"] = _pair(raw, columns, None, line)[0] if paired else _talk(raw, columns, line)
         case RowFormat.VERL_RL:
-            row["messages"] = [*_prompt(raw, columns, line), _turn("assistant", _said(truth, line))]
+            row["messages"] = [*_prompt(raw, columns, line), a_turn("assistant", _said(truth, line))]
         case _:
             row["messages"], truth = _pair(raw, columns, truth, line)
     row["answer"] = truth
@@ -105,11 +104,11 @@ def _field(name: str, value: Any, line: int) -> Any:
         return value if -(2**63) <= value < 2**63 else float(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _invalid(line, f"'{name}' is {value}, which is no number to compute with")
+            raise invalid(line, f"'{name}' is {value}, which is no number to compute with")
         return value
     if isinstance(value, str):
-        return _text(value, f"'{name}'", line)
-    return _text(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str), f"'{name}'", line)
+        return text_of(value, f"'{name}'", line)
+    return text_of(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str), f"'{name}'", line)
 
 
 def _frozen(raw: Mapping[str, Any], line: int) -> Row:
@@ -122,31 +121,27 @@ def _frozen(raw: Mapping[str, Any], line: int) -> Row:
     if row["messages"] is not None:
         check_turns(row["messages"], line)
     elif row["text"] is None:
-        raise _invalid(line, "there are neither messages nor text")
+        raise invalid(line, "there are neither messages nor text")
     return row
 
 
 # -- parts of a row --------------------------------------------------------------------------------------------------
 
 
-def _turn(role: str, content: str) -> Turn:
-    return {"role": role, "content": content}
-
-
 def _pair(raw: Mapping[str, Any], columns: Columns, truth: str | None, line: int) -> tuple[list[Turn], str | None]:
     value = columns.get(raw, "response")
     if isinstance(value, list):
-        reply = _turns(value, "response", columns, line)
+        reply = turns_of(value, "response", columns, line)
         return [*_prompt(raw, columns, line), *reply], truth or reply[-1]["content"]
     response = _said(_scalar(value, "response", line), line)
-    return [*_prompt(raw, columns, line), _turn("assistant", response)], response if truth is None else truth
+    return [*_prompt(raw, columns, line), a_turn("assistant", response)], response if truth is None else truth
 
 
 def _preference(row: Row, raw: Mapping[str, Any], columns: Columns, line: int) -> None:
     """`prompt` and the two answers; the prompt of two whole conversations is what they begin with alike."""
     sides = [_side(columns.get(raw, name), name, columns, line) for name in ("chosen", "rejected")]
     if "messages" in columns.columns:
-        before = _turns(columns.get(raw, "messages"), "messages", columns, line)
+        before = turns_of(columns.get(raw, "messages"), "messages", columns, line)
     elif "prompt" in columns.columns:
         before = _prompt(raw, columns, line)
     else:
@@ -158,9 +153,9 @@ def _preference(row: Row, raw: Mapping[str, Any], columns: Columns, line: int) -
         side[len(before) :] if side[: len(before)] == before and len(side) > len(before) else side for side in sides
     ]
     if not before:
-        raise _invalid(line, "there is no prompt before 'chosen' and 'rejected'", "Give it as 'prompt'.")
+        raise invalid(line, "there is no prompt before 'chosen' and 'rejected'", "Give it as 'prompt'.")
     if sides[0] == sides[1]:
-        raise _invalid(line, "'chosen' and 'rejected' are equal", "A preference needs two answers; remove the row.")
+        raise invalid(line, "'chosen' and 'rejected' are equal", "A preference needs two answers; remove the row.")
     for name, side in zip(("chosen", "rejected"), sides, strict=True):
         check_turns([*before, *side], line, f"with '{name}', ")
     row |= {"chosen": sides[0], "rejected": sides[1], "messages": [*before, *sides[0]]}
@@ -169,34 +164,34 @@ def _preference(row: Row, raw: Mapping[str, Any], columns: Columns, line: int) -
 def _side(value: Any, name: str, columns: Columns, line: int) -> list[Turn]:
     if isinstance(value, str) or value is None:
         if value is None or not value.strip():
-            raise _without_answer(line, f"'{name}' is {'null' if value is None else 'empty'}")
-        return [_turn("assistant", _text(value, f"'{name}'", line))]
-    return _turns([value] if isinstance(value, Mapping) else value, name, columns, line)
+            raise without_answer(line, f"'{name}' is {'null' if value is None else 'empty'}")
+        return [a_turn("assistant", text_of(value, f"'{name}'", line))]
+    return turns_of([value] if isinstance(value, Mapping) else value, name, columns, line)
 
 
 def _talk(raw: Mapping[str, Any], columns: Columns, line: int) -> list[Turn]:
-    turns = _turns(columns.get(raw, "messages"), columns.columns["messages"], columns, line)
+    turns = turns_of(columns.get(raw, "messages"), columns.columns["messages"], columns, line)
     if all(turn["role"] != "assistant" for turn in turns):
-        raise _without_answer(line, "no message is the assistant's")
+        raise without_answer(line, "no message is the assistant's")
     system = columns.get(raw, "system")
     if system and turns[0]["role"] != "system":
-        turns.insert(0, _turn("system", _text(system, "'system'", line)))
+        turns.insert(0, a_turn("system", text_of(system, "'system'", line)))
     return turns
 
 
 def _prompt(raw: Mapping[str, Any], columns: Columns, line: int) -> list[Turn]:
     value, name = columns.get(raw, "prompt"), columns.columns.get("prompt", "prompt")
     if value is None:
-        raise _invalid(line, "there is no prompt")
+        raise invalid(line, "there is no prompt")
     if isinstance(value, list):
-        return _turns(value, name, columns, line)
-    text = _text(value, f"'{name}'", line)
+        return turns_of(value, name, columns, line)
+    text = text_of(value, f"'{name}'", line)
     # Alpaca's form: the input follows the instruction after an empty line.
     if query := columns.get(raw, "query"):
-        text = f"{text}\n\n" + _text(query, f"'{columns.columns['query']}'", line)
+        text = f"{text}\n\n" + text_of(query, f"'{columns.columns['query']}'", line)
     system = columns.get(raw, "system")
-    before = [_turn("system", _text(system, "'system'", line))] if system else []
-    return [*before, *_history(columns.get(raw, "history"), line), _turn("user", text)]
+    before = [a_turn("system", text_of(system, "'system'", line))] if system else []
+    return [*before, *_history(columns.get(raw, "history"), line), a_turn("user", text)]
 
 
 def _history(value: Any, line: int) -> list[Turn]:
@@ -204,106 +199,21 @@ def _history(value: Any, line: int) -> list[Turn]:
     if not value:
         return []
     if not isinstance(value, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in value):  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
-        raise _invalid(line, "'history' is not a list of pairs of question and answer")
+        raise invalid(line, "'history' is not a list of pairs of question and answer")
     roles = ("user", "assistant")
     return [
-        _turn(role, _text(text, f"'history' round {number}", line))
+        a_turn(role, text_of(text, f"'history' round {number}", line))
         for number, pair in enumerate(cast("list[list[Any]]", value), start=1)
         for role, text in zip(roles, pair, strict=True)
     ]
-
-
-def _turns(value: Any, key: str, columns: Columns, line: int) -> list[Turn]:
-    if not isinstance(value, list):
-        raise _invalid(line, f"'{key}' is {kind(value)}, not a list of messages")
-    if not value:
-        raise _invalid(line, f"'{key}' is empty")
-    return [_message(item, number, columns, line) for number, item in enumerate(cast("list[Any]", value), start=1)]
-
-
-def _message(item: Any, number: int, columns: Columns, line: int) -> Turn:
-    if not isinstance(item, Mapping):
-        what = f"{columns.role_key} and {columns.content_key}"
-        raise _invalid(line, f"message {number} is {kind(item)}, not an object of {what}")
-    said, content = item.get(columns.role_key), item.get(columns.content_key)
-    role = columns.roles.get(said) if isinstance(said, str) else None
-    if role is None:
-        known = ", ".join(columns.roles)
-        raise _invalid(line, f"message {number} has the unknown role {said!r}", f"Known roles: {known}.")
-    if role == "call":
-        return {"role": "assistant", "content": "", "tool_calls": _calls(content, number, line)}
-    turn = _turn(role, "")
-    if calls := item.get("tool_calls"):
-        turn["tool_calls"] = _calls(calls, number, line)
-    elif role == "assistant" and content is None:
-        raise _without_answer(line, f"the assistant's message {number} is null")
-    if content is not None or not calls:
-        turn["content"] = _text(content, f"the content of message {number}", line)
-    for key in ("tool_call_id", "name"):
-        if item.get(key):
-            turn[key] = _text(item[key], f"'{key}' of message {number}", line)
-    return turn
-
-
-def _calls(value: Any, number: int, line: int) -> list[dict[str, Any]]:
-    """Calls of tools in OpenAI's form, with the arguments as JSON text."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-        return [_call(call) for call in (found if isinstance(found, list) else [found])]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"message {number} calls a tool in a form that is not known"
-        raise _invalid(line, message, "Give each call a name and arguments.") from error
-
-
-def _call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function", call)
-    arguments: Any = function.get("arguments", {})
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    named = {"name": str(function["name"]), "arguments": text}
-    return {"id": call.get("id"), "type": call.get("type") or "function", "function": named}
-
-
-def check_turns(turns: Sequence[Turn], line: int, where: str = "") -> None:
-    """After an optional system message, user and assistant take turns: most chat templates refuse anything else.
-
-    A tool's answer stands where a user's turn would, once the assistant called it; it may be one of several.
-    """
-    offset = 1 if turns[0]["role"] == "system" else 0
-    before: Turn | None = None
-    for number, turn in enumerate(turns[offset:], start=offset + 1):
-        role = turn["role"]
-        may = _next_roles(before)
-        if role not in may:
-            twice = before is not None and before["role"] == role
-            what = (
-                f"messages {number - 1} and {number} are two {role} turns in a row"
-                if twice
-                else f"message {number} is the {role}'s, where the {' or '.join(may)}'s turn was due"
-            )
-            raise _invalid(line, where + what)
-        if not (turn["content"] or "").strip() and not turn.get("tool_calls") and role != "tool":
-            what = f"{where}the {role}'s message {number} is empty"
-            raise _without_answer(line, what) if role == "assistant" else _invalid(line, what)
-        before = turn
-    if before is None or before["role"] != "assistant":
-        last = "system" if before is None else before["role"]
-        raise _invalid(line, f"{where}the last turn is the {last}'s, not the assistant's", "End with the answer.")
-
-
-def _next_roles(before: Turn | None) -> tuple[str, ...]:
-    if before is None:
-        return ("user",)
-    if before["role"] == "assistant":
-        return ("tool",) if before.get("tool_calls") else ("user",)
-    return ("tool", "assistant") if before["role"] == "tool" else ("assistant",)
 
 
 def _row_id(given: Any, line: int) -> str | None:
     if given is None:
         return None
     if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
-        raise _invalid(line, f"'id' is {'empty' if given == '' else kind(given)}", "Give a string or a whole number.")
-    return _text(str(given), "'id'", line)
+        raise invalid(line, f"'id' is {'empty' if given == '' else kind(given)}", "Give a string or a whole number.")
+    return text_of(str(given), "'id'", line)
 
 
 def _tools(value: Any, line: int) -> str | None:
@@ -312,15 +222,15 @@ def _tools(value: Any, line: int) -> str | None:
     try:
         found = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise _invalid(line, "'tools' is a string and no JSON", "Give a list of tools.") from error
+        raise invalid(line, "'tools' is a string and no JSON", "Give a list of tools.") from error
     if not isinstance(found, list):
-        raise _invalid(line, f"'tools' is {kind(found)}, not a list")
+        raise invalid(line, f"'tools' is {kind(found)}, not a list")
     return json.dumps(found, ensure_ascii=False) if found else None
 
 
 def _label(value: Any, line: int) -> bool:
     if not isinstance(value, bool):
-        raise _invalid(line, f"the label is {kind(value)}, not true or false")
+        raise invalid(line, f"the label is {kind(value)}, not true or false")
     return value
 
 
@@ -329,56 +239,28 @@ def _scalar(value: Any, what: str, line: int) -> str | None:
     if value is None:
         return None
     if isinstance(value, float) and not math.isfinite(value):
-        raise _invalid(line, f"'{what}' is {value}, which is no number")
+        raise invalid(line, f"'{what}' is {value}, which is no number")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return _text(value, f"'{what}'", line)
+    return text_of(value, f"'{what}'", line)
 
 
 def _ground_truth(reward: Any, line: int) -> str | None:
     if reward is None:
         return None
     if not isinstance(reward, Mapping):
-        raise _invalid(line, f"'reward_model' is {kind(reward)}, not an object")
+        raise invalid(line, f"'reward_model' is {kind(reward)}, not an object")
     return _scalar(cast("Mapping[str, Any]", reward).get("ground_truth"), "reward_model.ground_truth", line)
 
 
 def _said(response: str | None, line: int) -> str:
     if response is None or not response.strip():
-        raise _without_answer(line, "the response is empty" if response is not None else "the response is null")
+        raise without_answer(line, "the response is empty" if response is not None else "the response is null")
     return response
 
 
 def _filled(value: Any, what: str, line: int) -> str:
-    text = _text(value, f"'{what}'", line)
+    text = text_of(value, f"'{what}'", line)
     if not text.strip():
-        raise _invalid(line, f"'{what}' is empty")
+        raise invalid(line, f"'{what}' is empty")
     return text
-
-
-def _text(value: Any, what: str, line: int) -> str:
-    if not isinstance(value, str):
-        raise _invalid(line, f"{what} is {kind(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _invalid(line, f"{what} holds half of a surrogate pair, which is no text") from None
-    return value
-
-
-def kind(value: object) -> str:
-    """What JSON calls a value."""
-    names: dict[type[Any], str] = {
-        type(None): "null", bool: "a boolean", int: "a number", float: "a number",
-        str: "a string", list: "a list", dict: "an object",
-    }  # fmt: skip
-    return names.get(type(value), type(value).__name__)
-
-
-def _invalid(line: int, what: str, hint: str = "") -> LtpError:
-    return LtpError(ErrorCode.DATASET_ROW_INVALID, f"Row {line}: {what}.", hint)
-
-
-def _without_answer(line: int, what: str) -> LtpError:
-    hint = "Every row needs an assistant's response to learn from; complete the row or remove it."
-    return LtpError(ErrorCode.DATASET_ROW_WITHOUT_ANSWER, f"Row {line}: {what}.", hint)

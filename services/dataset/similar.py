@@ -24,7 +24,7 @@ Do = Callable[[Held, Database, Library], Awaitable[None]]
 GiveUp = Callable[[Unit, Work, Problem], Awaitable[None]]
 
 # One worker a kind: Milvus Lite bears one writer, and each of these can use the whole machine.
-_WORK: dict[str, tuple[Do, GiveUp]] = {
+WORK: dict[str, tuple[Do, GiveUp]] = {
     "embed": (embed, fail_embedding),
     "dedup": (find_duplicates, fail_dedup),
     "dedup-apply": (apply_dedup, fail_apply),
@@ -36,7 +36,7 @@ def install(runtime: Runtime, settings: DatasetSettings) -> Library:
     """Add the workers and make the library, which is returned, known to the handlers."""
     library = Library(runtime.database, settings)
     runtime.provide(library=library, search=Search(library, runtime.database))
-    for kind, (do, give_up) in _WORK.items():
+    for kind, (do, give_up) in WORK.items():
         runtime.workers.append(_worker(runtime, library, kind, do, give_up))
     return library
 

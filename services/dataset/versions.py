@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from ltp.contracts.dataset import DatasetFrozen, Split
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.database import Database, Unit
 from services.dataset import store
+from services.dataset.apart import apart
 from services.dataset.derive import Keep, Source, derive_files
 from services.dataset.files import FrozenVersion
 
@@ -44,18 +46,18 @@ async def derive(
     provenance: Mapping[str, Any],
     name: str | None = None,
     settle: Settle | None = None,
+    cancelled: asyncio.Event | None = None,
 ) -> FrozenVersion:
     """Freeze the rows of `parent` that `keep` keeps as a version of `name` (the parent's, when left out) and say so.
 
-    `keep` is a function of a table of frozen rows that returns a mask, or the row ids to keep. Doing it again with the
+    `keep` is a function of a table of frozen rows that returns a mask (one that can be pickled), or the row ids to keep. Doing it again with the
     same `dataset_id` changes nothing. `settle` runs in the transaction that says so; finish the work there.
     `provenance` is kept beside the version: what was removed, by which method, on whose word.
     """
     name = name or parent.name
     facts = {**_of(parent), "reason": reason, "parents": [parent.version], "provenance": dict(provenance)}
-    frozen = await asyncio.to_thread(
-        derive_files, parent, keep, name=name, versions_dir=versions_dir / name, owner=str(dataset_id), facts=facts
-    )
+    write = partial(derive_files, name=name, versions_dir=versions_dir / name, owner=str(dataset_id), facts=facts)
+    frozen = await apart(write, parent, keep, cancelled=cancelled)
     await publish(
         database, dataset_id, name, frozen, parents=[parent.version], reason=reason, provenance=provenance,
         settle=settle,

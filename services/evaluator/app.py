@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
+from services.evaluator import serving
 from services.evaluator.evaluation import Evaluator, tell_failure
 from services.evaluator.handlers import SERVICE, router
 from services.evaluator.opening import WORK_KIND
@@ -14,10 +15,12 @@ from services.evaluator.settings import EvaluatorSettings
 _CONCURRENCY = 16
 
 settings = EvaluatorSettings()
-runtime = Runtime(SERVICE, settings, [router])
+runtime = Runtime(SERVICE, settings, [router, serving.router])
 evaluator = Evaluator(runtime.database, settings)
 rescorer = Rescorer(evaluator)
-runtime.provide(evaluator=evaluator)
+chat_servers = serving.Serving(settings)
+runtime.provide(evaluator=evaluator, serving=chat_servers)
+runtime.loops.append(("chat servers", chat_servers.run))
 for kind, handler in (
     (WORK_KIND, evaluator.evaluate),
     ("rescore", rescorer.rescore),

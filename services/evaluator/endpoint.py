@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import httpx
 
+from ltp.core.errors import ErrorCode, LtpError
+from services.evaluator.lanes import Address, Lanes
 from services.evaluator.pace import Pacer, Width
 from services.evaluator.samples import Answer, ErrorKind, Failure, Message
 
@@ -21,29 +23,13 @@ _TRIES = 6
 # A request that is only told to come later has patience: the endpoint lives.
 _REFUSALS = 60
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 20.0
+# An endpoint that never answered anything gets less of it: what is wrong there does not pass.
+_NEVER_ANSWERED_SECONDS, _NEVER_ANSWERED_TIMEOUTS = 60.0, 1
 # What an endpoint asks for beyond this is not waited for: the sample is an error, and a later run asks again.
 _LONGEST_WAIT_SECONDS = 120.0
 _OVERFLOW = re.compile(
     r"context[ _-]?(length|window)|maximum context|too (many tokens|long)|max_model_len", re.IGNORECASE
 )
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where an endpoint is and how it may be asked. The key never leaves this object but in the request's header."""
-
-    url: str
-    model: str
-    key: str | None = None
-    requests_per_second: float | None = None
-    start_concurrency: int = 8
-    max_concurrency: int = 64
-    request_seconds: float = 120.0
-    # A server of our own: it cannot be rate limited, and being gone is everybody's problem at once.
-    own: bool = False
-
-    def __repr__(self) -> str:
-        return f"Address({self.url}, {self.model})"
 
 
 @dataclass
@@ -64,31 +50,19 @@ class Endpoint:
         self.address, self.spent = address, Spent()
         self._pacer: Pacer | None = None
         self._width: Width | None = None
-        self._client: httpx.AsyncClient | None = None
+        self._lanes = Lanes(address)
 
     async def __aenter__(self) -> Self:
         clock = asyncio.get_running_loop().time
         a = self.address
         self._pacer = Pacer(a.requests_per_second, clock)
         self._width = Width(a.max_concurrency if a.own else a.start_concurrency, a.max_concurrency, clock)
-        headers = {} if a.key is None else {"Authorization": f"Bearer {a.key}"}
-        self._client = httpx.AsyncClient(
-            base_url=f"{a.url}/",
-            headers=headers,
-            timeout=httpx.Timeout(a.request_seconds, connect=10.0, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=a.max_concurrency),
-            # A proxy in the environment must not see requests to our own servers.
-            trust_env=not a.own,
-            # A redirect would carry the key to another host.
-            follow_redirects=False,
-        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+        await self._lanes.close()
 
     async def chat(self, prompt: Sequence[Message], sampling: Mapping[str, Any]) -> Answer | Failure:
         """The answer to a conversation. `sampling` holds OpenAI's names: max_tokens, temperature, top_p, seed, stop."""
@@ -122,8 +96,10 @@ class Endpoint:
     async def _post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float] | Failure:
         assert self._pacer is not None, "use Endpoint as an async context manager"
         assert self._width is not None
+        loop = asyncio.get_running_loop()
         async with self._width.slot():
             tries = attempt = 0
+            started = loop.time()
             while True:
                 await self._pacer.turn()
                 self.spent.requests += 1
@@ -131,11 +107,14 @@ class Endpoint:
                 found, wait = await self._once(path, body)
                 if not isinstance(found, Failure):
                     self._width.good()
+                    self._pacer.answered()
                     self.spent.answered += 1
                     return found
                 attempt += 1
                 tries += found.kind != "rate_limited"
                 if wait is None or tries == _TRIES or attempt == _REFUSALS:
+                    return found
+                if self.spent.answered == 0 and _in_vain(found.kind, attempt, loop.time() - started):
                     return found
                 if wait > _LONGEST_WAIT_SECONDS:
                     return Failure(found.kind, f"{found.message} (it asks to wait {wait:.0f} s)")
@@ -147,11 +126,11 @@ class Endpoint:
         """One try: what came, and how long to wait before the next; None when there should be none, 0 for a back-off."""
         assert self._pacer is not None
         assert self._width is not None
-        assert self._client is not None
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            response = await self._client.post(path, json=body)
+            async with self._lanes.lane() as client:
+                response = await client.post(path, json=body)
         except httpx.TimeoutException as error:
             self._width.overloaded()
             if isinstance(error, httpx.ConnectTimeout):
@@ -178,8 +157,8 @@ class Endpoint:
         failure = Failure(_kind(status, said), f"HTTP {status}: {self._clean(said)}")
         if status == 429:
             wait = _retry_after(response)
-            self._pacer.refused(wait)
-            self._width.refused()
+            # What nobody waits for must not hold up the others either.
+            self._pacer.refused(wait if wait is None or wait <= _LONGEST_WAIT_SECONDS else None)
             # An account without money answers 429 as well, and no waiting mends that.
             return failure, None if "insufficient_quota" in said else wait or 0.0
         if status >= 500 or status == 408:
@@ -191,6 +170,33 @@ class Endpoint:
         """An endpoint may repeat the key it was sent."""
         key = self.address.key
         return text.replace(key, "***") if key else text
+
+
+def hopeless(endpoint: Endpoint, failure: Failure, who: str = "") -> LtpError:
+    """Why an endpoint cannot be used at all, in words that say what to do. `who` names its part, if it is not the model's."""
+    where = f"{who}{endpoint.address.url} ({endpoint.address.model})"
+    if endpoint.address.own:
+        return LtpError(ErrorCode.INFERENCE_SERVER_FAILED, f"The model server stopped answering: {failure.message}")
+    if failure.kind == "unauthorized":
+        hint = "Check the stored secret that the request names, and that the key may use this model."
+        return LtpError(ErrorCode.ENDPOINT_REFUSED, f"{where} refuses the key: {failure.message}", hint)
+    if failure.kind == "model_not_found":
+        hint = "Check the name of the model and the base_url (it ends before /chat/completions)."
+        return LtpError(ErrorCode.ENDPOINT_REFUSED, f"{where} knows no such model: {failure.message}", hint)
+    if failure.kind == "rate_limited":
+        hint = "Check the quota of the key; stored answers are kept, and a later run goes on from them."
+        return LtpError(ErrorCode.ENDPOINT_REFUSED, f"{where} refuses every request: {failure.message}", hint)
+    code = ErrorCode.SERVICE_UNAVAILABLE if endpoint.spent.answered else ErrorCode.ENDPOINT_UNREACHABLE
+    hint = "Stored answers are kept; the run goes on from them when it is tried again."
+    what = "does not answer" if failure.kind == "timeout" else "cannot be reached"
+    return LtpError(code, f"{where} {what}: {failure.message}", hint)
+
+
+def _in_vain(kind: ErrorKind, attempt: int, seconds: float) -> bool:
+    """Whether to give up on an endpoint that never answered, although others might mend."""
+    if kind == "timeout":
+        return attempt >= _NEVER_ANSWERED_TIMEOUTS
+    return kind == "rate_limited" and seconds > _NEVER_ANSWERED_SECONDS
 
 
 def _pause(wait: float, attempt: int) -> float:

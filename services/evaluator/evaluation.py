@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,9 +21,9 @@ from ltp.contracts.evaluation import (
     Result,
     Usage,
 )
-from ltp.contracts.evaluation_spec import ApiModel, LocalModel, RunSpec
+from ltp.contracts.evaluation_spec import RunSpec
 from ltp.contracts.event import Value
-from ltp.contracts.values import Placement, Problem
+from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
@@ -33,14 +31,12 @@ from ltp.store.clock import new_id, now
 from ltp.store.database import Database, Unit
 from services.evaluator import judgement, policy, store, store_samples
 from services.evaluator.asking import asker
-from services.evaluator.endpoint import Address, Endpoint
 from services.evaluator.findings import result_of, score_of
-from services.evaluator.fingerprint import check_model, fingerprint_of
+from services.evaluator.models import Models
 from services.evaluator.rows import read_with_missing
 from services.evaluator.running import Run
 from services.evaluator.samples import Sample, Verdict
-from services.evaluator.scorers.judging import Opener, identity, opened
-from services.evaluator.secrets import read_key
+from services.evaluator.scorers.judging import identity, opened
 from services.evaluator.servers import ModelCache
 from services.evaluator.settings import EvaluatorSettings
 
@@ -57,6 +53,7 @@ class Evaluator:
     def __init__(self, database: Database, settings: EvaluatorSettings) -> None:
         self.database, self.settings = database, settings
         self.cache = ModelCache(settings)
+        self.models = Models(settings, self.cache)
 
     async def evaluate(self, held: Held) -> None:
         """Serve the model, ask it every held-out row, score, and commit the result with its telling."""
@@ -73,12 +70,12 @@ class Evaluator:
         rows, missing = await asyncio.to_thread(read_with_missing, Path(dataset.split.path), spec.max_rows)
         loop, warnings = asyncio.get_running_loop(), list[str]()
         started = loop.time()
-        async with self._model(row, held.work.placement) as (endpoint, fingerprint):
+        async with self.models.under_test(row, held.work.placement) as (endpoint, fingerprint):
             async with self.database.unit() as unit:
                 total = len(rows) * spec.sampling.samples
                 await store.note(unit, work.evaluation_id, fingerprint=fingerprint, total=total)
                 baseline = await self._baseline(unit, spec)
-            opener = self.opener(held.work.placement)
+            opener = self.models.opener(held.work.placement)
             async with opened(spec.scorer, self.settings.root(), opener, warnings) as judge:
                 scorer = identity(spec.scorer, self.settings.root() / "scorers")
                 run = Run(
@@ -129,66 +126,12 @@ class Evaluator:
         before = await store_samples.samples_of(unit, spec.stop.baseline_id)
         return {sample.row.row_id: sample.verdict for sample in before if sample.index == 0}
 
-    @asynccontextmanager
-    async def _model(self, row: RowMapping, placement: Placement | None) -> AsyncIterator[tuple[Endpoint, str]]:
-        """An open endpoint of the model under test, with its fingerprint."""
-        if row["model"]["kind"] == "api":
-            model = ApiModel.model_validate(row["model"])
-            async with Endpoint(self.address(model)) as endpoint:
-                yield endpoint, f"api:{model.url}:{model.name}"
-            return
-        async with self._own(Path(row["model_path"]), placement) as found:
-            yield found
-
-    @asynccontextmanager
-    async def _own(self, path: Path, placement: Placement | None) -> AsyncIterator[tuple[Endpoint, str]]:
-        if placement is None:
-            raise LtpError(ErrorCode.INTERNAL, "Evaluation work came without a placement.", "See the scheduler's log.")
-        await asyncio.to_thread(check_model, path)
-        fingerprint = await asyncio.to_thread(fingerprint_of, path)
-        serving = self.cache.serving(fingerprint, path, placement.device_kind, placement.device_indexes)
-        async with serving as server:
-            address = Address(
-                url=f"{server.url}/v1",
-                model=server.model_name,
-                max_concurrency=self.settings.evaluator_concurrency,
-                request_seconds=600.0,
-                own=True,
-            )
-            async with Endpoint(address) as endpoint:
-                yield endpoint, fingerprint
-
-    def opener(self, placement: Placement | None) -> Opener:
-        """What opens a judge or an embedder, on the devices that the evaluation holds anyway."""
-
-        @asynccontextmanager
-        async def open_model(model: ApiModel | LocalModel) -> AsyncIterator[Endpoint]:
-            if isinstance(model, ApiModel):
-                async with Endpoint(self.address(model)) as endpoint:
-                    yield endpoint
-                return
-            async with self._own(Path(model.path), placement) as (endpoint, _):
-                yield endpoint
-
-        return open_model
-
     async def keep_servers(self) -> None:
         """Look after the warm servers until the service stops; then end them."""
         try:
             await self.cache.run()
         finally:
             await self.cache.close()
-
-    def address(self, model: ApiModel) -> Address:
-        """Where an API model is. Raises LtpError SECRET_NOT_FOUND."""
-        return Address(
-            url=model.url,
-            model=model.name,
-            key=None if model.secret is None else read_key(self.settings.root(), model.secret),
-            requests_per_second=None if model.requests_per_minute is None else model.requests_per_minute / 60,
-            max_concurrency=model.max_concurrency,
-            request_seconds=model.request_seconds,
-        )
 
 
 async def conclude(unit: Unit, row: RowMapping, result: Result, samples: list[Sample]) -> None:

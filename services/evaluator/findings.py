@@ -15,7 +15,7 @@ from ltp.core.statistics_sequential import confidence_sequence, decide
 from services.evaluator.samples import Sample, Verdict
 
 _KS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256)
-_MANY_ERRORS, _MANY_TRUNCATED = 0.05, 0.1
+_MANY_ERRORS, _MANY_SPOILT = 0.05, 0.1
 
 
 def scored(samples: Iterable[Sample]) -> list[Sample]:
@@ -123,9 +123,11 @@ def warnings_of(counts: Counts, total: int, spec: RunSpec) -> list[str]:
     errors = sum(counts.errors.values())
     if total and errors / total > _MANY_ERRORS:
         found.append(f"{errors} of {total} samples have no answer; the accuracy is that of the rest.")
-    if counts.scored and counts.truncated / counts.scored > _MANY_TRUNCATED:
+    if counts.scored and counts.truncated / counts.scored > _MANY_SPOILT:
         share = f"{counts.truncated} of {counts.scored}"
         found.append(f"{share} answers were cut off at {spec.sampling.max_new_tokens} tokens; raise max_new_tokens.")
+    if counts.scored and counts.empty / counts.scored > _MANY_SPOILT:
+        found.append(f"{counts.empty} of {counts.scored} answers are empty; they count as wrong.")
     if counts.unparsable:
         found.append(f"{counts.unparsable} answers could not be judged; they count neither as right nor as wrong.")
     if counts.without_reference:

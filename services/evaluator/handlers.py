@@ -108,7 +108,7 @@ async def queue_rescore(event: EvaluationRescoreRequested, unit: InboxUnit) -> N
     values |= {"state": "queued", "source": "rescored", "source_id": event.source_id}
     if await store.open_evaluation(unit, values):
         payload = {"evaluation_id": str(event.evaluation_id)}
-        await enqueue(unit, Queue.EVALUATION, "rescore", payload, dedup_key=key_of(event.evaluation_id))
+        enqueue(unit, Queue.EVALUATION, "rescore", payload, dedup_key=key_of(event.evaluation_id))
 
 
 @router.subscriber(**heard_by(SERVICE, EvaluationUploaded))
@@ -116,7 +116,7 @@ async def queue_import(event: EvaluationUploaded, unit: InboxUnit) -> None:
     values = {"evaluation_id": event.evaluation_id, "name": event.name, "state": "queued", "source": "imported"}
     if await store.open_evaluation(unit, values):
         payload = {"evaluation_id": str(event.evaluation_id), "path": event.path}
-        await enqueue(unit, Queue.PREPROCESSING, "import-scores", payload, dedup_key=key_of(event.evaluation_id))
+        enqueue(unit, Queue.PREPROCESSING, "import-scores", payload, dedup_key=key_of(event.evaluation_id))
 
 
 @router.subscriber(**heard_by(SERVICE, EvaluationCancellationRequested))

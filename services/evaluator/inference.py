@@ -18,11 +18,16 @@ from typing import Literal, Self
 import httpx
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.model_files import read_config
 from services.evaluator.samples import Message
 from services.evaluator.serve.chatml import CHATML, has_template
 
 _LOG_LINES = 15
 _PR_SET_PDEATHSIG = 1
+_ANY_RANK = 1 << 30
+# vllm 0.32, v1/attention/backends/cpu_attn.py
+_VLLM_CPU_HEADS = frozenset({32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512})
+_VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 # Loaded here, because a child between fork and exec may not load libraries.
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -55,13 +60,20 @@ class InferenceServer:
         vllm_python: Path | None = None,
         start_seconds: float = 300.0,
         request_seconds: float = 600.0,
+        adapter_rank: int = 0,
     ) -> None:
         self.model_name = "evaluated"
         self.url = ""
         self._model, self._log = model, log
         self._device_kind, self._device_indexes, self._threads = device_kind, device_indexes, threads
         self._python = vllm_python or (Path(sys.executable) if find_spec("vllm") is not None else None)
+        if device_kind == "cpu" and not _vllm_answers_on_cpu(model):
+            self._python = None
         self._start_seconds, self._request_seconds = start_seconds, request_seconds
+        # The highest rank of a LoRA adapter that can be put on top: our own server takes any, vLLM what it was told.
+        self.takes_adapters = _ANY_RANK if self._python is None else _room_for(adapter_rank)
+        self._adapters = dict[str, str]()
+        self._adapting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._client: httpx.AsyncClient | None = None
 
@@ -91,6 +103,23 @@ class InferenceServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stop()
+
+    async def adapt(self, path: Path, mark: str) -> str:
+        """Serve a LoRA adapter beside the model, once for each `mark`; the name to ask it by. Raises MODEL_UNREADABLE."""
+        assert self._client is not None, "use InferenceServer as an async context manager"
+        async with self._adapting:
+            if mark not in self._adapters:
+                name = f"{self.model_name}+{mark.rpartition(':')[2][:16]}"
+                body = {"lora_name": name, "lora_path": str(path)}
+                try:
+                    response = await self._client.post("/v1/load_lora_adapter", json=body)
+                except httpx.HTTPError as error:
+                    raise self._failed(f"The inference server stopped while it read {path}: {error}") from error
+                if response.is_error:
+                    message = f"The adapter {path} cannot be served on this model: {response.text[:500]}"
+                    raise LtpError(ErrorCode.MODEL_UNREADABLE, message, "Name the base that it was trained on.")
+                self._adapters[mark] = name
+        return self._adapters[mark]
 
     @property
     def pid(self) -> int:
@@ -143,6 +172,9 @@ class InferenceServer:
             vllm += ["--enforce-eager"]
         if not has_template(self._model):
             vllm += ["--chat-template", CHATML]
+        if self.takes_adapters:
+            vllm += ["--enable-lora", "--max-lora-rank", str(self.takes_adapters), "--max-loras", "2"]
+            vllm += ["--max-cpu-loras", "8"]
         return [*vllm, *place]
 
     def _environment(self) -> dict[str, str]:
@@ -155,6 +187,8 @@ class InferenceServer:
         environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         # vLLM takes FlashInfer's sampler where it could run, installed or not, and ends without it.
         environment |= {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"}
+        # Adapters come when they are asked for; nobody but this process reaches the server.
+        environment |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         if self._device_kind == "cpu":
@@ -194,7 +228,8 @@ class InferenceServer:
             return
         _signal_group(self._process.pid, signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._process.wait(), timeout=10)
+            async with asyncio.timeout(10):
+                await self._process.wait()
         except TimeoutError:
             pass
         # Also after a good end: a child of the server may have outlived it.
@@ -206,6 +241,19 @@ class InferenceServer:
         tail = "\n".join(lines[-_LOG_LINES:]) or "(the log is empty)"
         hint = f"Its log is {self._log}; it ends with:\n{tail}"
         return LtpError(ErrorCode.INFERENCE_SERVER_FAILED, message, hint)
+
+
+def _vllm_answers_on_cpu(model: Path) -> bool:
+    """Whether vLLM's attention on the CPU knows the width of the heads; else its server starts, and dies of the first prompt."""
+    try:
+        return read_config(model).head_dim in _VLLM_CPU_HEADS
+    except LtpError:
+        return True
+
+
+def _room_for(rank: int) -> int:
+    """The rank to prepare vLLM for: 0 for none, else one of those that it knows."""
+    return next((known for known in _VLLM_RANKS if 0 < rank <= known), _VLLM_RANKS[-1] if rank else 0)
 
 
 def _die_with_parent() -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import RowMapping
 
 from ltp.contracts.evaluation import BestCheckpointChanged, PromotionDecided, RegressionFound, Result
 from ltp.contracts.evaluation_questions import ComparisonRecord
-from ltp.contracts.evaluation_spec import Gate
+from ltp.contracts.gate import Gate
 from ltp.core.errors import LtpError
 from ltp.store.database import Unit
 from services.evaluator import store, store_samples

@@ -11,7 +11,7 @@ from ltp.contracts.plan import PlanMade
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.policy import Queue
-from ltp.queue.work import enqueue
+from ltp.queue.work import NewWork, enqueue, enqueue_many
 from ltp.store.clock import new_id
 from ltp.store.database import Unit
 from services.evaluator import store
@@ -58,7 +58,8 @@ async def open_for_job(
     # Whatever is delivered twice is enqueued once; and what is not enqueued is not noted.
     payload = {"evaluation_id": str(values["evaluation_id"])}
     wants = {"count": 1, "kind": made.plan.device_kind}
-    if await enqueue(unit, Queue.EVALUATION, WORK_KIND, payload, dedup_key=key, wants=wants) is not None:
+    (new,) = await enqueue_many(unit, [NewWork(Queue.EVALUATION, WORK_KIND, payload, key, wants)])
+    if new is not None:
         await store.open_evaluation(unit, values)
 
 
@@ -110,7 +111,7 @@ async def queue(unit: Unit, values: dict[str, Any]) -> None:
     wants = {"count": 1, "kind": kind} if needs else None
     payload = {"evaluation_id": str(values["evaluation_id"])}
     key = key_of(values["evaluation_id"])
-    await enqueue(unit, Queue.EVALUATION, WORK_KIND, payload, dedup_key=key, wants=wants)
+    enqueue(unit, Queue.EVALUATION, WORK_KIND, payload, dedup_key=key, wants=wants)
 
 
 def key_of(evaluation_id: UUID) -> str:

@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -39,7 +38,7 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.database import Database
 from services.evaluator import store, store_samples
 from services.evaluator.comparing import Side, compare, pairs_of, with_diff
-from services.evaluator.fingerprint import check_model
+from services.evaluator.models import Served
 from services.evaluator.samples import Sample
 from services.evaluator.scorers.judging import source_of
 from services.evaluator.secrets import read_key
@@ -74,7 +73,7 @@ async def check(
     request = question.request
     warnings: list[str] = []
     if isinstance(request.model, LocalModel):
-        await asyncio.to_thread(check_model, Path(request.model.path))
+        await asyncio.to_thread(Served.of, request.model)
     elif isinstance(request.model, CheckpointModel):
         known = await store.find_checkpoint(database.engine, request.model.checkpoint_id)
         if known is None:

@@ -42,7 +42,7 @@ class Rescorer:
         spec, warnings = RunSpec.model_validate(row["spec"]), list[str]()
         scorer = identity(spec.scorer, self._settings.root() / "scorers")
         gate = asyncio.Semaphore(_TOGETHER)
-        async with opened(spec.scorer, self._settings.root(), self._evaluator.opener(None), warnings) as judge:
+        async with opened(spec.scorer, self._settings.root(), self._evaluator.models.opener(None), warnings) as judge:
 
             async def one(sample: Sample) -> Sample:
                 if sample.answer is None:

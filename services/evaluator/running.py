@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from ltp.contracts.evaluation_spec import RunSpec
-from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.clock import now
 from ltp.store.database import Database
+from ltp.store.patience import end_all
 from services.evaluator import store, store_samples
 from services.evaluator.asking import Asker
-from services.evaluator.endpoint import Endpoint
+from services.evaluator.endpoint import Endpoint, hopeless
 from services.evaluator.findings import decided
 from services.evaluator.samples import Answer, Failure, Row, Sample, Verdict, answer_key
 from services.evaluator.scorers.judging import Judge
@@ -24,6 +24,8 @@ _FLUSH_SAMPLES, _FLUSH_SECONDS = 64, 0.25
 # So many samples in a row without an answer for a reason that is everybody's mean that nobody will get one.
 _HOPELESS = 8
 _EVERYBODYS = {"unreachable", "unauthorized", "model_not_found"}
+# The same of an endpoint that never answered anything.
+_EVERYBODYS_AT_FIRST = {"timeout", "rate_limited"}
 
 
 @dataclass
@@ -72,9 +74,8 @@ class Run:
             if work.done():
                 work.result()
         finally:
-            for task in (*askers, writer, watch):
-                task.cancel()
-            await asyncio.gather(work, writer, watch, return_exceptions=True)
+            await end_all([*askers, writer, watch])
+            await asyncio.gather(work, return_exceptions=True)
             await self._flush()
 
     def _key(self, row: Row, index: int) -> str:
@@ -107,13 +108,14 @@ class Run:
         return Sample(row, index, verdict, self.scorer, answer, answer_key=key, cached=cached)
 
     def _despair(self, failure: Failure) -> None:
-        if failure.kind not in _EVERYBODYS:
+        never = not self.endpoint.spent.answered
+        if failure.kind not in _EVERYBODYS and not (never and failure.kind in _EVERYBODYS_AT_FIRST):
             self._failed_in_row.clear()
             return
         self._failed_in_row.append(failure)
-        enough = 1 if failure.kind != "unreachable" and not self.endpoint.spent.answered else _HOPELESS
+        enough = 1 if never and failure.kind in {"unauthorized", "model_not_found"} else _HOPELESS
         if len(self._failed_in_row) >= min(enough, self.concurrency) or self.endpoint.address.own:
-            raise _hopeless(self.endpoint, failure)
+            raise hopeless(self.endpoint, failure)
 
     def _done(self, sample: Sample) -> None:
         self._verdicts[sample.row.row_id, sample.index] = sample.verdict
@@ -153,18 +155,3 @@ class Run:
         seen = self.rows[: self._looked]
         verdicts = [self._verdicts[row.row_id, 0] for row in seen]
         self.stopped = decided(rule, verdicts, [self.baseline.get(row.row_id) for row in seen])
-
-
-def _hopeless(endpoint: Endpoint, failure: Failure) -> LtpError:
-    where = f"{endpoint.address.url} ({endpoint.address.model})"
-    if endpoint.address.own:
-        return LtpError(ErrorCode.INFERENCE_SERVER_FAILED, f"The model server stopped answering: {failure.message}")
-    if failure.kind == "unauthorized":
-        hint = "Check the stored secret that the request names, and that the key may use this model."
-        return LtpError(ErrorCode.ENDPOINT_REFUSED, f"{where} refuses the key: {failure.message}", hint)
-    if failure.kind == "model_not_found":
-        hint = "Check the name of the model and the base_url (it ends before /chat/completions)."
-        return LtpError(ErrorCode.ENDPOINT_REFUSED, f"{where} knows no such model: {failure.message}", hint)
-    code = ErrorCode.SERVICE_UNAVAILABLE if endpoint.spent.answered else ErrorCode.ENDPOINT_UNREACHABLE
-    hint = "Stored answers are kept; the run goes on from them when it is tried again."
-    return LtpError(code, f"{where} cannot be reached: {failure.message}", hint)

@@ -12,14 +12,31 @@ from typing import Literal
 
 import structlog
 
+from ltp.core.errors import LtpError
+from ltp.core.serving import RUNTIME_BYTES, serving_bytes
+from ltp.model_files import read_config
 from services.evaluator.fingerprint import weights_bytes
 from services.evaluator.inference import InferenceServer
 from services.evaluator.settings import EvaluatorSettings
 
 DeviceKind = Literal["cpu", "gpu"]
-# Weights in float32 where the file has bfloat16, activations and cache of a small model, and the runtime itself.
-_CPU_FACTOR, _CPU_BASE_BYTES = 2.2, 1 << 30
+# Where config.json is of an unknown kind: weights in float32 where the file has bfloat16, and cache as for a small model.
+_UNKNOWN_FACTOR = 2.5
+# What the memory of a server is predicted for: a full batch of prompts with answers of ordinary length.
+_TOKENS = 1024
+_CPU_ELEMENT_BYTES = 4
 _LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The server an evaluation needs: these weights on these devices, able to hold adapters of `rank` (0: none)."""
+
+    fingerprint: str
+    model: Path
+    kind: DeviceKind
+    indexes: frozenset[int]
+    rank: int = 0
 
 
 @dataclass
@@ -34,30 +51,22 @@ class _Warm:
     idle_since: float = 0.0
 
 
+_Key = tuple[str, DeviceKind, frozenset[int]]
+
+
 @dataclass
 class ModelCache:
     """The servers of this process, by weights and devices. `run` ends idle ones; `close` ends all."""
 
     settings: EvaluatorSettings
-    _servers: dict[tuple[str, DeviceKind, frozenset[int]], _Warm] = field(
-        default_factory=dict[tuple[str, DeviceKind, frozenset[int]], "_Warm"]
-    )
+    _servers: dict[_Key, list[_Warm]] = field(default_factory=dict[_Key, "list[_Warm]"])
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
-    async def serving(
-        self, fingerprint: str, model: Path, kind: DeviceKind, indexes: Sequence[int]
-    ) -> AsyncIterator[InferenceServer]:
+    async def serving(self, wanted: Wanted) -> AsyncIterator[InferenceServer]:
         """A server of these weights on these devices: the warm one, or a new one. Raises INFERENCE_SERVER_FAILED."""
-        key = (fingerprint, kind, frozenset(indexes))
         async with self._lock:
-            warm = self._servers.get(key)
-            if warm is not None and not warm.server.running:
-                await self._end(key)
-                warm = None
-            if warm is None:
-                await self._make_room(kind, key[2], self._need(model, kind))
-                warm = self._servers[key] = await self._start(fingerprint, model, kind, indexes)
+            warm = await self._found(wanted) or await self._started(wanted)
             warm.users += 1
         try:
             yield warm.server
@@ -71,58 +80,100 @@ class ModelCache:
             await asyncio.sleep(_LOOK_SECONDS)
             before = asyncio.get_running_loop().time() - self.settings.evaluator_idle_seconds
             async with self._lock:
-                for key in [k for k, w in self._servers.items() if w.users == 0 and w.idle_since <= before]:
-                    await self._end(key)
+                for warm in [w for w in self._idle() if w.idle_since <= before]:
+                    await self._end(warm)
 
     async def leave(self, kind: DeviceKind, indexes: Sequence[int]) -> None:
         """End idle servers on devices that were given to other work: it was promised the whole device."""
         async with self._lock:
             wanted = frozenset(indexes)
-            for key in [k for k, w in self._servers.items() if w.users == 0 and w.kind == kind and w.indexes & wanted]:
-                await self._end(key)
+            for warm in [w for w in self._idle() if w.kind == kind and w.indexes & wanted]:
+                await self._end(warm)
 
     async def close(self) -> None:
         """End all servers."""
         async with self._lock:
-            for key in list(self._servers):
-                await self._end(key)
+            for warm in [w for warms in self._servers.values() for w in warms]:
+                await self._end(warm)
 
-    def warm(self) -> list[str]:
-        """Fingerprints of the models that are served now."""
-        return [key[0] for key in self._servers]
+    def warm(self) -> dict[str, int]:
+        """Fingerprints of the models that are served now, with the process that serves each."""
+        return {key[0]: warm.server.pid for key, warms in self._servers.items() for warm in warms}
 
-    async def _start(self, fingerprint: str, model: Path, kind: DeviceKind, indexes: Sequence[int]) -> _Warm:
-        log = self.settings.root() / "evaluations" / f"server-{fingerprint.rpartition(':')[2][:16]}.log"
+    async def _found(self, wanted: Wanted) -> _Warm | None:
+        for warm in list(self._servers.get(_key(wanted), [])):
+            if not warm.server.running:
+                await self._end(warm)
+            elif warm.server.takes_adapters >= wanted.rank:
+                return warm
+            elif warm.users == 0:
+                # vLLM must know at its start that adapters will come, and how large.
+                await self._end(warm)
+        return None
+
+    async def _started(self, wanted: Wanted) -> _Warm:
+        need = predicted_bytes(wanted.model, self.settings.evaluator_concurrency) if wanted.kind == "cpu" else 0
+        await self._make_room(wanted, need)
+        name = wanted.fingerprint.rpartition(":")[2][:16]
+        log = self.settings.root() / "evaluations" / f"server-{name}.log"
         await asyncio.to_thread(log.parent.mkdir, parents=True, exist_ok=True)
         server = InferenceServer(
-            model, log, device_kind=kind, device_indexes=indexes, vllm_python=self.settings.evaluator_vllm_python
+            wanted.model,
+            log,
+            device_kind=wanted.kind,
+            device_indexes=sorted(wanted.indexes),
+            vllm_python=self.settings.evaluator_vllm_python,
+            adapter_rank=wanted.rank,
         )
         await server.__aenter__()
-        return _Warm(server, kind, frozenset(indexes), self._need(model, kind))
+        warm = _Warm(server, wanted.kind, wanted.indexes, need)
+        self._servers.setdefault(_key(wanted), []).append(warm)
+        return warm
 
-    async def _make_room(self, kind: DeviceKind, indexes: frozenset[int], need: int) -> None:
+    async def _make_room(self, wanted: Wanted, need: int) -> None:
         """End idle servers, the longest idle first, until the new one fits. A GPU holds one vLLM, which takes it whole."""
-        idle = sorted((k for k, w in self._servers.items() if w.users == 0), key=lambda k: self._servers[k].idle_since)
-        if kind == "gpu":
-            idle = [k for k in idle if self._servers[k].kind == "gpu" and self._servers[k].indexes & indexes]
-            for key in idle:
-                await self._end(key)
+        if wanted.kind == "gpu":
+            for warm in [w for w in self._idle() if w.kind == "gpu" and w.indexes & wanted.indexes]:
+                await self._end(warm)
             return
-        for key in idle:
-            held = sum(w.memory_bytes for w in self._servers.values() if w.kind == "cpu")
-            if held + need <= self._budget():
+        for warm in [w for w in self._idle() if w.kind == "cpu"]:
+            if self._held() + need <= self._budget():
                 return
-            if self._servers[key].kind == "cpu":
-                await self._end(key)
+            await self._end(warm)
+        if self._held() + need > self._budget():
+            # Those in use cannot go, and whoever holds a leased device must not wait for another that does.
+            told = {"needed_bytes": need, "held_bytes": self._held(), "budget_bytes": self._budget()}
+            structlog.get_logger().warning("model server exceeds the memory budget", model=str(wanted.model), **told)
 
-    async def _end(self, key: tuple[str, DeviceKind, frozenset[int]]) -> None:
-        warm = self._servers.pop(key)
+    def _idle(self) -> list[_Warm]:
+        idle = [warm for warms in self._servers.values() for warm in warms if warm.users == 0]
+        return sorted(idle, key=lambda warm: warm.idle_since)
+
+    def _held(self) -> int:
+        return sum(warm.memory_bytes for warms in self._servers.values() for warm in warms if warm.kind == "cpu")
+
+    async def _end(self, warm: _Warm) -> None:
+        key = next(key for key, warms in self._servers.items() if warm in warms)
+        self._servers[key] = [other for other in self._servers[key] if other is not warm]
+        if not self._servers[key]:
+            del self._servers[key]
         structlog.get_logger().info("model server ended", fingerprint=key[0], device_kind=warm.kind)
         await warm.server.__aexit__(None, None, None)
-
-    def _need(self, model: Path, kind: DeviceKind) -> int:
-        return int(weights_bytes(model) * _CPU_FACTOR) + _CPU_BASE_BYTES if kind == "cpu" else 0
 
     def _budget(self) -> int:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return self.settings.evaluator_memory_bytes or whole // 2
+
+
+def predicted_bytes(model: Path, sequences: int) -> int:
+    """The memory that our own server of a model will take on the CPU, by the planner's model of the architecture."""
+    try:
+        arch = read_config(model)
+    except LtpError:
+        return RUNTIME_BYTES + int(weights_bytes(model) * _UNKNOWN_FACTOR)
+    tokens = min(_TOKENS, arch.max_positions)
+    return serving_bytes(arch, sequences=sequences, tokens=tokens, element_bytes=_CPU_ELEMENT_BYTES)
+
+
+def _key(wanted: Wanted) -> _Key:
+    return wanted.fingerprint, wanted.kind, wanted.indexes

@@ -1,4 +1,4 @@
-"""What a request needs: the runtime behind the gateway, and the proof that the caller may use it."""
+"""What a request needs: the runtime behind the gateway, and the guard that its caller may do what it asks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.security.tokens import matches, read_token
 from ltp.service.runtime import Runtime
 from services.gateway.news import News
-from services.gateway.settings import GatewaySettings
 
-_bearer = HTTPBearer(auto_error=False, description="The token in DATA/secrets/token, or the one given to the gateway.")
+_bearer = HTTPBearer(
+    auto_error=False, description="A token of `ltp token create`, or the first one in DATA/secrets/token."
+)
 
 
 def _runtime(request: Request) -> Runtime:
@@ -33,23 +33,9 @@ def _news(request: Request) -> News:
     return news
 
 
-def authenticate(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """Refuse a request without the token. Without a configured token there is no way in."""
-    settings: GatewaySettings = request.app.state.runtime.settings
-    if settings.gateway_token_file is None:
-        raise LtpError(
-            ErrorCode.UNAUTHENTICATED,
-            "The gateway has no token configured, so it lets nobody in.",
-            "Set LTP_GATEWAY_TOKEN_FILE to a file that holds one, or start with `ltp up`.",
-        )
-    if credentials is None or not matches(credentials.credentials, read_token(settings.gateway_token_file)):
-        raise LtpError(
-            ErrorCode.UNAUTHENTICATED,
-            "The request carries no valid token.",
-            "Send `Authorization: Bearer TOKEN`; `ltp up` keeps the token in DATA/secrets/token.",
-        )
+async def guarded(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> None:
+    """What every route rests on: the door let the caller in (`door.py`), and the walls hold (`walls.py`)."""
+    await request.app.state.walls.check(request)
 
 
 Serving = Annotated[Runtime, Depends(_runtime)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import cast
 from uuid import UUID
 
 import structlog
@@ -12,12 +14,16 @@ from ltp.contracts.dedup import LeakWarnings, VersionRef
 from ltp.contracts.job import JobOptions, JobSubmitted
 from ltp.contracts.plan import PlanRequest
 from ltp.contracts.recipe import Recipe
+from ltp.contracts.recipe_check import RecipeCheckAsked, RecipeChecked
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.identity import DEFAULT_PROJECT
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from services.gateway import store
+from services.gateway.reward_files import with_reward
+from services.gateway.settings import GatewaySettings
 
 
 async def resolve(runtime: Runtime, recipe: Recipe) -> tuple[Recipe, DatasetVersion]:
@@ -32,14 +38,18 @@ async def resolve(runtime: Runtime, recipe: Recipe) -> tuple[Recipe, DatasetVers
             f"Add it with `ltp dataset add FILE --name {source.name}`; `ltp dataset list` shows what there is.",
         )
     dataset = DatasetVersion(name=row["name"], version=row["version"], rows=row["rows"], splits=row["splits"])
-    path = runtime.settings.root() / "models" / recipe.model.path  # an absolute path stays as it is
+    models = runtime.settings.root() / "models"  # an absolute path stays as it is
+    critic = recipe.critic
+    if critic is not None and critic.model is not None:
+        critic = critic.model_copy(update={"model": str(models / critic.model)})
     resolved = recipe.model_copy(
         update={
-            "model": recipe.model.model_copy(update={"path": str(path)}),
+            "model": recipe.model.model_copy(update={"path": str(models / recipe.model.path)}),
             "dataset": source.model_copy(update={"version": dataset.version}),
+            "critic": critic,
         }
     )
-    return resolved, dataset
+    return await asyncio.to_thread(with_reward, resolved, cast(GatewaySettings, runtime.settings)), dataset
 
 
 async def preview(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> Plan:
@@ -49,12 +59,25 @@ async def preview(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> 
 
 async def admit(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> None:
     """Refuse what cannot work. A planner that does not answer is no reason to refuse: the job is planned when it is back."""
+    plan = None
     try:
-        await preview(runtime, recipe, dataset)
+        plan = await preview(runtime, recipe, dataset)
     except LtpError as error:
         if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
             raise
+    await try_own(runtime, recipe, dataset, plan)
     await _check_mask(runtime, recipe, dataset)
+
+
+async def try_own(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion, plan: Plan | None) -> list[str]:
+    """Have the recipe's own overrides and reward tried on real rows; returns warnings. Foreign code is never let in untried.
+
+    Raises INVALID_RECIPE, REWARD_FAILED, SERVICE_UNAVAILABLE.
+    """
+    if not recipe.overrides and (recipe.reinforcement is None or recipe.reinforcement.reward is None):
+        return []
+    asked = RecipeCheckAsked(recipe=recipe, dataset=dataset, plan=plan)
+    return (await ask(runtime.client, "runner", "check-recipe", asked, RecipeChecked, timeout=110.0)).warnings
 
 
 async def _check_mask(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> None:
@@ -63,7 +86,7 @@ async def _check_mask(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion)
     try:
         await ask(runtime.client, "dataset", "gate", asked, GateAnswer, timeout=25.0)
     except LtpError as error:
-        if error.code is ErrorCode.DATASET_MASK_EMPTY:
+        if error.code in {ErrorCode.DATASET_MASK_EMPTY, ErrorCode.DATASET_ROW_INVALID}:
             raise
         structlog.get_logger().warning("the loss mask was not checked", code=error.code, recipe=recipe.name)
 
@@ -84,6 +107,9 @@ async def leak_warnings(runtime: Runtime, recipe: Recipe, *, refuse: bool) -> li
 
 async def submit(runtime: Runtime, recipe: Recipe, options: JobOptions, idempotency_key: str | None = None) -> UUID:
     """Check a recipe, and say that it was submitted; returns the job. A key that was used gives the job it was used for."""
+    if idempotency_key is not None and options.project != DEFAULT_PROJECT:
+        # Each project has keys of its own.
+        idempotency_key = f"{options.project}:{idempotency_key}"
     resolved, _ = await resolve(runtime, recipe)
     known = await _known(runtime, idempotency_key, resolved, options)
     if known is not None:

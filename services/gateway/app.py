@@ -8,41 +8,64 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 from ltp.contracts.admission import ADMIT
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
 from services.gateway import errors
-from services.gateway.access import authenticate
+from services.gateway.access import guarded
 from services.gateway.commands import obey, tell_refusal
+from services.gateway.door import Door
 from services.gateway.handlers import SERVICE, router
+from services.gateway.hooks import Commit
+from services.gateway.identity import Identities
+from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.routes import (
+    audit,
     dataset_uploads,
     dataset_versions,
     datasets,
     dedup,
     evaluations,
     events,
+    fine_tuning,
     health,
+    host_access,
     hosts,
     job_control,
     jobs,
+    live,
+    metrics,
+    openai_files,
+    openai_models,
     operations,
     pipelines,
     plans,
     results,
     schedules,
     search,
+    secrets,
+    tokens,
     work,
 )
 from services.gateway.settings import GatewaySettings
+from services.gateway.store_points import POINTS_CHANNEL
+from services.gateway.store_tokens import TOKENS_CHANNEL
+from services.gateway.tunings import Tunings
+from services.gateway.walls import Walls
 
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
 news = News()
 runtime.channels[NEWS_CHANNEL] = news.tell
+point_news = News()
+runtime.channels[POINTS_CHANNEL] = point_news.tell
+identities, walls = Identities(runtime.database, settings.gateway_token_file), Walls(runtime)
+runtime.channels[TOKENS_CHANNEL] = identities.forget
+runtime.database.before_commit = Commit(walls)
 runtime.workers.append(
     Worker(
         runtime.database,
@@ -69,7 +92,13 @@ app = FastAPIOffline(
     lifespan=_lifespan,
     responses={"default": {"model": errors.ProblemDocument, "description": "A problem (RFC 9457)."}},
 )
-app.state.runtime, app.state.news = runtime, news
+app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
+app.state.tails, app.state.point_news = Tails(), point_news
+app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
+if settings.gateway_cors_origins:
+    app.add_middleware(
+        CORSMiddleware, allow_origins=settings.gateway_cors_origins, allow_methods=["*"], allow_headers=["*"]
+    )
 errors.install(app)
 app.include_router(health.router)
 for part in (
@@ -81,6 +110,7 @@ for part in (
     plans,
     jobs,
     job_control,
+    host_access,
     hosts,
     results,
     evaluations,
@@ -89,8 +119,19 @@ for part in (
     operations,
     events,
     work,
+    tokens,
+    secrets,
+    audit,
+    metrics,
 ):
-    app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(authenticate)])
+    app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(guarded)])
+
+
+# A WebSocket has no request to guard; the door let it in, and its streams are walled each.
+app.include_router(live.router, prefix="/api/v1")
+for part in (openai_files, fine_tuning, openai_models):
+    app.include_router(part.router, prefix="/v1", dependencies=[Depends(guarded)])
+runtime.loops.append(("fine-tuning jobs", Tunings(runtime, news).run))
 
 
 @app.get("/", include_in_schema=False)

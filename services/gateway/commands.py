@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shutil
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 
 from ltp.contracts.admission import Admission, AdmissionRefused, Pruning, TelemetryPruned, What
 from ltp.contracts.dataset import DatasetUploaded
-from ltp.contracts.job import JobCancellationRequested
+from ltp.contracts.job import JobCancellationRequested, JobOptions
 from ltp.contracts.operation import OperationCancellationRequested, OperationQuery, OperationRequested, OperationSpec
 from ltp.contracts.pipeline import Origin, PipelineRunSubmitted, PipelineSpec
 from ltp.contracts.pipeline_graph import literal_paths
@@ -25,22 +24,28 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import JOB, OPERATION, JobState
 from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
+from ltp.security.identity import DEFAULT_PROJECT
 from ltp.service.runtime import Runtime
+from ltp.store.acting import ACTING, Acting
 from ltp.store.clock import now
 from ltp.store.database import Unit
-from services.gateway import store
+from services.gateway import store, store_owners
 from services.gateway.admission import admit_job, record_job
 from services.gateway.inputs import locate, pin, still_same
 from services.gateway.operations import find_operations, preflight
+from services.gateway.uploads import digest_file
 
 # What is to be done in the transaction that ends the work.
 Effect = Callable[[Unit], Awaitable[None]]
 _JOBS_A_TRANSACTION = 20
+_LOOKS, _LOOK_SECONDS = 60, 0.05
 
 
 async def obey(held: Held, runtime: Runtime) -> None:
     """Check a command as a user's would be, then let it through in the transaction that ends the work: once."""
     admission = Admission.model_validate(held.work.payload)
+    project = await _project_of(runtime, admission)
+    ACTING.set(Acting(actor=f"pipeline:{admission.what}", project=project))
     try:
         await still_same(runtime, admission.inputs)
         effect = await _DOORS[admission.what](runtime, admission)
@@ -51,6 +56,17 @@ async def obey(held: Held, runtime: Runtime) -> None:
     async with runtime.database.unit() as unit:
         await effect(unit)
         await finish(unit, held.work)
+
+
+async def _project_of(runtime: Runtime, admission: Admission) -> str:
+    """The project of the run or schedule that asks: its fact of what it started says so, and may arrive a moment later."""
+    noun = str(admission.noun_id)
+    for _ in range(_LOOKS if admission.what != "pruning" else 1):
+        found = await store_owners.owners_of(runtime.database.engine, [noun])
+        if found:
+            return found[noun]
+        await asyncio.sleep(_LOOK_SECONDS)
+    return DEFAULT_PROJECT
 
 
 async def tell_refusal(unit: Unit, work: Work, problem: Problem) -> None:
@@ -77,7 +93,9 @@ async def import_dataset(runtime: Runtime, dataset_id: UUID, settings: DatasetSe
 
 
 async def _job(runtime: Runtime, admission: Admission) -> Effect:
-    event = await admit_job(runtime, Recipe.model_validate(admission.body), admission.noun_id)
+    acting = ACTING.get()
+    options = JobOptions(project=acting.project or DEFAULT_PROJECT) if acting else None
+    event = await admit_job(runtime, Recipe.model_validate(admission.body), admission.noun_id, options)
 
     async def effect(unit: Unit) -> None:
         await record_job(unit, event)
@@ -184,8 +202,7 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        with target.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest(), target.stat().st_size
+        return digest_file(target)
     except OSError as error:
         target.unlink(missing_ok=True)
         raise LtpError(

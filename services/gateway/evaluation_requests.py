@@ -105,8 +105,9 @@ async def accept(runtime: Runtime, body: EvaluationBody) -> Accepted:
     kind = await _device_kind(runtime) if body.device_kind == "auto" else body.device_kind
     model = body.model
     if isinstance(model, LocalModel):
-        path = runtime.settings.root() / "models" / model.path  # an absolute path stays as it is
-        model = LocalModel(path=str(path))
+        models = runtime.settings.root() / "models"  # an absolute path stays as it is
+        adapter = None if model.adapter is None else str(models / model.adapter)
+        model = LocalModel(path=str(models / model.path), adapter=adapter)
     requests = [
         EvaluationRequested(
             evaluation_id=new_id(),

@@ -30,6 +30,8 @@ from ltp.contracts.evaluation import (
     EvaluationUploaded,
 )
 from ltp.contracts.host import HostCordoned, HostGivenUp, HostLabelled, HostUncordoned
+from ltp.contracts.host_access import HostRegistered, HostRemoved, HostSetupRequested, HostTestRequested, HostTrusted
+from ltp.contracts.identity import AuditRecorded
 from ltp.contracts.job import JobCancellationRequested, JobPauseRequested, JobResumeRequested, JobSubmitted
 from ltp.contracts.operation import (
     OperationAccepted,
@@ -51,7 +53,7 @@ from ltp.contracts.search import EmbeddingRequested
 from ltp.contracts.telemetry import StepMetrics
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
-from services.gateway import store, views
+from services.gateway import store, store_owners, tenancy, views
 from services.gateway.news import NEWS_CHANNEL
 
 SERVICE = "gateway"
@@ -76,12 +78,17 @@ for event in (
     DatasetDeletionRequested,
     DatasetMarked,
     ProjectQuotaSet,
+    HostRegistered,
+    HostRemoved,
+    HostTestRequested,
+    HostSetupRequested,
+    HostTrusted,
     HostLabelled,
     HostCordoned,
     HostUncordoned,
     HostGivenUp,
     *work.REQUESTS,
-    *(AdmissionRefused, TelemetryPruned),
+    *(AdmissionRefused, TelemetryPruned, AuditRecorded),
     *(PipelineRunSubmitted, PipelineRunCancellationRequested, PipelineRunResumeRequested),
     *(PipelineArmingRequested, PipelineDisarmingRequested, ScheduleSubmitted, ScheduleChangeRequested),
 ):
@@ -105,6 +112,7 @@ async def fold_event(body: dict[str, Any], message: Raw, unit: InboxUnit) -> Non
     headers, subject = message.headers or {}, message.raw_message.subject
     at = _instant(headers.get("ce-time"))
     job_id = _uuid(body.get("job_id"))
+    project = await _project_of(unit, subject, body, headers)
     await store.add_event(
         unit,
         {
@@ -115,6 +123,8 @@ async def fold_event(body: dict[str, Any], message: Raw, unit: InboxUnit) -> Non
             "cause": _uuid(headers.get("ce-causationid")),
             "at": at,
             "data": body,
+            "project": project,
+            "actor": headers.get("ce-actor"),
         },
     )
     kind = REGISTRY.get(subject)
@@ -132,6 +142,17 @@ async def fold_event(body: dict[str, Any], message: Raw, unit: InboxUnit) -> Non
 async def keep_step(step: StepMetrics, unit: InboxUnit) -> None:
     await store.add_step(unit, step)
     await unit.notify(NEWS_CHANNEL)
+
+
+async def _project_of(unit: InboxUnit, subject: str, body: dict[str, Any], headers: dict[str, str]) -> str | None:
+    """Whose event it is: the door says so, or one of the ids has an owner; then all its ids have."""
+    if subject == AuditRecorded.subject:
+        return headers.get("ce-project")
+    ids = tenancy.told_of(body, headers.get("ce-subject"))
+    project = headers.get("ce-project") or await store_owners.owner_in(unit, ids)
+    if project is not None:
+        await store_owners.claim(unit, ids, project)
+    return project
 
 
 def _instant(text: str | None) -> datetime:

@@ -14,6 +14,16 @@ class GatewaySettings(CommonSettings):
 
     gateway_host: str = "127.0.0.1"
     gateway_port: int = Field(default=8700, ge=1, le=65535)
-    # A file with the one token that opens the API. Without it every request is refused: there is no default.
+    # A file with the first administrator's token. Without it, and without tokens in the database, nobody gets in.
     gateway_token_file: Path | None = None
+    gateway_requests_per_second: float = Field(default=1000, gt=0)
+    gateway_max_body_bytes: int = Field(default=16 << 20, gt=0)
+    # Folders beside DATA/models and DATA/datasets that requests of one project may name.
+    gateway_path_roots: list[str] = Field(default_factory=list[str])
+    # Origins whose pages may call the API; none is the default.
+    gateway_cors_origins: list[str] = Field(default_factory=list[str])
+    gateway_tls_certificate: Path | None = None
+    gateway_tls_key: Path | None = None
     gateway_max_upload_bytes: int = Field(default=20 << 30, gt=0)
+    # Further directories of reward functions beside DATA/rewards, separated as in PATH.
+    reward_roots: str = ""

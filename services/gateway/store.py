@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.elements import ColumnElement
 
 from ltp.contracts.telemetry import StepMetrics
 from ltp.core.lifecycle import JOB, JobState
@@ -88,9 +90,13 @@ events = Table(
     Column("cause", Uuid),
     Column("at", TIME, nullable=False),
     Column("data", JSONB, nullable=False),
+    # Whose it is; None for what is the platform's own. And who caused it, where a person or a machine did.
+    Column("project", String),
+    Column("actor", String),
     schema=SCHEMA,
 )
 Index("ix_events_job", events.c.job_id, events.c.seq)
+Index("ix_events_project", events.c.project, events.c.seq)
 steps = Table(
     "steps",
     metadata,
@@ -175,9 +181,13 @@ async def job(engine: AsyncEngine, job_id: UUID) -> Row | None:
     return await _one(engine, select(jobs).where(jobs.c.job_id == job_id))
 
 
-async def list_jobs(engine: AsyncEngine, *, state: str | None, before: UUID | None, limit: int) -> list[Row]:
+async def list_jobs(
+    engine: AsyncEngine, *, state: str | None, before: UUID | None, limit: int, project: str | None = None
+) -> list[Row]:
     """Jobs, newest first; `before` is the last id of the page before (ids sort by time)."""
     query = select(jobs).order_by(jobs.c.job_id.desc()).limit(limit)
+    if project is not None:
+        query = query.where(jobs.c.options["project"].astext == project)
     if state is not None:
         query = query.where(jobs.c.state == state)
     if before is not None:
@@ -213,15 +223,45 @@ async def jobs_on_dataset(engine: AsyncEngine, name: str, version: str | None) -
 
 
 async def list_events(
-    engine: AsyncEngine, *, job_id: UUID | None = None, subject: str | None = None, after: int = 0, limit: int = 200
+    engine: AsyncEngine,
+    *,
+    job_id: UUID | None = None,
+    subject: str | None = None,
+    after: int = 0,
+    limit: int = 200,
+    project: str | None = None,
+    about: str | None = None,
 ) -> list[Row]:
     """Events in the order they were heard, after a sequence number."""
     query = select(events).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
     if job_id is not None:
         query = query.where(events.c.job_id == job_id)
     if subject is not None:
-        query = query.where(events.c.subject == subject)
+        query = query.where(_subject_is(subject))
+    if project is not None:
+        query = query.where(events.c.project == project)
+    if about is not None:
+        query = query.where(events.c.about == about)
     return await _all(engine, query)
+
+
+def _subject_is(subject: str) -> ColumnElement[bool]:
+    """A subject, or a pattern of NATS: `*` is one token, `>` all that follow."""
+    if "*" not in subject and ">" not in subject:
+        return events.c.subject == subject
+    tokens = ["[^.]+" if t == "*" else ".+" if t == ">" else re.escape(t) for t in subject.split(".")]
+    return events.c.subject.regexp_match(f"^{'[.]'.join(tokens)}$")
+
+
+async def read_audit(
+    engine: AsyncEngine, subject: str, *, actor: str | None, before: int | None, limit: int, project: str | None
+) -> list[Row]:
+    """Events of one subject, newest first."""
+    query = select(events).where(events.c.subject == subject).order_by(events.c.seq.desc()).limit(limit)
+    for column, wanted in ((events.c.actor, actor), (events.c.project, project)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    return await _all(engine, query if before is None else query.where(events.c.seq < before))
 
 
 async def newest_events(engine: AsyncEngine, subject: str, limit: int) -> list[dict[str, Any]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Annotated, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Query
+from fastapi import Query, Request
 from pydantic import BaseModel
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from ltp.core.errors import ErrorCode, LtpError
+from services.gateway.live import Line, Tails
 from services.gateway.news import News
 
 L = TypeVar("L", bound=BaseModel)
@@ -19,6 +20,7 @@ _LAST = 2**63 - 1
 Position = Annotated[int, Query(ge=0, le=_LAST, description="Read on after this sequence number.")]
 
 _PING_SECONDS = 15
+_SEND_SECONDS = 30.0
 
 
 def resume_point(last_event_id: str | None, after: int) -> int:
@@ -33,28 +35,30 @@ def resume_point(last_event_id: str | None, after: int) -> int:
 
 
 def stream(
+    request: Request,
+    key: Hashable,
     name: str,
     read: Callable[[int], Awaitable[Sequence[L]]],
     seq_of: Callable[[L], int],
     after: int,
     news: News,
-    is_over: Callable[[], Awaitable[bool]],
+    is_over: Callable[[], Awaitable[bool]] | None = None,
 ) -> EventSourceResponse:
-    """Send lines as they come; a last event `end` says that no more will follow."""
+    """Send lines as they come; a last event `end` says that no more will follow. Streams of one `key` share their reading."""
+    tails: Tails = request.app.state.tails
 
-    async def lines() -> AsyncIterator[ServerSentEvent]:
-        position = after
-        while True:
-            ticket, over = news.ticket(), await is_over()
-            batch = await read(position)
-            for line in batch:
-                position = seq_of(line)
-                yield ServerSentEvent(data=line.model_dump_json(), id=str(position), event=name)
-            if batch:
-                continue
-            if over:
-                yield ServerSentEvent(data="{}", event="end")
-                return
-            await news.wait(ticket)
+    async def read_lines(position: int) -> list[Line]:
+        return [(seq_of(line), line.model_dump_json()) for line in await read(position)]
 
-    return EventSourceResponse(lines(), ping=_PING_SECONDS)
+    async def events() -> AsyncIterator[bytes]:
+        async for batch in tails.lines(key, read_lines, news, after, is_over):
+            # Many lines in one piece: a piece is a system call for each follower.
+            yield b"".join(f"id: {seq}\nevent: {name}\ndata: {text}\n\n".encode() for seq, text in batch)
+        yield b"event: end\ndata: {}\n\n"
+
+    return sent(events())
+
+
+def sent(events: AsyncIterator[Any]) -> EventSourceResponse:
+    """A stream of events; one whose reader does not read for half a minute is dropped."""
+    return EventSourceResponse(events, ping=_PING_SECONDS, send_timeout=_SEND_SECONDS)

@@ -168,6 +168,12 @@ def _full(size: int) -> LtpError:
     return LtpError(ErrorCode.DISK_FULL, f"The disk is full after {size} bytes.", hint)
 
 
+def digest_file(path: Path) -> tuple[str, int]:
+    """(SHA-256, bytes) of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
+
+
 async def receive(file: UploadFile, target: Path, limit: int) -> tuple[str, int]:
     """Write a whole upload to `target`; returns (SHA-256, bytes). Nothing is left behind when it fails."""
     digest, size = hashlib.sha256(), 0

@@ -18,9 +18,11 @@ from ltp.contracts.attempt import AttemptStopped, AttemptSucceeded
 from ltp.contracts.calibration import CalibrationDrifted, CalibrationUpdated
 from ltp.contracts.dataset import DatasetVersion
 from ltp.contracts.host import HostSeen
+from ltp.contracts.host_access import HostRemoved
 from ltp.contracts.job import JobOutgrown, JobSubmitted
 from ltp.contracts.lease import LeaseGranted, LeaseReleased
-from ltp.contracts.plan import PlanMade, PlanRefused, PlanReport, PlanRequest, ReplanRequest, ReportRequest
+from ltp.contracts.plan import PlanMade, PlanRefused, PlanRequest, ReplanRequest, ReportRequest
+from ltp.contracts.plan_report import PlanReport
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, Problem
 from ltp.core.calibration import median_error
@@ -51,6 +53,11 @@ for event in (PlanMade, PlanRefused, CalibrationUpdated, CalibrationDrifted):
 @router.subscriber(**heard_by(SERVICE, HostSeen))
 async def see_host(event: HostSeen, unit: InboxUnit) -> None:
     await store.see_host(unit, event)
+
+
+@router.subscriber(**heard_by(SERVICE, HostRemoved))
+async def forget_host(event: HostRemoved, unit: InboxUnit) -> None:
+    await store.forget_host(unit, event.host_id)
 
 
 @router.subscriber(**heard_by(SERVICE, LeaseGranted))

@@ -21,7 +21,7 @@ def check_rows(recipe: Recipe, dataset: DatasetVersion) -> None:
             f"fewer than training.batch_size {recipe.training.batch_size}.",
             f"Set training.batch_size to {max(train.rows, 1)} or less, or add rows.",
         )
-    if recipe.algorithm == "grpo" and train.answered < train.rows:
+    if _needs_answers(recipe) and train.answered < train.rows:
         raise LtpError(
             ErrorCode.DATASET_ROW_WITHOUT_ANSWER,
             f"{train.rows - train.answered} of {train.rows} rows have no answer to reward by.",
@@ -37,6 +37,12 @@ def check_rows(recipe: Recipe, dataset: DatasetVersion) -> None:
             "a comparison needs at least 2.",
             "Add the dataset with a larger --holdout, or leave `evaluation:` out.",
         )
+
+
+def _needs_answers(recipe: Recipe) -> bool:
+    """Whether the reward compares with the row's answer; a function, a model or a service may do without."""
+    section = recipe.reinforcement
+    return section is not None and (section.reward is None or section.reward.kind == "verifier")
 
 
 def _split(dataset: DatasetVersion, name: str) -> Split:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    delete,
     func,
     select,
     text,
@@ -116,6 +117,11 @@ async def note_lease(unit: Unit, lease_id: UUID, **values: Any) -> None:
     """Note that a lease was granted or released, in whatever order that is heard."""
     statement = insert(leases).values(lease_id=lease_id, **values)
     await unit.execute(statement.on_conflict_do_update(index_elements=["lease_id"], set_=values))
+
+
+async def forget_host(unit: Unit, host_id: str) -> None:
+    """Plan for a host no more."""
+    await unit.execute(delete(hosts).where(hosts.c.host_id == host_id))
 
 
 async def known_hosts(unit: Unit) -> list[HostFacts]:

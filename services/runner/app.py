@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ltp.contracts.values import Problem
 from ltp.queue.work import Work
 from ltp.queue.worker import Held, Worker
 from ltp.service.runtime import Runtime
 from ltp.store.database import Unit
+from services.runner import host_handlers
 from services.runner.attempt import Attempt
-from services.runner.backends.local import LocalBackend
-from services.runner.handlers import SERVICE, router, tell_host
+from services.runner.fleet import Fleet
+from services.runner.handlers import SERVICE, router
+from services.runner.host_setup import carry_out_setup
+from services.runner.host_testing import carry_out_test
+from services.runner.host_watch import tell_host, watch_hosts
 from services.runner.settings import RunnerSettings
 from services.runner.sweep import sweep_forever
 
@@ -17,15 +23,16 @@ from services.runner.sweep import sweep_forever
 _CONCURRENCY = 64
 
 settings = RunnerSettings()
-runtime = Runtime(SERVICE, settings, [router])
-backend = LocalBackend()
-runtime.provide(backend=backend)
+runtime = Runtime(SERVICE, settings, [router, host_handlers.router])
+fleet = Fleet(runtime.database, settings)
+runtime.provide(fleet=fleet)
 runtime.loops.append(("host", lambda: tell_host(runtime.database, settings)))
-runtime.loops.append(("sweep", lambda: sweep_forever(runtime.database, backend, settings, settings.host_id())))
+runtime.loops.append(("hosts", lambda: watch_hosts(fleet)))
+runtime.loops.append(("sweep", lambda: sweep_forever(fleet)))
 
 
 def _attempt(held: Held) -> Attempt:
-    return Attempt(held, runtime.database, backend, settings, worker.lease)
+    return Attempt(held, runtime.database, fleet, settings, worker.lease)
 
 
 async def _give_up(unit: Unit, work: Work, problem: Problem) -> None:
@@ -41,6 +48,17 @@ worker = Worker(
     concurrency=_CONCURRENCY,
     # A watcher's death says nothing about the run it watched.
     max_deaths=None,
-    host=settings.host_id(),
+    hosts=fleet.host_ids,
 )
 runtime.workers.append(worker)
+for kind, carry_out in ((host_handlers.TEST_KIND, carry_out_test), (host_handlers.SETUP_KIND, carry_out_setup)):
+    runtime.workers.append(
+        Worker(
+            runtime.database,
+            kind=kind,
+            name=SERVICE,
+            handler=partial(carry_out, fleet=fleet),
+            concurrency=8,
+            settles=True,
+        )
+    )

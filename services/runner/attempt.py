@@ -7,6 +7,7 @@ runner that is killed loses nothing and says nothing twice.
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,9 +27,11 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.verl_recipe.verl_0_9 import launch_spec
-from services.runner import store
-from services.runner.backends import Backend, LaunchStatus
+from services.runner import delivery, store
+from services.runner.backends import LaunchStatus, LinkDownError
+from services.runner.checkpoint_copies import local_copy
 from services.runner.facts import AttemptFacts
+from services.runner.fleet import Fleet, located
 from services.runner.measured import measured
 from services.runner.policy import Stop, Verdict, judge, last_available_share, step_of
 from services.runner.settings import RunnerSettings
@@ -36,6 +39,13 @@ from services.runner.traces import FoundCheckpoint, MetricsLine, find_checkpoint
 
 # A traceback of many ranks is long, and the first of them is the one that counts.
 _LOG_TAIL_BYTES = 262_144
+# That a host may not be entered at this moment says nothing about what runs on it.
+_OUT_OF_SIGHT = {
+    ErrorCode.HOST_UNREACHABLE,
+    ErrorCode.HOST_KEY_CHANGED,
+    ErrorCode.HOST_AUTH_FAILED,
+    ErrorCode.HOST_UNFIT,
+}
 
 
 @dataclass
@@ -44,7 +54,7 @@ class Attempt:
 
     held: Held
     database: Database
-    backend: Backend
+    fleet: Fleet
     settings: RunnerSettings
     lease: timedelta
 
@@ -54,10 +64,11 @@ class Attempt:
         self.attempt_id, self.run_id = UUID(payload["attempt_id"]), UUID(payload["run_id"])
         self.number: int = payload["number"]
         self.resume_from: str | None = payload["resume_from"]
-        self.run_dir = self.settings.root() / "runs" / str(self.run_id) / f"attempt-{self.number}"
         if self.held.work.placement is None:
             raise LtpError(ErrorCode.INTERNAL, "Training work came without a placement.", "See the scheduler's log.")
         self.placement: Placement = self.held.work.placement
+        self.backend = self.fleet.of(self.placement)
+        self.run_dir = self.backend.run_dir(self.run_id, self.number)
         steps = self.made.recipe.training.steps
         self._facts = AttemptFacts(
             self.attempt_id, self.run_id, self.made.job_id, self.number, self.placement, steps, self.made.plan
@@ -74,7 +85,7 @@ class Attempt:
             await self._succeed_at_once()
             return
         try:
-            await self._ensure_launched()
+            await self._launch_patiently()
         except LtpError as error:
             await self._end(Verdict("failed", Problem.of(error)))
             return
@@ -94,12 +105,33 @@ class Attempt:
         await self._end(Verdict("succeeded"))
 
     async def _look_or_wait(self) -> bool:
-        """Look; an outage of the disk or the database is waited out, since it says nothing about the run."""
+        """Look; an outage of the link, the disk or the database is waited out, since it says nothing about the run."""
         try:
             return await self._look()
         except (OSError, DBAPIError) as error:
-            structlog.get_logger().warning("lost sight of an attempt", error=repr(error)[:200])
-            return False
+            self._out_of_sight(error)
+        except LtpError as error:
+            if error.code not in _OUT_OF_SIGHT:
+                raise
+            self._out_of_sight(error)
+        return False
+
+    def _out_of_sight(self, error: Exception) -> None:
+        structlog.get_logger().warning("lost sight of an attempt", error=str(error)[:200] or type(error).__name__)
+
+    async def _launch_patiently(self) -> None:
+        """Launch; a cut link leaves open whether the launcher was reached, so the next look decides, and never a guess."""
+        while True:
+            try:
+                await self._ensure_launched()
+                return
+            except (LinkDownError, DBAPIError) as error:
+                self._out_of_sight(error)
+            except OSError as error:
+                code = ErrorCode.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else ErrorCode.LAUNCH_FAILED
+                message = f"The run's directory on {self.placement.host_id} cannot be written: {error}"
+                raise LtpError(code, message, f"`ltp host test {self.placement.host_id}` tells more.") from error
+            await asyncio.sleep(self.settings.runner_poll_seconds)
 
     async def _ensure_launched(self) -> None:
         if await self.backend.status(self.run_dir) is not None:
@@ -107,25 +139,28 @@ class Attempt:
             return
         async with self.database.unit() as unit:
             await store.move(unit, self.attempt_id, AttemptState.STARTING)
-            earlier = await store.earlier_run_dirs(unit, self.run_id, self.number)
+            earlier = await store.earlier_attempts(unit, self.run_id, self.number)
         await self._fence(earlier)
         splits, recipe = self.made.dataset.splits, self.made.recipe
         train = splits[recipe.dataset.train_split]
         held_out = splits.get(recipe.evaluation.split) if recipe.evaluation else None
         # verl drops the last partial batch, and the loss over no batch is NaN.
         validates = held_out is not None and held_out.rows >= recipe.training.batch_size
+        model, resume_from = Path(recipe.model.path), await self._resume_path()
         spec = launch_spec(
             recipe,
             self.made.plan,
             python=self.settings.runner_python,
             run_dir=self.run_dir,
-            model_path=Path(recipe.model.path),
+            model_path=model,
             train_file=Path(train.path),
             validation_file=Path(held_out.path) if validates and held_out else None,
             train_rows=train.rows,
             device_indexes=self.placement.device_indexes,
-            resume_from=None if self.resume_from is None else Path(self.resume_from),
+            resume_from=resume_from,
         )
+        folders = [model] if resume_from is None else [model, resume_from]
+        spec = await self.backend.bring(spec, [delivery.libraries(), *(f for f in folders if f.is_dir())])
         try:
             await self.backend.launch(self.run_dir, spec)
         except LtpError as error:
@@ -133,18 +168,33 @@ class Attempt:
             if error.code is not ErrorCode.CONFLICT:
                 raise
 
-    async def _fence(self, run_dirs: list[str]) -> None:
-        """End what an earlier attempt may have left running here, before this one touches the same devices."""
-        for run_dir in map(Path, run_dirs):
-            status = await self.backend.status(run_dir)
+    async def _resume_path(self) -> Path | None:
+        """Where the checkpoint to go on from lies: on this host already, or here, from where it is brought."""
+        if self.resume_from is None:
+            return None
+        host_id, path = located(self.resume_from, self.fleet.own_id)
+        async with self.database.unit() as unit:
+            origin = await store.checkpoint_origin(unit, self.resume_from)
+        if origin is not None and origin.shares() == self.placement.shares():
+            return path
+        if host_id == self.fleet.own_id:
+            return path
+        return await local_copy(self.fleet, self.resume_from, origin)
+
+    async def _fence(self, earlier: list[store.Row]) -> None:
+        """End what an earlier attempt may have left running on these hosts, before this one touches the same devices."""
+        mine = {share.host_id for share in self.placement.shares()}
+        for row in earlier:
+            placement = Placement.model_validate(row["placement"])
+            if mine.isdisjoint(share.host_id for share in placement.shares()):
+                continue  # The sweep ends it; it cannot touch what is leased here.
+            backend, run_dir = self.fleet.of(placement), Path(row["run_dir"])
+            status = await backend.status(run_dir)
             if status is not None and status.state == "running":
                 structlog.get_logger().warning("ending an earlier attempt that still ran", run_dir=str(run_dir))
-                await self.backend.kill(run_dir)
-                await self._until_ended(run_dir)
-
-    async def _until_ended(self, run_dir: Path) -> None:
-        while (status := await self.backend.status(run_dir)) is not None and status.state == "running":
-            await asyncio.sleep(self.settings.runner_poll_seconds)
+                await backend.kill(run_dir)
+                while (status := await backend.status(run_dir)) is not None and status.state == "running":
+                    await asyncio.sleep(self.settings.runner_poll_seconds)
 
     async def _look(self) -> bool:
         """One look: gather what is new, decide, apply. True when the attempt is over and that is recorded."""
@@ -155,7 +205,9 @@ class Attempt:
             row = await store.open_attempt(unit, self._row())
             known = await store.known_steps(unit, self.attempt_id)
         lines = await read_metrics(self.backend, self.run_dir, row["metrics_offset"])
-        found = await find_checkpoints(self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm)
+        found = await find_checkpoints(
+            self.backend, self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm
+        )
         await self._apply_news(row, status, lines, found)
         # Before the next line: a training with many quick steps has news at every look.
         stop = await self._pass_on_stop(row)
@@ -207,7 +259,8 @@ class Attempt:
                 await self._tell_checkpoint(unit, checkpoint)
 
     async def _tell_checkpoint(self, unit: Unit, found: FoundCheckpoint) -> None:
-        checkpoint_id = await store.add_checkpoint(unit, self.attempt_id, found.step, str(found.path), found.size_bytes)
+        path = self.backend.url(found.path)
+        checkpoint_id = await store.add_checkpoint(unit, self.attempt_id, found.step, path, found.size_bytes)
         if checkpoint_id is None:
             return
         event = CheckpointWritten(
@@ -217,7 +270,7 @@ class Attempt:
             attempt_id=self.attempt_id,
             step=found.step,
             is_final=found.step == self.made.recipe.training.steps,
-            path=str(found.path),
+            path=path,
             size_bytes=found.size_bytes,
         )
         unit.emit(event, about=checkpoint_id)
@@ -238,13 +291,11 @@ class Attempt:
 
     async def _host_available_share(self) -> float | None:
         """What the host had left of its memory at the launcher's last sample."""
-        path = self.run_dir / "samples.jsonl"
-        size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)
-        return last_available_share(await self.backend.read(self.run_dir, path.name, max(0, size - 8192), 8192))
+        size = await self.backend.size(self.run_dir, "samples.jsonl")
+        return last_available_share(await self.backend.read(self.run_dir, "samples.jsonl", max(0, size - 8192), 8192))
 
     async def _log_tail(self) -> str:
-        path = self.run_dir / "log.txt"
-        size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)
+        size = await self.backend.size(self.run_dir, "log.txt")
         data = await self.backend.read(self.run_dir, "log.txt", max(0, size - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
         return data.decode(errors="replace")
 

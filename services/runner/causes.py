@@ -79,7 +79,11 @@ _RULES = (
     ),
     _rule(
         ErrorCode.REWARD_FAILED,
-        [r"\bRewardError\b", r"error in the reward function", r"in compute_score\b.*\n(?:.*\n){0,40}?\w*Error\b"],
+        [
+            r"\bReward(?:Failed)?Error\b",
+            r"error in the reward function",
+            r"in compute_score\b.*\n(?:.*\n){0,40}?\w*Error\b",
+        ],
         "The reward function failed",
         "Try it on a few rows: `ltp job submit --dry-run` runs it before anything is launched.",
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -24,12 +23,15 @@ from ltp.contracts.attempt import (
 from ltp.contracts.checkpoint import CheckpointWritten
 from ltp.contracts.host import HostSeen
 from ltp.contracts.questions import LogPart, LogRequest
+from ltp.contracts.recipe_check import RecipeCheckAsked, RecipeChecked
+from ltp.contracts.values import Placement
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import ATTEMPT, AttemptState
 from ltp.store.database import Database
 from services.runner import store
-from services.runner.backends import Backend
-from services.runner.host import describe
+from services.runner.backends import LinkDownError
+from services.runner.checks import check_recipe
+from services.runner.fleet import Fleet
 from services.runner.settings import RunnerSettings
 
 SERVICE = "runner"
@@ -59,17 +61,22 @@ async def want_stop(event: AttemptStopRequested, unit: InboxUnit) -> None:
 async def read_log(
     request: LogRequest,
     database: Annotated[Database, Context("database")],
-    backend: Annotated[Backend, Context("backend")],
+    fleet: Annotated[Fleet, Context("fleet")],
 ) -> LogPart:
     row = await store.latest_attempt(database.engine, request.job_id, request.attempt)
     if row is None:
         what = "no attempt" if request.attempt is None else f"no attempt {request.attempt}"
         raise LtpError(ErrorCode.NOT_FOUND, f"The job has {what} yet, so there is no log.", "Try again later.")
-    run_dir = Path(row["run_dir"])
-    path = run_dir / "log.txt"
-    size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)
-    offset = request.offset if request.offset >= 0 else max(0, size + request.offset)
-    data = await backend.read(run_dir, "log.txt", offset, request.limit)
+    backend, run_dir = fleet.of(Placement.model_validate(row["placement"])), Path(row["run_dir"])
+    try:
+        size = await backend.size(run_dir, "log.txt")
+        offset = request.offset if request.offset >= 0 else max(0, size + request.offset)
+        # A log that was turned over is shorter than it was: it is read on from its new beginning.
+        offset = offset if offset <= size else 0
+        data = await backend.read(run_dir, "log.txt", offset, request.limit)
+    except LinkDownError as error:
+        hint = "The log lies on the host and is read again when it answers; what runs there goes on."
+        raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, str(error), hint) from error
     over = ATTEMPT.is_over(AttemptState(row["state"])) and offset + len(data) >= size
     return LogPart(
         attempt=row["number"],
@@ -80,10 +87,7 @@ async def read_log(
     )
 
 
-async def tell_host(database: Database, settings: RunnerSettings) -> None:
-    """Say what this host has, at once and then now and again."""
-    while True:
-        seen = await describe(settings.host_id())
-        async with database.unit() as unit:
-            unit.emit(seen, about=seen.host_id)
-        await asyncio.sleep(settings.runner_host_seen_seconds)
+@router.subscriber(**answered_by(SERVICE, "check-recipe"), max_workers=2)
+@replies
+async def check(request: RecipeCheckAsked, settings: Annotated[RunnerSettings, Context("settings")]) -> RecipeChecked:
+    return await check_recipe(request, settings.runner_python, settings.root())

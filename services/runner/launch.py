@@ -2,6 +2,7 @@
 
 One file of standard-library Python (3.9 or later, Linux), because it is copied to hosts that have nothing of ltp.
 `launch.py RUN_DIR` starts what RUN_DIR/launch.json says and returns once RUN_DIR/status.json exists.
+`launch.py --stay RUN_DIR` does so and stays until the end, for a host (Ray) that takes a command's end for the work's end.
 `launch.py --reap RUN_DIR` ends what a launcher that died has left behind.
 Exit codes: 0 done, 2 wrong use, 3 this attempt was started before, 4 the training process could not be started.
 """
@@ -60,9 +61,14 @@ def now() -> str:
 
 def write_whole(path: Path, value: dict[str, Any]) -> None:
     """Replace `path` so that a reader, or a machine that lost power, sees the old content or the new one."""
+    write_bytes_whole(path, json.dumps(value).encode())
+
+
+def write_bytes_whole(path: Path, content: bytes) -> None:
+    """As `write_whole`, of any content."""
     draft = path.with_name(path.name + ".tmp")
-    with draft.open("w") as file:
-        json.dump(value, file)
+    with draft.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
@@ -339,6 +345,15 @@ def launch(run_dir: Path) -> None:
     _supervise(run_dir, spec, writer)
 
 
+def stay(run_dir: Path) -> None:
+    """As `launch`, in this process."""
+    spec = read_spec(run_dir)
+    take_lock(run_dir)
+    refuse_second_start(run_dir)
+    _adopt_orphans()
+    _supervise(run_dir, spec, os.open(os.devnull, os.O_WRONLY))
+
+
 def _detach(run_dir: Path) -> None:
     os.setsid()
     if os.fork():
@@ -351,7 +366,11 @@ def _detach(run_dir: Path) -> None:
         own_log = null
     for number, target in enumerate((null, own_log, own_log)):
         os.dup2(target, number)
-    # Orphans of the training process become our children, where they can be found and ended.
+    _adopt_orphans()
+
+
+def _adopt_orphans() -> None:
+    """Orphans of the training process become our children, where they can be found and ended."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -366,7 +385,9 @@ def _supervise(run_dir: Path, spec: Spec, answer: int) -> None:
     try:
         supervisor.start()
     except OSError as error:
-        os.write(answer, f"cannot start {spec['argv'][0]} in {spec['cwd']}: {error}".encode())
+        message = f"cannot start {spec['argv'][0]} in {spec['cwd']}: {error}"
+        os.write(answer, message.encode())
+        print(message, file=sys.stderr, flush=True)
         os._exit(4)
     os.write(answer, b"started")
     os.close(answer)
@@ -385,10 +406,10 @@ def reap(run_dir: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run as a command; see the module's docstring."""
-    action = reap if arguments[:1] == ["--reap"] else launch
-    operands = arguments[1:] if action is reap else arguments
+    action = {"--reap": reap, "--stay": stay}.get(arguments[0] if arguments else "", launch)
+    operands = arguments if action is launch else arguments[1:]
     if len(operands) != 1:
-        print("usage: launch.py [--reap] RUN_DIR", file=sys.stderr)
+        print("usage: launch.py [--reap | --stay] RUN_DIR", file=sys.stderr)
         return 2
     try:
         action(Path(operands[0]).resolve())

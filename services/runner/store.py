@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ltp.contracts.values import Placement
 from ltp.core.lifecycle import ATTEMPT, AttemptState
 from ltp.queue.tables import work
 from ltp.store.clock import new_id
@@ -82,10 +83,17 @@ async def want_stop(unit: Unit, run_id: UUID, number: int) -> bool:
     return await unit.change(statement.values(stop_wanted=True)) == 1
 
 
-async def earlier_run_dirs(unit: Unit, run_id: UUID, number: int) -> list[str]:
-    """Run directories of the attempts of a run before this one."""
-    query = select(attempts.c.run_dir).where(attempts.c.run_id == run_id, attempts.c.number < number)
-    return list((await unit.execute(query)).scalars().all())
+async def earlier_attempts(unit: Unit, run_id: UUID, number: int) -> list[Row]:
+    """The attempts of a run before this one."""
+    query = select(attempts).where(attempts.c.run_id == run_id, attempts.c.number < number)
+    return list((await unit.execute(query)).mappings().all())
+
+
+async def checkpoint_origin(unit: Unit, path: str) -> Placement | None:
+    """Where the attempt ran that wrote a checkpoint; None for one that is not ours."""
+    query = select(attempts.c.placement).join(checkpoints, checkpoints.c.attempt_id == attempts.c.attempt_id)
+    found = (await unit.execute(query.where(checkpoints.c.path == path).limit(1))).scalar_one_or_none()
+    return None if found is None else Placement.model_validate(found)
 
 
 async def given_up(unit: Unit, host_id: str) -> list[Row]:

@@ -12,29 +12,33 @@ from pathlib import Path
 import structlog
 
 from ltp.contracts.attempt import AttemptLost
-from ltp.contracts.values import Problem
-from ltp.core.errors import ErrorCode
+from ltp.contracts.values import Placement, Problem
+from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import AttemptState
 from ltp.store.clock import now
 from ltp.store.database import Database
 from services.runner import store
-from services.runner.backends import Backend
-from services.runner.settings import RunnerSettings
+from services.runner.fleet import Fleet
 
 
-async def sweep_forever(database: Database, backend: Backend, settings: RunnerSettings, host_id: str) -> None:
-    """Look for orphans at once and then now and again."""
+async def sweep_forever(fleet: Fleet) -> None:
+    """Look for orphans at once and then now and again, on every host that answers."""
     while True:
-        await sweep(database, backend, host_id)
-        await asyncio.sleep(settings.runner_sweep_seconds)
+        for host_id in fleet.host_ids():
+            try:
+                await sweep(fleet, host_id)
+            except (LtpError, OSError) as error:
+                structlog.get_logger().info("a host is swept later", host_id=host_id, reason=str(error)[:200])
+        await asyncio.sleep(fleet.settings.runner_sweep_seconds)
 
 
-async def sweep(database: Database, backend: Backend, host_id: str) -> int:
+async def sweep(fleet: Fleet, host_id: str) -> int:
     """End every attempt of this host that was given up; returns how many there were."""
+    database = fleet.database
     async with database.unit() as unit:
         orphans = await store.given_up(unit, host_id)
     for orphan in orphans:
-        run_dir = Path(orphan["run_dir"])
+        run_dir, backend = Path(orphan["run_dir"]), fleet.of(Placement.model_validate(orphan["placement"]))
         status = await backend.status(run_dir)
         if status is not None and status.state == "running":
             structlog.get_logger().warning("ending an orphan", run_dir=str(run_dir))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from ltp.core.algorithms import Algorithm
 from ltp.verl_recipe.verl_0_9 import checkpoint_files, parse_metrics_line
 from services.runner.backends import Backend
 from services.runner.policy import complete_lines
@@ -37,6 +36,9 @@ async def read_metrics(backend: Backend, run_dir: Path, offset: int) -> list[Met
     """Lines completed since `offset`. A line that is no metrics is passed over with its bytes."""
     data = await backend.read(run_dir, "metrics.jsonl", offset, _CHUNK)
     lines: list[MetricsLine] = []
+    if len(data) == _CHUNK and b"\n" not in data:
+        # A line longer than any metrics: passed over piece by piece, so that what follows it is read.
+        return [MetricsLine(-1, {}, offset + len(data))]
     for raw in complete_lines(data):
         offset += len(raw)
         parsed = parse_metrics_line(raw)
@@ -56,25 +58,22 @@ async def read_all_metrics(backend: Backend, run_dir: Path) -> list[MetricsLine]
 
 
 async def find_checkpoints(
-    run_dir: Path, known: set[int], world_size: int, algorithm: Literal["sft", "grpo"]
+    backend: Backend, run_dir: Path, known: set[int], world_size: int, algorithm: Algorithm
 ) -> list[FoundCheckpoint]:
     """Checkpoints that are complete: the trainer's tracker has reached the step and every file of it is there."""
-    return await asyncio.to_thread(_find, run_dir, known, world_size, algorithm)
-
-
-def _find(run_dir: Path, known: set[int], world_size: int, algorithm: Literal["sft", "grpo"]) -> list[FoundCheckpoint]:
     try:
-        newest = int((run_dir / _TRACKER).read_text())
-    except (OSError, ValueError):
+        newest = int(await backend.read(run_dir, _TRACKER, 0, 64))
+    except ValueError:
         return []  # None written yet, or the tracker is being written this moment.
+    if newest in known:
+        return []
     found: list[FoundCheckpoint] = []
-    for folder in (run_dir / "checkpoints").glob("global_step_*"):
-        suffix = folder.name.removeprefix("global_step_")
-        if not suffix.isdigit() or int(suffix) in known or int(suffix) > newest:
+    for name in await backend.names(run_dir, "checkpoints"):
+        suffix = name.removeprefix("global_step_")
+        if suffix == name or not suffix.isdigit() or int(suffix) in known or int(suffix) > newest:
             continue
-        step = int(suffix)
-        files = [run_dir / "checkpoints" / name for name in checkpoint_files(step, world_size, algorithm)]
-        if all(file.is_file() for file in files):
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            found.append(FoundCheckpoint(step, folder, size))
+        files = await backend.tree(run_dir, f"checkpoints/{name}")
+        needed = (file.partition("/")[2] for file in checkpoint_files(int(suffix), world_size, algorithm))
+        if all(file in files for file in needed):
+            found.append(FoundCheckpoint(int(suffix), run_dir / "checkpoints" / name, sum(files.values())))
     return sorted(found, key=lambda checkpoint: checkpoint.step)

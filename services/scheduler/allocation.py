@@ -32,6 +32,8 @@ class Wants:
     avoid: frozenset[str] = frozenset()
     priority: int = 0
     preemptible: bool = False
+    # Training goes wherever there is a way; all other work is done where the platform itself runs.
+    anywhere: bool = True
 
     @property
     def per_host(self) -> int:
@@ -77,6 +79,8 @@ class HostState:
     holders: Sequence[Holder] = ()
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     state: Literal["ready", "silent", "cordoned"] = "ready"
+    # By SSH or Ray, where only training is started.
+    is_remote: bool = False
 
     def suited(self, wants: Wants) -> list[int]:
         """Indexes of devices that would do, leased or not."""
@@ -89,6 +93,9 @@ class HostState:
             return "silent", f"{name} has not been heard of lately", f"start the runner on {name}"
         if self.state == "cordoned":
             return "cordoned", f"{name} is cordoned", f"`ltp host uncordon {name}`"
+        if self.is_remote and not wants.anywhere:
+            remedy = "ask for a device that a machine of the platform has (`device_kind: cpu`)"
+            return "remote", f"{name} is reached over a network, where only training runs", remedy
         missing = {k: v for k, v in wants.labels.items() if self.labels.get(k) != v}
         if missing:
             asked = ", ".join(f"{k}={v}" for k, v in sorted(missing.items()))

@@ -31,6 +31,7 @@ from ltp.contracts.host import (
     HostsRequest,
     HostUncordoned,
 )
+from ltp.contracts.host_access import HostRegistered, HostRemoved
 from ltp.contracts.job import (
     JobCancellationRequested,
     JobCancelled,
@@ -182,6 +183,16 @@ async def note_checkpoint(event: CheckpointWritten, unit: InboxUnit) -> None:
 @router.subscriber(**heard_by(SERVICE, HostSeen))
 async def see_host(event: HostSeen, unit: InboxUnit) -> None:
     await hosts.see_host(unit, event)
+
+
+@router.subscriber(**heard_by(SERVICE, HostRegistered))
+async def register_host(event: HostRegistered, unit: InboxUnit) -> None:
+    await hosts.register_host(unit, event.host_id, dict(event.labels))
+
+
+@router.subscriber(**heard_by(SERVICE, HostRemoved))
+async def remove_host(event: HostRemoved, unit: InboxUnit) -> None:
+    await hosts.remove_host(unit, event.host_id)
 
 
 @router.subscriber(**heard_by(SERVICE, HostLabelled))

@@ -51,7 +51,11 @@ hosts = Table(
     Column("cordoned", Boolean, nullable=False, server_default=text("false")),
     # Set when its work was given to others, until it is heard of again.
     Column("lost_at", TIME),
-    Column("seen_at", TIME, nullable=False),
+    # Null until a registered host is heard of for the first time.
+    Column("seen_at", TIME),
+    # Taken away by an operator: late news of it changes nothing.
+    Column("removed_at", TIME),
+    Column("reached_by", String, nullable=False, server_default=text("'local'")),
     schema=SCHEMA,
 )
 leases = Table(
@@ -99,11 +103,24 @@ async def see_host(unit: Unit, seen: HostSeen) -> None:
     values = {
         "devices": [d.model_dump() for d in seen.devices],
         "memory_bytes": seen.memory_bytes,
+        "reached_by": seen.reached_by,
         "seen_at": now(),
         "lost_at": None,
     }
     statement = insert(hosts).values(host_id=seen.host_id, **values)
     await unit.execute(statement.on_conflict_do_update(index_elements=["host_id"], set_=values))
+
+
+async def register_host(unit: Unit, host_id: str, labels: dict[str, str]) -> None:
+    """Note a host that was never heard of; one that was is reached another way from now on."""
+    statement = insert(hosts).values(host_id=host_id, devices=[], labels=labels, lost_at=now())
+    values = {"labels": labels, "removed_at": None}
+    await unit.execute(statement.on_conflict_do_update(index_elements=["host_id"], set_=values))
+
+
+async def remove_host(unit: Unit, host_id: str) -> None:
+    """Place nothing on a host any more, and show it to nobody."""
+    await note_host(unit, host_id, removed_at=now(), cordoned=False)
 
 
 async def note_host(unit: Unit, host_id: str, **values: Any) -> bool:
@@ -114,11 +131,12 @@ async def note_host(unit: Unit, host_id: str, **values: Any) -> bool:
 async def waiting_work(unit: Unit) -> list[Waiting]:
     """Work that wants devices and has none, in its turn."""
     return [
-        Waiting(row.id, read_wants(row.wants), row.enqueued_at, row.queue, row.project) for row in await in_turn(unit)
+        Waiting(row.id, read_wants(row.wants, row.kind), row.enqueued_at, row.queue, row.project)
+        for row in await in_turn(unit)
     ]
 
 
-def read_wants(wants: dict[str, Any]) -> Wants:
+def read_wants(wants: dict[str, Any], kind: str = "train") -> Wants:
     """What a row of work says of the devices it wants; what it leaves out has defaults."""
     return Wants(
         count=wants["count"],
@@ -129,12 +147,13 @@ def read_wants(wants: dict[str, Any]) -> Wants:
         avoid=frozenset(wants.get("avoid", ())),
         priority=wants.get("priority", 0),
         preemptible=wants.get("preemptible", False),
+        anywhere=kind == "train",
     )
 
 
 async def host_states(unit: Unit, silent_after: timedelta, *, lock: bool = True) -> list[HostState]:
     """Hosts with who holds what on them. Locks the hosts, so that two schedulers decide one after the other."""
-    query = select(hosts).order_by(hosts.c.host_id)
+    query = select(hosts).where(hosts.c.removed_at.is_(None)).order_by(hosts.c.host_id)
     seen = (await unit.execute(query.with_for_update() if lock else query)).mappings().all()
     held = await _holders(unit)
     at = now()
@@ -145,13 +164,14 @@ async def host_states(unit: Unit, silent_after: timedelta, *, lock: bool = True)
             holders=held[row["host_id"]],
             labels=row["labels"],
             state=_state(row, at, silent_after),
+            is_remote=row["reached_by"] != "local",
         )
         for row in seen
     ]
 
 
 def _state(row: Any, at: datetime, silent_after: timedelta) -> Any:
-    if row["lost_at"] is not None or at - row["seen_at"] > silent_after:
+    if row["lost_at"] is not None or row["seen_at"] is None or at - row["seen_at"] > silent_after:
         return "silent"
     return "cordoned" if row["cordoned"] else "ready"
 
@@ -230,7 +250,8 @@ async def ask_to_leave(unit: Unit, work_id: UUID) -> bool:
 
 async def last_words(unit: Unit) -> list[tuple[str, datetime]]:
     """When each host that is not given up yet was last heard of."""
-    query = select(hosts.c.host_id, hosts.c.seen_at).where(hosts.c.lost_at.is_(None)).with_for_update()
+    query = select(hosts.c.host_id, hosts.c.seen_at).with_for_update()
+    query = query.where(hosts.c.lost_at.is_(None), hosts.c.removed_at.is_(None), hosts.c.seen_at.is_not(None))
     return [(row.host_id, row.seen_at) for row in (await unit.execute(query)).all()]
 
 
@@ -256,7 +277,7 @@ async def give_up_work(unit: Unit, host_id: str, problem: dict[str, Any]) -> lis
 
 async def views(unit: Unit, silent_after: timedelta, host_id: str | None) -> list[HostView]:
     """Hosts with their holdings, for people."""
-    query = select(hosts).order_by(hosts.c.host_id)
+    query = select(hosts).where(hosts.c.removed_at.is_(None)).order_by(hosts.c.host_id)
     if host_id is not None:
         query = query.where(hosts.c.host_id == host_id)
     rows = (await unit.execute(query)).mappings().all()

@@ -71,7 +71,7 @@ async def queue_attempt(
     run_at, key = not_before or job.created_at, work_key(job.job_id, number)
     wants = _wants(job, avoid)
     options = job.options
-    await enqueue(
+    enqueue(
         unit,
         Queue.TRAINING,
         "train",

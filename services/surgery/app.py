@@ -16,7 +16,7 @@ runtime.workers.append(
         runtime.database,
         kind="export",
         name=SERVICE,
-        handler=lambda held: export_checkpoint(held, runtime.database, settings.surgery_python, _models),
+        handler=lambda held: export_checkpoint(held, runtime, settings.surgery_python, _models),
         on_failed=tell_failure,
     )
 )

@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from faststream.nats import NatsRouter
+from nats.aio.client import Client
 
 from ltp.bus.inbox import InboxUnit
+from ltp.bus.rpc import ask
 from ltp.bus.subscriptions import heard_by, said
 from ltp.contracts.checkpoint import CheckpointExported, CheckpointExportFailed, CheckpointWritten
+from ltp.contracts.host_access import CheckpointCopy, CheckpointCopyRequest
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.policy import Queue
 from ltp.queue.work import Work, enqueue, finish
 from ltp.queue.worker import Held
-from ltp.store.database import Database, Unit
+from ltp.service.runtime import Runtime
+from ltp.store.database import Unit
 from services.surgery import store
 from services.surgery.policy import weights_of
 
 SERVICE = "surgery"
+_COPY_POLL_SECONDS = 0.5
 router = NatsRouter()
 
 for event in (CheckpointExported, CheckpointExportFailed):
@@ -33,14 +38,16 @@ for event in (CheckpointExported, CheckpointExportFailed):
 async def queue_export(event: CheckpointWritten, unit: InboxUnit) -> None:
     await store.open_export(unit, event)
     key = f"export:{event.checkpoint_id}"
-    await enqueue(unit, Queue.DEFAULT, "export", event.model_dump(mode="json"), dedup_key=key)
+    enqueue(unit, Queue.DEFAULT, "export", event.model_dump(mode="json"), dedup_key=key)
 
 
-async def export_checkpoint(held: Held, database: Database, python: str, models: Path) -> None:
+async def export_checkpoint(held: Held, runtime: Runtime, python: str, models: Path) -> None:
     """Export in a process of its own, which alone needs torch; then say so."""
+    database = runtime.database
     event = CheckpointWritten.model_validate(held.work.payload)
     target = models / str(event.job_id) / f"step-{event.step}"
-    result = await _run_export(python, weights_of(Path(event.path)), target)
+    source = await brought_here(runtime.client, event.path)
+    result = await _run_export(python, weights_of(source), target)
     async with database.unit() as unit:
         if await store.close_export(unit, event.checkpoint_id, result=result):
             fact = CheckpointExported(
@@ -54,6 +61,18 @@ async def export_checkpoint(held: Held, database: Database, python: str, models:
             )
             unit.emit(fact, about=event.checkpoint_id)
         await finish(unit, held.work)
+
+
+async def brought_here(client: Client, path: str) -> Path:
+    """Where a checkpoint lies on this machine: at once, or when the runner has copied its weights from another host."""
+    if "://" not in path:
+        return Path(path)
+    while True:
+        request = CheckpointCopyRequest(path=path, weights_only=True)
+        answer = await ask(client, "runner", "checkpoint-copy", request, CheckpointCopy, timeout=15)
+        if answer.path is not None:
+            return Path(answer.path)
+        await asyncio.sleep(_COPY_POLL_SECONDS)
 
 
 async def tell_failure(unit: Unit, work: Work, problem: Problem) -> None:

@@ -47,7 +47,8 @@ async def run_process(python: str, spec: dict[str, Any], tell: Tell) -> dict[str
     try:
         while True:
             try:
-                line = await asyncio.wait_for(process.stdout.readline(), _TICK_SECONDS)
+                async with asyncio.timeout(_TICK_SECONDS):
+                    line = await process.stdout.readline()
             except TimeoutError:
                 line = None
             if line == b"":

@@ -64,7 +64,7 @@ _TELL_SECONDS = 1.0
 @router.subscriber(**heard_by(SERVICE, OperationRequested))
 async def queue_operation(event: OperationRequested, unit: InboxUnit) -> None:
     if await store.open_operation(unit, event):
-        await _enqueue(unit, event.operation_id, 1)
+        _enqueue(unit, event.operation_id, 1)
         return
     message = f"Another operation writes {event.spec.name}."
     await _close_failed(
@@ -88,7 +88,7 @@ async def resume(event: OperationResumeRequested, unit: InboxUnit) -> None:
     await _known(unit, event.operation_id)
     row = await store.again(unit, event.operation_id)
     if row is not None:
-        await _enqueue(unit, event.operation_id, row["round"])
+        _enqueue(unit, event.operation_id, row["round"])
 
 
 @router.subscriber(**heard_by(SERVICE, OperationCancellationRequested))
@@ -231,9 +231,9 @@ def _key(operation_id: UUID, number: int) -> str:
     return f"operation:{operation_id}:{number}"
 
 
-async def _enqueue(unit: Unit, operation_id: UUID, number: int) -> None:
+def _enqueue(unit: Unit, operation_id: UUID, number: int) -> None:
     payload = {"operation_id": str(operation_id)}
-    await enqueue(unit, Queue.DEFAULT, "operation", payload, dedup_key=_key(operation_id, number))
+    enqueue(unit, Queue.DEFAULT, "operation", payload, dedup_key=_key(operation_id, number))
 
 
 async def _known(unit: Unit, operation_id: UUID) -> Any:

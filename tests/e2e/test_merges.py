@@ -41,7 +41,9 @@ def test_a_merge_from_command_to_verdict(platform: Platform, model: Path, tmp_pa
     assert json.loads((out / "manifest.json").read_text())["digest"] == plan["digest"]
     assert platform.json("merge", config, "--out", "twin", "--wait")["result"]["reused"]
     platform.ltp("operation", "reject", done["operation_id"], "--note", "only a test")
-    subjects = [e["subject"] for e in platform.json("events", "list") if e["about"] == done["operation_id"]]
+    subjects = [
+        e["subject"] for e in platform.json("events", "list", "--limit", "10000") if e["about"] == done["operation_id"]
+    ]
     assert subjects[:3] == [f"ltp.operation.v1.{word}" for word in ("requested", "started", "succeeded")]
 
 

@@ -87,7 +87,7 @@ def _one(work: Path, entry: dict[str, Any]) -> dict[str, Any]:
         text.replace("MODEL", str(work / entry["model"]))
         .replace("TRAIN.parquet", str(work / f"{entry['algorithm']}.parquet"))
         .replace("RUN_DIR", str(directory))
-        .replace("ltp_verl/reward.py", str(_libs() / "ltp_verl" / "reward.py"))
+        .replace("ltp_verl/reward_manager.py", str(_libs() / "ltp_verl" / "reward_manager.py"))
         for text in entry["overrides"]
     ]
     environment = {

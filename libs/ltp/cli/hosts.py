@@ -22,9 +22,10 @@ def list_all(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     with reported():
         found = Gateway.find(data_dir).get("/hosts")["hosts"]
         rows = [
-            (h["host_id"], h["state"], _devices(h), _labels(h), len(h["holdings"]), moment(h["seen_at"])) for h in found
+            (h["host_id"], _reach(h), h["state"], _devices(h), _labels(h), len(h["holdings"]), moment(h["seen_at"]))
+            for h in found
         ]
-        show(found, json, lambda: rows_table(("HOST", "STATE", "DEVICES", "LABELS", "LEASES", "SEEN"), rows))
+        show(found, json, lambda: rows_table(("HOST", "BY", "STATE", "DEVICES", "LABELS", "LEASES", "SEEN"), rows))
 
 
 @app.command()
@@ -47,11 +48,7 @@ def label(
     with reported():
         gateway = Gateway.find(data_dir)
         now: dict[str, str] = gateway.get(f"/hosts/{host}")["labels"]
-        for text in labels:
-            key, equals, value = text.partition("=")
-            if not equals:
-                raise LtpError(ErrorCode.INVALID_REQUEST, f"{text}: a label is KEY=VALUE.", "disk=nvme")
-            now = {**{k: v for k, v in now.items() if k != key}, **({key: value} if value else {})}
+        now = parse_labels(labels, now)
         if not dry_run:
             gateway.put(f"/hosts/{host}/labels", json=now)
         show({"host_id": host, "labels": now}, json, lambda: f"{host}  {_labels({'labels': now}) or 'no labels'}")
@@ -81,9 +78,21 @@ def give_up(
     _ask(host, "give-up", dry_run, data_dir, json, "will lose its work to other hosts")
 
 
+def parse_labels(words: list[str], now: dict[str, str]) -> dict[str, str]:
+    """Labels after `KEY=VALUE` words; an empty value takes one away. Raises INVALID_REQUEST."""
+    for text in words:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise LtpError(ErrorCode.INVALID_REQUEST, f"{text}: a label is KEY=VALUE.", "disk=nvme")
+        now = {**{k: v for k, v in now.items() if k != key}, **({key: value} if value else {})}
+    return now
+
+
 def describe(host: Any) -> str:
     """A host in a few lines."""
-    lines = [f"{host['host_id']}  {host['state']}  seen {moment(host['seen_at'])}", f"  labels  {_labels(host) or '-'}"]
+    seen = moment(host["seen_at"]) or "never"
+    lines = [f"{host['host_id']}  {host['state']}  seen {seen}", f"  labels  {_labels(host) or '-'}"]
+    lines += _access(host.get("access"))
     lines += [f"  {d['kind']} {d['index']}  {d['model']}  {size(d['memory_bytes'])}" for d in host["devices"]]
     for held in host["holdings"]:
         who = f"job {held['job_id']}" if held["job_id"] else f"work {held['work_id']}"
@@ -92,11 +101,35 @@ def describe(host: Any) -> str:
     return "\n".join(lines)
 
 
+def _access(access: Any) -> list[str]:
+    """How a registered host is reached, and what is wrong with it."""
+    if not access:
+        return []
+    told = access["access"]
+    where = told["address"] if told["backend"] == "ray" else f"{told['user']}@{told['address']}:{told['port']}"
+    lines = [
+        f"  {told['backend']}  {where}  {told['work_dir']}  {access['secret']}",
+        f"  key  {access['fingerprint'] or '-'}",
+    ]
+    if access["problem"]:
+        lines.append(
+            f"  problem  {access['problem']['code']}: {access['problem']['message']} {access['problem']['hint']}"
+        )
+    return lines
+
+
 def _ask(host: str, verb: str, dry_run: bool, data_dir: Any, json: bool, effect: str) -> None:
     with reported():
         gateway = Gateway.find(data_dir)
         found = gateway.get(f"/hosts/{host}") if dry_run else gateway.post(f"/hosts/{host}/{verb}")
         show(found, json, lambda: f"{host} {effect}{' (nothing was done)' if dry_run else ''}")
+
+
+def _reach(host: Any) -> str:
+    access = host.get("access")
+    if not access:
+        return "local"
+    return access["access"]["backend"] + (f" ({access['problem']['code']})" if access["problem"] else "")
 
 
 def _devices(host: Any) -> str:

@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Run pipelines: dataset, train, eva
 
 PipelineFile = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline in YAML; `-` reads standard input.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `last`.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when the run is over; exit 1 unless it succeeded.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do not do it.")]
 
 _POLL_SECONDS = 0.5
@@ -31,9 +32,7 @@ def submit(
     file: PipelineFile,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the stages and which would be reused.")] = False,
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: the same key submits once.")] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Return when the run is over; exit 1 unless it succeeded.")
-    ] = False,
+    wait: Wait = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -69,9 +68,7 @@ def list_all(
 @app.command()
 def get(
     run: RunId,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Return when the run is over; exit 1 unless it succeeded.")
-    ] = False,
+    wait: Wait = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -103,9 +100,7 @@ def cancel(run: RunId, dry_run: DryRun = False, data_dir: DataDirOption = None, 
 def resume(
     run: RunId,
     dry_run: DryRun = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Return when the run is over; exit 1 unless it succeeded.")
-    ] = False,
+    wait: Wait = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_text
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +27,17 @@ MeasuredFile = Annotated[
 def check(file: MeasuredFile, json: JsonOption = False) -> None:
     """Hold predicted memory and time against measured steps: each row's error, and their median, 95 % and maximum."""
     with reported():
-        found = check_rows(_rows(file))
+        found = check_rows(_rows(file), _trace_unknown)
         show(found, json, lambda: _table(found))
+
+
+def _trace_unknown(config: Mapping[str, Any], step: Mapping[str, Any]) -> tuple[int, int] | None:
+    """A trace for an architecture that nobody wrote down; None without torch, or where the model's code refuses."""
+    try:
+        traced = _traced({"config": dict(config), "step": dict(step)})
+    except LtpError:
+        return None
+    return traced["allocated"], traced["reserved"]
 
 
 def trace(config: Path, micro_batch: int, sequence: int, checkpointing: bool, lora_rank: int, json: bool) -> None:
@@ -142,6 +152,9 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
     )
     for key, unit, ours in sizes:
         digits = 0 if key == "nvidia_smi_mib" else 3
+        if shown[ours] is None:
+            cells += ["", "", ""]
+            continue
         cells.append(f"{shown[ours] / unit:.{digits}f}")
         part = row.get(key)
         cells += [f"{part['measured'] / unit:.{digits}f}", f"{part['error_pct']:+.2f}"] if part else ["", ""]

@@ -15,7 +15,7 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.hardware import TABLE
 
 if TYPE_CHECKING:
-    from ltp.contracts.plan import PlanReport
+    from ltp.contracts.plan_report import PlanReport
     from ltp.contracts.recipe import Recipe
 
 _DEFAULT = "recipe"

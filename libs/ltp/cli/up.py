@@ -15,6 +15,7 @@ from rich.live import Live
 from ltp.cli import up_view
 from ltp.cli.output import DataDirOption, JsonOption, err, fail, out
 from ltp.core.errors import LtpError
+from ltp.security.tokens import read_token
 from ltp.up.detach import start_detached
 from ltp.up.doctor import Verdict, examine
 from ltp.up.platform import log_through, run_platform
@@ -47,12 +48,13 @@ def up(
 
 def _up_here(data: DataDir, port: int | None) -> None:
     prepare(data)
+    first = not data.secret("token").exists()
     log_through(logging.FileHandler(data.log("supervisor")))
     with Live(console=out, auto_refresh=False, transient=True) as live:
 
         def ready(record: RunRecord) -> None:
             live.stop()
-            _announce(data, record)
+            _announce(data, record, first)
             out.print("Ctrl-C stops it.")
 
         asyncio.run(run_platform(data, port, platform_commands(), _painter(live), ready))
@@ -61,9 +63,10 @@ def _up_here(data: DataDir, port: int | None) -> None:
 
 
 def _up_detached(data: DataDir, port: int | None) -> None:
+    first = not data.secret("token").exists()
     with Live(console=out, auto_refresh=False, transient=True) as live:
         record = start_detached(data, port, _painter(live))
-    _announce(data, record)
+    _announce(data, record, first)
     out.print("`ltp down` stops it.")
 
 
@@ -75,10 +78,13 @@ def _painter(live: Live) -> Callable[[RunRecord], None]:
     return paint
 
 
-def _announce(data: DataDir, record: RunRecord) -> None:
+def _announce(data: DataDir, record: RunRecord, first: bool) -> None:
     out.print(f"[bold green]ready[/] {record.urls['gateway']}")
     for label, path in (("token", data.secret("token")), ("data", data.root), ("logs", data.root / "logs")):
         out.print(f"  {label:<6}{path}", markup=False)
+    if first:
+        token = read_token(data.secret("token"))
+        out.print(f"The first administrator's token, shown this once (the file keeps it for `ltp` here):\n  {token}")
 
 
 def down(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -121,10 +122,7 @@ def replay_dead(
     with reported():
         gateway = Gateway.find(data_dir)
         chosen = _letters(gateway, letters, everything)
-        if not dry_run:
-            for seq in chosen:
-                gateway.post(f"/dead-letters/{seq}/replay")
-        show({"replayed": chosen, "dry_run": dry_run}, json, lambda: _told("delivered again", chosen, dry_run))
+        _each(chosen, lambda seq: gateway.post(f"/dead-letters/{seq}/replay"), "replayed", dry_run, json)
 
 
 @dead_app.command("drop")
@@ -139,10 +137,7 @@ def drop_dead(
     with reported():
         gateway = Gateway.find(data_dir)
         chosen = _letters(gateway, letters, everything)
-        if not dry_run:
-            for seq in chosen:
-                gateway.delete(f"/dead-letters/{seq}")
-        show({"dropped": chosen, "dry_run": dry_run}, json, lambda: _told("dropped", chosen, dry_run))
+        _each(chosen, lambda seq: gateway.delete(f"/dead-letters/{seq}"), "dropped", dry_run, json)
 
 
 @work_app.command("list")
@@ -259,8 +254,13 @@ def _letters(gateway: Gateway, given: list[int] | None, everything: bool) -> lis
     return found if everything else list(dict.fromkeys(given or []))
 
 
-def _told(what: str, letters: list[int], dry_run: bool) -> str:
-    return f"{len(letters)} {'would be' if dry_run else 'were'} {what}."
+def _each(letters: list[int], deed: Callable[[int], object], done: str, dry_run: bool, json: bool) -> None:
+    """Do something to each letter, unless it is only to be shown, and say what was done."""
+    for seq in [] if dry_run else letters:
+        deed(seq)
+    show(
+        {done: letters, "dry_run": dry_run}, json, lambda: f"{len(letters)} {'would be' if dry_run else 'were'} {done}."
+    )
 
 
 def _amount(text: str) -> int | None:

@@ -28,7 +28,7 @@ def _compare(
     found = [
         f"{path}: {key} {_shown(old.get(key))} -> {_shown(new.get(key))}"
         for key in ("type", "enum", "const", "format", "pattern")
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not (key == "enum" and _grew(old, new))
     ]
     found += _bounds(path, old, new)
     for keyword in ("items", "additionalProperties"):
@@ -64,8 +64,18 @@ def _alternatives(
     return found
 
 
+def _grew(old: Schema, new: Schema) -> bool:
+    """Whether a choice of a user's, marked as one that may grow, only has more to choose from (docs/adr/0006)."""
+    return bool(new.get("x-may-grow")) and set(old.get("enum", ())) <= set(new.get("enum", ()))
+
+
 def _bounds(path: str, old: Schema, new: Schema) -> list[str]:
-    """Limits may neither tighten (old facts would be refused) nor loosen (old readers would refuse new facts)."""
+    """Limits may neither tighten (old facts would be refused) nor loosen (old readers would refuse new facts).
+
+    A lower limit of what a user chooses may sink where it is marked so.
+    """
+    if new.get("x-may-grow") and new.get("minimum", 0) <= old.get("minimum", 0):
+        old = {**old, "minimum": new.get("minimum")}
     keys = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength")
     return [f"{path}: {k} {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
 

@@ -20,7 +20,7 @@ PRESETS = {
 
 class _Spec(BaseModel):
     # A misspelt key must be an error at the door, not a silent default.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 class Price(_Spec):
@@ -68,10 +68,14 @@ class ApiModel(_Spec):
 
 
 class LocalModel(_Spec):
-    """A model directory on the evaluator's machine, in Hugging Face format."""
+    """A model directory on the evaluator's machine, in Hugging Face format; with a LoRA adapter if one is named.
+
+    `path` may itself be an adapter's directory, whose configuration names its base.
+    """
 
     kind: Literal["local_model"] = "local_model"
     path: str = Field(min_length=1)
+    adapter: str | None = Field(default=None, min_length=1)
 
 
 class CheckpointModel(_Spec):
@@ -213,16 +217,6 @@ class StopRule(_Spec):
         if (self.accuracy is None) == (self.baseline_id is None):
             raise ValueError("a stop rule needs either 'accuracy' or 'baseline_id'")
         return self
-
-
-class Gate(_Spec):
-    """When a model may be promoted: it must reach `min_accuracy`, and not be worse than what it is compared with."""
-
-    min_accuracy: Ratio | None = None
-    # The largest loss of accuracy that the interval of the difference may still allow; None: any that is not proven.
-    max_loss: Ratio | None = None
-    # Label whose slices must not get worse either (Holm over its values).
-    slices: tuple[str, ...] = ()
 
 
 class RunSpec(_Spec):

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from ltp.contracts.event import Event, Value
+from ltp.contracts.host_access import AccessView
 from ltp.contracts.values import Device
 
 LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
@@ -27,6 +28,8 @@ class HostSeen(Event, subject="ltp.host.v1.seen", speaker="runner"):
     cpus: int
     # The package flash-attn is installed for training: sequences can be packed, and spread over devices.
     flash_attention: bool = False
+    # How the platform reaches it; `backend` is all that the first version of this event could say.
+    reached_by: str = "local"
 
 
 class HostLabelled(Event, subject="ltp.host.v1.labelled", speaker="gateway"):
@@ -86,11 +89,13 @@ class HostView(Value):
 
     host_id: str
     state: Literal["ready", "silent", "cordoned"]
-    seen_at: datetime
+    seen_at: datetime | None
     memory_bytes: int
     devices: list[Device]
     labels: dict[str, str]
     holdings: list[Holding]
+    # How a registered host is reached, and what is wrong with it; None for a machine that runs a runner of its own.
+    access: AccessView | None = None
 
 
 class HostList(Value):

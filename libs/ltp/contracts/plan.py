@@ -10,7 +10,7 @@ from pydantic import Field
 from ltp.contracts.dataset import DatasetVersion
 from ltp.contracts.event import Event, Value
 from ltp.contracts.recipe import Recipe
-from ltp.contracts.values import Plan, PlanRejection, Problem
+from ltp.contracts.values import Plan, Problem
 
 
 class PlanMade(Event, subject="ltp.plan.v1.made", speaker="planner"):
@@ -39,34 +39,6 @@ class PlanRequest(Value):
 
     recipe: Recipe
     dataset: DatasetVersion
-
-
-class Remedy(Value):
-    """A change that was tried on the memory model and does make a recipe fit, with its price."""
-
-    change: str
-    # The recipe's field and the value it should get; none where the change is to the hardware or the model.
-    field: str | None = None
-    value: int | None = None
-    price: str
-    # Predicted seconds of the run over those of the plan before; None where no speed is known or nothing fitted.
-    slowdown: float | None = None
-
-
-class PlanReport(Value):
-    """Every plan worth having, best first, and the rest with the reason against it."""
-
-    plans: list[Plan]
-    # Positions in `plans` that no other beats in speed, cost, devices and headroom together.
-    pareto: list[int]
-    candidates: int
-    # Candidates that fit; `rejected` are all others, or the nearest misses of them.
-    fitting: int
-    rejected: list[PlanRejection]
-    remedies: list[Remedy] = Field(default_factory=list[Remedy])
-    # verl's overrides of the first plan, exactly as the runner would pass them (paths of an attempt are placeholders).
-    overrides: list[str] = Field(default_factory=list[str])
-    problem: Problem | None = None
 
 
 class ReportRequest(Value):

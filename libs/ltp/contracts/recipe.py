@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ltp.contracts.evaluation_spec import Gate
+from ltp.contracts.gate import Gate
+from ltp.contracts.recipe_learning import Critic, Preference, Reinforcement
+from ltp.contracts.section import MAY_GROW, Section
 from ltp.contracts.values import Name, Ratio, Sha256
+from ltp.core.algorithms import GROUPED, Algorithm, family_of
 from ltp.core.recipe import content_hash
 
-_MOST = 2**31 - 1
 
-
-class _Section(BaseModel):
-    # A misspelt key must be an error at the door, not a silent default.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _no_number_is_absurd(self) -> Self:
-        # A validator and no bound of the schema's: bounds of a released event may not change.
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, int) and abs(value) > _MOST:
-                raise ValueError(f"{name} is {value:.3g}, and no training has more than {_MOST:,}")
-        return self
-
-
-class ModelSource(_Section):
+class ModelSource(Section):
     """The model to start from."""
 
     path: str = Field(min_length=1, description="Directory with config.json, tokenizer and safetensors.")
 
 
-class DatasetSource(_Section):
+class DatasetSource(Section):
     """The dataset to learn from. `version` is filled in at submission when left out, and never changes after."""
 
     name: Name
@@ -41,7 +28,7 @@ class DatasetSource(_Section):
     train_split: str = "train"
 
 
-class Training(_Section):
+class Training(Section):
     """Hyper-parameters that every algorithm shares."""
 
     steps: int = Field(gt=0, le=10_000_000)
@@ -62,16 +49,7 @@ class Training(_Section):
     lora_rank: int = Field(default=0, ge=0, le=512, description="0 trains all weights.")
 
 
-class Reinforcement(_Section):
-    """Settings of the algorithms that generate and score responses (GRPO)."""
-
-    samples_per_prompt: int = Field(default=8, ge=2, description="Responses per prompt: the group of GRPO.")
-    max_response_length: int = Field(default=128, gt=0)
-    temperature: float = Field(default=1.0, gt=0)
-    scorer: Literal["exact", "numeric"] = "exact"
-
-
-class Resources(_Section):
+class Resources(Section):
     """What to run on. `auto` takes a GPU where the host has one."""
 
     device_kind: Literal["auto", "cpu", "gpu"] = "auto"
@@ -96,7 +74,7 @@ class Resources(_Section):
     )
 
 
-class EvaluationSpec(_Section):
+class EvaluationSpec(Section):
     """Score the base and the trained model on held-out rows, and compare them sample by sample."""
 
     split: str = "test"
@@ -109,24 +87,55 @@ class EvaluationSpec(_Section):
     gate: Gate | None = Field(default=None, description="When a checkpoint may be promoted; asked of each evaluated.")
 
 
-class Recipe(_Section):
+Override = Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class Recipe(Section):
     """What to train, how, on what, and how to judge it."""
 
     name: Name
-    algorithm: Literal["sft", "grpo"] = "sft"
+    algorithm: Algorithm = Field(default="sft", json_schema_extra=MAY_GROW)
     model: ModelSource
     dataset: DatasetSource
     training: Training
     reinforcement: Reinforcement | None = None
     resources: Resources = Resources()
     evaluation: EvaluationSpec | None = None
+    preference: Preference | None = None
+    critic: Critic | None = None
+    overrides: list[Override] = Field(
+        default_factory=list[str],
+        max_length=200,
+        description="Further keys of verl's own configuration, in Hydra's grammar: `a.b=1`, `+a.c=x`, `~a.d`.",
+    )
 
     @model_validator(mode="after")
-    def _algorithm_has_its_section(self) -> Recipe:
-        if self.algorithm == "grpo" and self.reinforcement is None:
-            raise ValueError("algorithm grpo needs a section 'reinforcement' (it may be empty: 'reinforcement: {}')")
-        if self.algorithm == "sft" and self.reinforcement is not None:
-            raise ValueError("section 'reinforcement' has no meaning for algorithm sft; remove it")
+    def _algorithm_has_its_sections(self) -> Recipe:
+        family = family_of(self.algorithm)
+        if family == "rl" and self.reinforcement is None:
+            text = "needs a section 'reinforcement' (it may be empty: 'reinforcement: {}')"
+            raise ValueError(f"algorithm {self.algorithm} {text}")
+        for name, owner in (("reinforcement", "rl"), ("preference", "dpo")):
+            if getattr(self, name) is not None and family != owner:
+                raise ValueError(f"section '{name}' has no meaning for algorithm {self.algorithm}; remove it")
+        if self.critic is not None and self.algorithm != "ppo":
+            raise ValueError(f"algorithm {self.algorithm} has no critic; remove the section, or choose algorithm ppo")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_groups(self) -> Recipe:
+        section = self.reinforcement
+        if section is not None and section.samples_per_prompt < 2 and self.algorithm in GROUPED:
+            text = (
+                f"algorithm {self.algorithm} compares the responses to a prompt with each other, and one has no other"
+            )
+            raise ValueError(f"{text}: set reinforcement.samples_per_prompt to 2 or more")
+        mini = section and section.mini_batch_size
+        if mini and self.training.batch_size % mini:
+            what = f"training.batch_size {self.training.batch_size} is no multiple of"
+            raise ValueError(f"{what} reinforcement.mini_batch_size {mini}")
+        if section is not None and (section.overlong_buffer or 0) >= section.max_response_length:
+            raise ValueError("reinforcement.overlong_buffer must be shorter than max_response_length")
         return self
 
     def settings(self) -> dict[str, Any]:

@@ -118,6 +118,10 @@ class Plan(Value):
     rollout_tensor_parallel: int = 1
     # Share of the device that the generator may fill; None leaves it to the runner.
     rollout_memory_share: float | None = None
+    # The generator captures its decode steps as CUDA graphs, whose memory is part of the plan.
+    cuda_graphs: bool = False
+    # verl's engine: FSDP 1 (`fsdp`) or FSDP 2.
+    strategy: Literal["fsdp", "fsdp2"] = "fsdp2"
     # Of a step with every sequence at its full length, and of the whole job.
     tokens_per_second: float | None = None
     eta_seconds: float | None = None

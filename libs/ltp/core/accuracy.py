@@ -6,9 +6,9 @@ and the peaks that were seen. What a row does not say, or says wrongly, is repor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ltp.core.architecture import Architecture
 from ltp.core.device_constants import outside_allocator
@@ -32,17 +32,25 @@ SAFETY = 0.02
 _REFUSAL = 0.05
 
 
+# Bytes handed out and held by a model's own code on one device in bf16, from its config and a step's settings; None where
+# it cannot be run.
+Trace = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[int, int] | None]
+
+
 class _Unusable(Exception):  # noqa: N818 -- carried to the row's verdict, never an error of the program
     """Why a row cannot be predicted."""
 
 
-def check(rows: Sequence[object]) -> dict[str, Any]:
-    """{"rows": [...], "summary": {...}}: each row's prediction, measurement and error in percent, and the sum."""
-    checked = [check_row(row) for row in rows]
+def check(rows: Sequence[object], trace: Trace | None = None) -> dict[str, Any]:
+    """{"rows": [...], "summary": {...}}: each row's prediction, measurement and error in percent, and the sum.
+
+    `trace` answers for architectures that nobody wrote down.
+    """
+    checked = [check_row(row, trace) for row in rows]
     return {"rows": checked, "summary": _summary(checked)}
 
 
-def check_row(row: object) -> dict[str, Any]:
+def check_row(row: object, trace: Trace | None = None) -> dict[str, Any]:
     """One row's verdict: `status` is checked, not_a_step, unknown (the model) or unusable, with the `reason`."""
     if not isinstance(row, Mapping):
         return {"case": None, "status": "unusable", "reason": "the row is no JSON object"}
@@ -51,12 +59,39 @@ def check_row(row: object) -> dict[str, Any]:
     if "mode" not in fields and "mb" not in fields:
         return named | {"status": "not_a_step", "reason": f"a measurement of kind {fields.get('kind')!r}"}
     try:
-        arch, step = architecture_of(fields), step_of(fields)
+        step = step_of(fields)
     except LtpError as error:
         return named | {"status": "unknown", "reason": error.message}
     except _Unusable as error:
         return named | {"status": "unusable", "reason": str(error)}
-    return named | {"status": "checked"} | _predicted(arch, step, fields)
+    try:
+        arch = architecture_of(fields)
+    except LtpError as error:
+        traced = _traced(fields, trace)
+        if traced is None:
+            return named | {"status": "unknown", "reason": error.message}
+        allocated, held = traced
+        capacity = _capacity(fields, step)
+        found = Peaks(allocated, min(held, capacity), allocated > capacity)
+        return named | {"status": "checked", "traced": True} | _compared(found, None, step, fields)
+    except _Unusable as error:
+        return named | {"status": "unusable", "reason": str(error)}
+    found = Peaks(*peaks(arch, step, _capacity(fields, step)))
+    seconds = step_seconds(arch, step, MEASURED_H200, micro_batches=_count(fields, "accum", 1))
+    return named | {"status": "checked"} | _compared(found, seconds, step, fields)
+
+
+def _traced(row: Mapping[str, Any], trace: Trace | None) -> tuple[int, int] | None:
+    """From the model's own code, where the row is a plain step in bf16 on one device, which is what a trace covers."""
+    config, step = row.get("config"), step_of(row)
+    plain = step.precision is Precision.BF16 and step.loss_head is LossHead.CROSS_ENTROPY and not step.accumulates
+    if trace is None or not isinstance(config, Mapping) or not plain:
+        return None
+    asked = {
+        "micro_batch": step.micro_batch, "sequence": step.sequence, "checkpointing": step.checkpointing,
+        "lora_rank": step.lora_rank,
+    }  # fmt: skip
+    return trace(cast("Mapping[str, Any]", config), asked)
 
 
 def step_of(row: Mapping[str, Any]) -> Step:
@@ -109,15 +144,27 @@ def architecture_of(row: Mapping[str, Any]) -> Architecture:
     return read_architecture(found)
 
 
-def _predicted(arch: Architecture, step: Step, row: Mapping[str, Any]) -> dict[str, Any]:
+class Peaks(NamedTuple):
+    """Bytes handed out and held, and whether the device's memory would be exceeded."""
+
+    allocated: int
+    held: int
+    refused: bool
+
+
+def _capacity(row: Mapping[str, Any], step: Step) -> int:
+    """What the allocator may hold on the row's device."""
     total = row.get("total_bytes") if isinstance(row.get("total_bytes"), int) else None
-    capacity = (total or _H200) - outside_allocator(step)
-    allocated, held, refused = peaks(arch, step, capacity)
-    batches = _count(row, "accum", 1)
+    return (total or _H200) - outside_allocator(step)
+
+
+def _compared(found_peaks: Peaks, seconds: float | None, step: Step, row: Mapping[str, Any]) -> dict[str, Any]:
+    capacity = _capacity(row, step)
+    allocated, held, refused = found_peaks
     predicted: dict[str, Any] = {
         "allocated_bytes": allocated,
         "device_mib": round((min(held, capacity) + outside_allocator(step)) / MIB),
-        "step_seconds": step_seconds(arch, step, MEASURED_H200, micro_batches=batches),
+        "step_seconds": seconds,
         "fits": not refused,
         "safe": not refused and allocated <= capacity * (1 - SAFETY),
         "refused": refused and allocated > capacity * (1 + _REFUSAL),
@@ -131,7 +178,7 @@ def _predicted(arch: Architecture, step: Step, row: Mapping[str, Any]) -> dict[s
     ours = dict(zip(measured, ("allocated_bytes", "device_mib", "step_seconds"), strict=True))
     for key, seen in measured.items():
         number = isinstance(seen, int | float) and not isinstance(seen, bool)
-        if row.get("ok", True) and number and seen > 0:
+        if row.get("ok", True) and number and seen > 0 and predicted[ours[key]] is not None:
             error = (predicted[ours[key]] / seen - 1) * 100
             found[key] = {"predicted": predicted[ours[key]], "measured": seen, "error_pct": round(error, 4)}
     found["verdict"] = _verdict(predicted, found["ran_out"])

@@ -31,7 +31,7 @@ class Architecture:
     # Bias of the attention's output projection, and of the three projections of the feed-forward block.
     output_bias: bool
     mlp_bias: bool
-    # RMS norm on each head's queries and keys.
+    # RMS norm on each head's queries and keys; `qk_norm_wide` on all heads at once (OLMo 2).
     qk_norm: bool
     # Mixture of experts: how many, how many a token uses, their width; a dense block beside them; leading dense layers.
     experts: int = 0
@@ -39,7 +39,8 @@ class Architecture:
     expert_intermediate: int = 0
     shared_intermediate: int = 0
     dense_layers: int = 0
-    # rms, gemma (RMS norm whose weight is applied in fp32) or layer; norms a layer, of the residual's width.
+    # rms, gemma (RMS norm whose weight is applied in fp32), layer, or plain (layer norm in fp32 without weights); norms a
+    # layer, of the residual's width.
     norm_kind: str = "rms"
     norms: int = 2
     gated: bool = True
@@ -61,6 +62,18 @@ class Architecture:
     head_bias: bool = False
     # Qwen2-MoE weighs its shared expert by a gate.
     shared_gate: bool = False
+    qk_norm_wide: bool = False
+    # Norms follow the blocks instead of preceding them (OLMo 2).
+    post_norms: bool = False
+    # Queries, keys and values are clamped in place (OLMo).
+    clips: bool = False
+    # Granite multiplies the embedding, each block's output and the logits.
+    scales: bool = False
+    # Numbers of a head that are rotated, joined again with the rest (Phi); 0: all of them, in place.
+    rotary_dim: int = 0
+    # A sliding window's length, and which layers have one; from that length on the mask is a real tensor.
+    window: int = 0
+    windowed: tuple[bool, ...] = ()
 
     @cached_property
     def counted(self) -> dict[int, object]:
@@ -70,7 +83,26 @@ class Architecture:
     @property
     def adapts_experts(self) -> bool:
         """Whether peft's `all-linear` reaches the stacked experts (0.21: where it knows transformers 4's names)."""
-        return self.model_type in ("mixtral", "qwen3_moe")
+        return self.latent or self.model_type in ("mixtral", "qwen3_moe", "olmoe")
+
+    @property
+    def adapts_block(self) -> bool:
+        """Whether it reaches the dense and shared feed-forward blocks: not beside DeepSeek's experts."""
+        return not (self.latent and self.experts)
+
+    @property
+    def key_width(self) -> int:
+        """Width of one head's query and key: with latent attention the part without position and the part with."""
+        return self.nope_dim + self.rope_dim if self.latent else self.head_dim
+
+    @property
+    def cache_width(self) -> int:
+        """Numbers that a generator keeps for a token in each layer: keys and values, or their latent form."""
+        return self.kv_rank + self.rope_dim if self.latent else 2 * self.kv_width
+
+    def slides(self, index: int, sequence: int) -> bool:
+        """Whether layer `index` needs its window's mask at rows of that length (transformers `masking_utils`)."""
+        return bool(self.window) and sequence >= self.window and index < len(self.windowed) and self.windowed[index]
 
     @property
     def sparse_layers(self) -> int:
@@ -115,7 +147,7 @@ def parameters(arch: Architecture) -> int:
     layers = dense * layer_parameters(arch, sparse=False) if dense else 0
     if dense < arch.layers:
         layers += (arch.layers - dense) * layer_parameters(arch, sparse=True)
-    return layers + embeddings + arch.hidden * (2 if arch.norm_bias else 1)
+    return layers + embeddings + sum(prod(shape) for _, shape in _norm_shapes(arch, "norm"))
 
 
 @lru_cache(maxsize=256)
@@ -162,10 +194,17 @@ def adapter_parameters(arch: Architecture, rank: int) -> int:
     for sparse in (False, True):
         layers = sum(arch.sparse(index) is sparse for index in range(arch.layers))
         if layers:
-            each = rank * sum(sum(shape) for shape in linear_shapes(arch, sparse=sparse))
+            each = rank * sum(sum(shape) for shape in adapted_shapes(arch, sparse=sparse))
             each += sum(sum(pair) for pair in expert_adapters(arch, rank)) if sparse and arch.adapts_experts else 0
             total += layers * each
     return total
+
+
+@lru_cache(maxsize=256)
+def adapted_shapes(arch: Architecture, *, sparse: bool) -> tuple[tuple[int, int], ...]:
+    """(out, in) of the projections of a layer that LoRA's `all-linear` adapts one by one."""
+    names = _linears(arch, sparse=sparse)
+    return tuple(shape for name, shape, _ in names if arch.adapts_block or name.startswith("self_attn"))
 
 
 def _linears(arch: Architecture, *, sparse: bool) -> Iterator[tuple[str, tuple[int, int], bool]]:
@@ -213,6 +252,8 @@ def _latent_linears(arch: Architecture) -> Iterator[tuple[str, tuple[int, int], 
 
 
 def _norm_shapes(arch: Architecture, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if arch.norm_kind == "plain":
+        return
     yield f"{name}.weight", (arch.hidden,)
     if arch.norm_bias:
         yield f"{name}.bias", (arch.hidden,)
@@ -224,8 +265,9 @@ def _shapes_but_experts(arch: Architecture, *, sparse: bool) -> Iterator[tuple[s
         if bias:
             yield f"{name}.bias", shape[:1]
     if arch.qk_norm:
-        yield "self_attn.q_norm.weight", (arch.head_dim,)
-        yield "self_attn.k_norm.weight", (arch.head_dim,)
+        wide = (arch.query_width, arch.kv_width) if arch.qk_norm_wide else (arch.head_dim, arch.head_dim)
+        yield "self_attn.q_norm.weight", wide[:1]
+        yield "self_attn.k_norm.weight", wide[1:]
     if arch.latent and arch.query_rank:
         yield "self_attn.q_a_layernorm.weight", (arch.query_rank,)
     if arch.latent:
@@ -233,6 +275,10 @@ def _shapes_but_experts(arch: Architecture, *, sparse: bool) -> Iterator[tuple[s
     if sparse:
         gate = "block_sparse_moe.gate" if arch.model_type == "mixtral" else "mlp.gate"
         yield f"{gate}.weight", (arch.experts, arch.hidden)
+    if arch.post_norms:
+        yield from _norm_shapes(arch, "post_attention_layernorm")
+        yield from _norm_shapes(arch, "post_feedforward_layernorm")
+        return
     yield from _norm_shapes(arch, "input_layernorm")
     if arch.norms > 1:
         yield from _norm_shapes(arch, "post_attention_layernorm")

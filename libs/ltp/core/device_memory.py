@@ -135,7 +135,7 @@ def _generation(arch: Architecture, step: Step, rollout: Rollout) -> tuple[int, 
     on_cpu = step.precision is Precision.FP32
     width, parts = (4, 1) if on_cpu else (2, rollout.tensor_parallel)
     weights = width * parameters(arch) // parts
-    cache = 2 * width * arch.layers * arch.kv_width * rollout.sequences * rollout.tokens // parts
+    cache = width * arch.layers * arch.cache_width * rollout.sequences * rollout.tokens // parts
     held = states(arch, step)
     moments = 0 if step.offload is not Offload.NONE else held.optimizer
     residue = {"parameters": held.weights, "optimizer": moments}
@@ -165,7 +165,7 @@ def kv_tokens(arch: Architecture, rollout: Rollout) -> int:
     parts = rollout.tensor_parallel
     fixed = 2 * parameters(arch) // parts + CONSTANTS.engine_context + _profile(arch, rollout)
     fixed += CONSTANTS.cuda_graphs if rollout.cuda_graphs else 0
-    each = 4 * arch.layers * max(1, arch.kv_width // parts)
+    each = 2 * arch.layers * max(1, arch.cache_width // (1 if arch.latent else parts))
     return max(0, int(rollout.memory_share * rollout.device_bytes) - fixed) // each
 
 

@@ -18,6 +18,10 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    PRECONDITION_FAILED = "precondition_failed"
+    KEYRING_UNUSABLE = "keyring_unusable"
     TOO_LARGE = "too_large"
     # Models and plans
     MODEL_NOT_FOUND = "model_not_found"
@@ -25,6 +29,11 @@ class ErrorCode(StrEnum):
     PLAN_DOES_NOT_FIT = "plan_does_not_fit"
     NO_HOST = "no_host"
     ALGORITHM_UNSUPPORTED = "algorithm_unsupported"
+    # Hosts
+    HOST_UNREACHABLE = "host_unreachable"
+    HOST_KEY_CHANGED = "host_key_changed"
+    HOST_AUTH_FAILED = "host_auth_failed"
+    HOST_UNFIT = "host_unfit"
     # Datasets
     DATASET_EMPTY = "dataset_empty"
     DATASET_FORMAT_UNKNOWN = "dataset_format_unknown"

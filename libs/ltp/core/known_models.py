@@ -20,6 +20,11 @@ def _dense(kind: str, *numbers: int | bool) -> dict[str, Any]:
     return {"model_type": kind, **dict(zip(_KEYS, numbers, strict=True))}
 
 
+# The layers that have Gemma 3's window follow from its length alone: all but each sixth.
+_WINDOWS = {"gemma3-270m": 512, "gemma3-1b": 512, "gemma3-4b": 1024, "gemma3-12b": 1024, "gemma3-27b": 1024}
+_NO_WINDOW = ("mistral-7b-v0.3", "mistral-nemo-12b", "mistral-small-24b", "ministral-8b")
+
+
 def _moe(kind: str, experts: tuple[int, int, int], *numbers: int | bool, **more: Any) -> dict[str, Any]:
     return _dense(kind, *numbers) | dict(zip(_MOE_KEYS, experts, strict=True)) | more
 
@@ -90,6 +95,13 @@ _TABLE: dict[str, dict[str, Any]] = {
     "starcoder2-7b": _dense("starcoder2", 4608, 18432, 32, 36, 4, 128, 49152, True, 16384),
     "granite-3.1-2b": _dense("granite", 2048, 8192, 40, 32, 8, 64, 49155, True, 131072),
     "granite-3.1-8b": _dense("granite", 4096, 12800, 40, 32, 8, 128, 49155, True, 131072),
+    "olmo-1b": _dense("olmo", 2048, 8192, 16, 16, 16, 128, 50304, True, 2048),
+    "olmo-7b": _dense("olmo", 4096, 11008, 32, 32, 32, 128, 50304, False, 2048),
+    "olmo2-1b": _dense("olmo2", 2048, 8192, 16, 16, 16, 128, 100352, False, 4096),
+    "olmo2-7b": _dense("olmo2", 4096, 11008, 32, 32, 32, 128, 100352, False, 4096),
+    "olmo2-13b": _dense("olmo2", 5120, 13824, 40, 40, 40, 128, 100352, False, 4096),
+    "olmo2-32b": _dense("olmo2", 5120, 27648, 64, 40, 8, 128, 100352, False, 4096),
+    "olmoe-1b-7b": _moe("olmoe", (64, 8, 1024), 2048, 1024, 16, 16, 16, 128, 50304, False, 4096),
     "mixtral-8x7b": _moe("mixtral", (8, 2, 14336), 4096, 14336, 32, 32, 8, 128, 32000, False, 32768),
     "mixtral-8x22b": _moe("mixtral", (8, 2, 16384), 6144, 16384, 56, 48, 8, 128, 32768, False, 65536),
     "qwen1.5-moe-a2.7b": _moe(
@@ -103,13 +115,18 @@ _TABLE: dict[str, dict[str, Any]] = {
     "qwen3-30b-a3b": _moe("qwen3_moe", (128, 8, 768), 2048, 6144, 48, 32, 4, 128, 151936, False, 40960),
     "qwen3-235b-a22b": _moe("qwen3_moe", (128, 8, 1536), 4096, 12288, 94, 64, 4, 128, 151936, False, 40960),
     "deepseek-v2-lite": _moe(
-        "deepseek_v2", (64, 6, 1408), 2048, 10944, 27, 16, 16, 128, 102400, False, 163840,
+        "deepseek_v2", (64, 6, 1408), 2048, 10944, 27, 16, 16, 64, 102400, False, 163840,
         n_routed_experts=64, n_shared_experts=2, first_k_dense_replace=1, q_lora_rank=None, kv_lora_rank=512,
         qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128,
     ),
     "deepseek-v3": _moe(
-        "deepseek_v3", (256, 8, 2048), 7168, 18432, 61, 128, 128, 128, 129280, False, 163840,
+        "deepseek_v3", (256, 8, 2048), 7168, 18432, 61, 128, 128, 64, 129280, False, 163840,
         n_routed_experts=256, n_shared_experts=1, first_k_dense_replace=3, q_lora_rank=1536, kv_lora_rank=512,
+        qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128,
+    ),
+    "moonlight-16b": _moe(
+        "deepseek_v3", (64, 6, 1408), 2048, 11264, 27, 16, 16, 64, 163840, False, 8192,
+        n_routed_experts=64, n_shared_experts=2, first_k_dense_replace=1, q_lora_rank=None, kv_lora_rank=512,
         qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128,
     ),
     # Measured cuts: the true layer shapes of a larger model with fewer layers (or experts).
@@ -117,6 +134,10 @@ _TABLE: dict[str, dict[str, Any]] = {
     "qwen3moe-16e": _moe("qwen3_moe", (16, 4, 768), 2048, 6144, 12, 32, 4, 128, 151936, False, 40960),
     "mixtral": _moe("mixtral", (8, 2, 14336), 4096, 14336, 32, 32, 8, 128, 32000, False, 32768),
 }  # fmt: skip
+for _name, _window in {**_WINDOWS, **dict.fromkeys(_NO_WINDOW)}.items():
+    _TABLE[_name]["sliding_window"] = _window
+for _name, _share in {"phi-2": 0.4, "phi-1.5": 0.5, "phi-4-mini": 0.75}.items():
+    _TABLE[_name]["partial_rotary_factor"] = _share
 
 _SUFFIX = re.compile(r"[-_](instruct|base|chat|it|pt|hf|text|\d{4})$")
 _LAYERS = re.compile(r"^(?P<name>.+)-(?P<layers>\d+)l$")

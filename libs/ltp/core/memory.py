@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ltp.core.activations import activations_of, layer_activations
 from ltp.core.architecture import Architecture, adapter_parameters, layer_parameters, parameters
 from ltp.core.training_step import GIB, MIB, LossHead, Offload, Precision, Sharding, Step
 
@@ -101,64 +102,12 @@ def states(arch: Architecture, step: Step) -> States:
     return States(weights, gradients, 2 * trained // shards)
 
 
-def layer_activations(arch: Architecture, step: Step) -> int:
-    """Bytes that autograd keeps for one layer without checkpointing, of the widest kind that the model has.
-
-    Per token, h hidden, i feed-forward, A and KV query and key widths, a and k their heads, r LoRA rank:
-    16h + 8i + 4A + 4KV + 4a + 12; query/key norms 6A + 6KV + 4(a + k); autocast 10h; LoRA 12h + 2i + 4A + 28r (with
-    query/key norms 2A - 2KV for 4A). In fp32 the norms' casts vanish and the rest doubles:
-    24h + 16i + 8A + 8KV + 4a + 8; query/key norms 8A + 8KV + 4(a + k), LoRA 12r.
-    Experts, K of E of width m: K(4h + 8m + 39) + 4E + 6 for 8i, and 8i of a dense block beside them. Gemma's norms keep 2h
-    more each, and 8h where they follow a block; layer norm keeps 4h for 8h; no gate: 4i for 8i.
-    Tensor parallelism divides i, A, KV and m; Ulysses divides the tokens.
-    """
-    h, a, k, parts = arch.hidden, arch.heads, arch.kv_heads, step.tensor_parallel
-    query, kv, rank = arch.query_width // parts, arch.kv_width // parts, step.lora_rank
-    wide = 2 if step.precision is Precision.FP32 else 1
-    block = _block(arch, parts)
-    if wide == 2:
-        each = 24 * h + 2 * block + 8 * query + 8 * kv + 4 * a + 8
-        each += 8 * (query + kv) + 4 * (a + k) if arch.qk_norm else 0
-        return step.tokens * (each + 12 * rank)
-    each = _norms(arch) + block + 4 * query + 4 * kv + 4 * a // parts + 12
-    each += (10 if arch.norm_kind == "gemma" else 6) * (query + kv) + 4 * (a + k) // parts if arch.qk_norm else 0
-    each += 10 * h if step.precision is Precision.AMP else 0
-    if rank and step.gathers:
-        each += 14 * rank - 4 * h
-    elif rank:
-        inner = 0 if arch.experts else 2 * arch.intermediate // parts
-        each += 12 * h + inner + 28 * rank + (2 * query - 2 * kv if arch.qk_norm else 4 * query)
-    kept = step.tokens * each
-    if rank and arch.adapts_experts:
-        # peft folds each expert's adapters into a copy of its weights.
-        kept += 2 * 3 * arch.experts * arch.expert_intermediate * h // parts
-    return kept
-
-
-def _block(arch: Architecture, parts: int) -> int:
-    """Bytes a token of the feed-forward block or the experts, in bf16."""
-    # Phi's GELU is written out, and keeps three more.
-    factor = 8 if arch.gated else 10 if arch.model_type == "phi" else 4
-    if not arch.experts:
-        return factor * arch.intermediate // parts
-    each = 4 * arch.hidden + 8 * arch.expert_intermediate // parts + 39
-    sparse = arch.experts_per_token * each + 4 * arch.experts + 6 + 8 * arch.shared_intermediate // parts
-    return max(sparse, factor * arch.intermediate // parts if arch.dense_layers else 0)
-
-
-def _norms(arch: Architecture) -> int:
-    """Bytes a token of the norms around the blocks, with their outputs, which the projections keep."""
-    if arch.norm_kind == "layer":
-        return 4 * arch.norms * arch.hidden
-    if arch.norm_kind == "gemma":
-        return (20 + 8 * (arch.norms - 2)) * arch.hidden
-    return (16 + 6 * (arch.norms - 2)) * arch.hidden
-
-
 def _kept_activations(arch: Architecture, step: Step) -> int:
     """Between forward and backward: every layer's, or with checkpointing each layer's input alone (2h; 4h in fp32)."""
     if not step.checkpointing:
-        return arch.layers * layer_activations(arch, step)
+        sparse, dense = arch.sparse_layers, arch.layers - arch.sparse_layers
+        kinds = ((sparse, True), (dense, False))
+        return sum(count * activations_of(arch, step, sparse=kind) for count, kind in kinds if count)
     residual = 2 if step.precision in (Precision.BF16, Precision.FSDP2) else 4
     return arch.layers * step.tokens * arch.hidden * residual
 
@@ -296,10 +245,10 @@ def _recomputed(arch: Architecture, step: Step) -> int:
 
 
 def _folded(arch: Architecture, step: Step) -> int:
-    """The gradient of a copy of the experts' weights with their adapters folded in."""
+    """The gradient of a folded copy of the down projections; the joined one's comes when that copy is gone."""
     if not (step.lora_rank and arch.adapts_experts):
         return 0
-    return 4 * arch.experts * arch.expert_intermediate * arch.hidden // step.tensor_parallel
+    return 2 * arch.experts * arch.expert_intermediate * arch.hidden // step.tensor_parallel
 
 
 def _optimizer(step: Step, held: States) -> Peak:

@@ -6,7 +6,7 @@ Defaults are those of transformers' config classes (5.10, `models/*/configuratio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ltp.core.architecture import (
@@ -55,27 +55,48 @@ class _Family:
     # Keys of: number of experts, width of one.
     experts: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     softcap: bool = False
+    qk_norm_wide: bool = False
+    post_norms: bool = False
+    scales: bool = False
+    # Share of a head that is rotated where config.json is silent, in families that join it with the rest.
+    rotary: float | None = None
+    # Sliding window where config.json is silent, and whether every layer has it, or all but each `full_every`-th.
+    window: int | None = None
+    full_every: int = 0
 
 
 _MOE = (("num_experts", "num_local_experts"), ("moe_intermediate_size",))
+_OLMO2 = _Family(
+    2048, qkv_bias=None, output_bias=None, qk_norm=True, qk_norm_wide=True, norm_kind="gemma", post_norms=True,
+    kv_heads_default=True,
+)  # fmt: skip
 _FAMILIES = {
     "llama": _Family(2048, qkv_bias=None, output_bias=None, mlp_bias=None, kv_heads_default=True),
-    "mistral": _Family(131072),
+    "mistral": _Family(131072, window=4096),
     "qwen2": _Family(32768, qkv_bias=True),
     "qwen3": _Family(32768, qkv_bias=None, output_bias=None, qk_norm=True, head_dim=128),
     "smollm3": _Family(32768, tied=True, qkv_bias=None, output_bias=None, mlp_bias=None),
-    "granite": _Family(2048, qkv_bias=None, output_bias=None, mlp_bias=None, kv_heads_default=True),
+    "granite": _Family(2048, qkv_bias=None, output_bias=None, mlp_bias=None, kv_heads_default=True, scales=True),
+    "olmo": _Family(2048, qkv_bias=None, output_bias=None, norm_kind="plain", kv_heads_default=True),
+    "olmo2": _OLMO2,
+    "olmo3": replace(_OLMO2, positions=2048, window=4096, full_every=4),
+    "olmoe": _Family(
+        4096, qkv_bias=None, output_bias=None, qk_norm=True, qk_norm_wide=True, kv_heads_default=True,
+        experts=(("num_experts",), ("moe_intermediate_size", "intermediate_size")),
+    ),
     "gemma": _Family(8192, tied=True, qkv_bias=None, output_bias=None, norm_kind="gemma", head_dim=256),
     "gemma2": _Family(
-        8192, tied=True, qkv_bias=None, output_bias=None, norm_kind="gemma", norms=4, head_dim=256, softcap=True
+        8192, tied=True, qkv_bias=None, output_bias=None, norm_kind="gemma", norms=4, head_dim=256, softcap=True,
+        window=4096, full_every=2,
     ),
     "gemma3_text": _Family(
-        131072, tied=True, qkv_bias=None, output_bias=None, qk_norm=True, norm_kind="gemma", norms=4, head_dim=256
+        131072, tied=True, qkv_bias=None, output_bias=None, qk_norm=True, norm_kind="gemma", norms=4, head_dim=256,
+        window=4096, full_every=6,
     ),
-    "phi3": _Family(4096, fused=True, kv_heads_default=True),
+    "phi3": _Family(4096, fused=True, kv_heads_default=True, rotary=1.0),
     "phi": _Family(
         2048, qkv_bias=True, output_bias=True, mlp_bias=True, norm_kind="layer", norms=1, norm_bias=True, gated=False,
-        parallel=True, kv_heads_default=True,
+        parallel=True, kv_heads_default=True, rotary=0.5,
     ),
     "starcoder2": _Family(
         4096, tied=True, qkv_bias=True, output_bias=True, mlp_bias=True, norm_kind="layer", norm_bias=True, gated=False
@@ -93,6 +114,7 @@ _FAMILIES = {
     ),
 }  # fmt: skip
 SUPPORTED = tuple(sorted(_FAMILIES))
+INDEX_NAME = "model.safetensors.index.json"
 _HINT = f"Supported are causal language models of type {', '.join(SUPPORTED)} in Hugging Face format."
 # No model comes near these; a value beyond them is a slip, and arithmetic on it would only look like an answer.
 _LIMITS = {"num_hidden_layers": 10_000, "vocab_size": 100_000_000, "max_position_embeddings": 1 << 40}
@@ -136,24 +158,33 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         "fused_qkv": family.fused,
         "fused_gate": family.fused,
         "parallel": family.parallel,
+        "qk_norm_wide": family.qk_norm_wide,
+        "post_norms": family.post_norms,
+        "clips": kind in ("olmo", "olmoe") and config.get("clip_qkv") is not None,
+        "scales": family.scales,
         "head_bias": kind == "phi",
         "final_softcap": family.softcap and config.get("final_logit_softcapping", 30.0) is not None,
     }
+    dense["rotary_dim"] = _rotary(config, family, dense["head_dim"])
+    dense |= _windows(config, family, dense["layers"])
     return Architecture(**dense, **_mixture(config, family, kind), **_latent(config, family))
 
 
-def check_against_index(arch: Architecture, vocabulary: int | None, stored_parameters: int | None) -> None:
-    """Hold a config against the model's other files: its tokenizer's size and the weights that its index counts.
+def check_against_index(
+    arch: Architecture, vocabulary: int | None, stored_parameters: int | None, *, source: str = INDEX_NAME
+) -> None:
+    """Hold a config against the model's other files: its tokenizer's size, and the weights that `source` counts.
 
-    Raises LtpError(MODEL_UNREADABLE), naming the field.
+    Raises LtpError(MODEL_UNREADABLE), naming the field or the file.
     """
     if vocabulary is not None and vocabulary > arch.vocab:
         raise _unreadable(f"vocab_size is {arch.vocab}, and its tokenizer has {vocabulary} tokens")
     expected = parameters(arch)
+    # A tied head may be stored a second time.
     if stored_parameters is not None and stored_parameters not in (expected, expected + arch.vocab * arch.hidden):
-        raise _unreadable(
-            f"config.json describes {expected} parameters, and model.safetensors.index.json counts {stored_parameters}"
-        )
+        what = f"config.json describes {expected:,} parameters, and {source} holds {stored_parameters:,}"
+        hint = "Copy the whole model again, with the config.json that belongs to its weights."
+        raise LtpError(ErrorCode.MODEL_UNREADABLE, f"The model cannot be used: {what}.", hint)
 
 
 def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -188,6 +219,41 @@ def _mixture(config: Mapping[str, Any], family: _Family, kind: object) -> dict[s
         "shared_gate": kind == "qwen2_moe",
         "dense_layers": _counted(config, "first_k_dense_replace"),
     }
+
+
+def _rotary(config: Mapping[str, Any], family: _Family, head_dim: int) -> int:
+    if family.rotary is None:
+        return 0
+    nested: object = config.get("rope_parameters")
+    share: object = config.get("partial_rotary_factor")
+    if share is None and isinstance(nested, Mapping):
+        share = cast("Mapping[str, Any]", nested).get("partial_rotary_factor")
+    share = family.rotary if share is None else share
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+        raise _unreadable(f"partial_rotary_factor is {share!r}, not a share above 0 and up to 1")
+    return max(1, int(head_dim * share))
+
+
+def _windows(config: Mapping[str, Any], family: _Family, layers: int) -> dict[str, Any]:
+    """The sliding window and the layers that have it: as `layer_types` says, or as the family's config class fills it in."""
+    stated = "sliding_window" in config
+    window = _counted(config, "sliding_window") if stated else family.window or 0
+    types: object = config.get("layer_types")
+    if "use_sliding_window" in config and not _flag(config, "use_sliding_window"):
+        window = 0
+    elif family.window is None and not isinstance(types, list) and not _flag(config, "use_sliding_window"):
+        # Qwen's default is not to use it; phi3, mixtral and starcoder2 use it where it is stated.
+        window = window if config.get("model_type") in ("phi3", "mixtral", "starcoder2") else 0
+    if not window:
+        return {}
+    if isinstance(types, list):
+        named = cast("list[object]", types)
+        return {"window": window, "windowed": tuple(name == "sliding_attention" for name in named)}
+    if config.get("use_sliding_window"):
+        first = _counted(config, "max_window_layers", 28)
+        return {"window": window, "windowed": tuple(index >= first for index in range(layers))}
+    every = _counted(config, "sliding_window_pattern", family.full_every)
+    return {"window": window, "windowed": tuple(not every or (index + 1) % every != 0 for index in range(layers))}
 
 
 def _latent(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class Roofline:
 MEASURED_H200 = Roofline(780e12, 4.32e12, 241e9)
 
 
+# What FSDP2 takes more than FSDP1's flat parameters, on the H200: copying each group's parameters out, in forward, and
+# clipping and stepping each parameter as a DTensor (0.5B and 1.5B: 3.6 ms of 28 groups, 4.3-5.2 ms of about 300 tensors).
+_GROUP_SECONDS, _TENSOR_SECONDS = 1.3e-4, 1.5e-5
+
+
 @dataclass(frozen=True)
 class StepTime:
     """Seconds of one optimizer step, by part; `backward` includes recomputation."""
@@ -89,7 +94,10 @@ def step_time(arch: Architecture, step: Step, roofline: Roofline, *, micro_batch
         (roofline.backward_kernels + again) * kernels + head_kernels,
         link.gather + link.reduce,
     )
-    return StepTime(micro_batches * forward, micro_batches * backward, _update(arch, step, roofline))
+    one_by_one = step.gathers and not step.flat
+    forward += (arch.layers + 1) * _GROUP_SECONDS if one_by_one else 0.0
+    update = _update(arch, step, roofline) + (12 * arch.layers * _TENSOR_SECONDS if one_by_one else 0.0)
+    return StepTime(micro_batches * forward, micro_batches * backward, update)
 
 
 def _flops(arch: Architecture, step: Step) -> tuple[float, float, float]:
@@ -131,7 +139,8 @@ def _head_traffic(arch: Architecture, step: Step) -> tuple[float, float]:
     forward, backward = {
         LossHead.CROSS_ENTROPY: (16, 30),
         LossHead.CHUNKED: (16, 46),
-        LossHead.LABELS: (8, 20),
+        # verl's blocks of rows: 32 more than one pass over the logits and one over their gradient would take.
+        LossHead.LABELS: (24, 36),
         LossHead.POLICY: (28 * fine, 48 * fine),
     }[step.loss_head]
     return forward * each, backward * each

@@ -92,12 +92,19 @@ class Step:
     keeps_logits: bool = True
     # torch's allocator grows its segments in place: reserved memory follows the allocated closely.
     expandable_segments: bool = False
+    # Rows of different lengths without a kernel for packs: attention gets a mask over all pairs, made a bias a layer.
+    padded: bool = False
 
     @property
     def tokens(self) -> int:
         """Tokens of one micro batch on this device."""
         whole = self.micro_batch * self.sequence if self.tokens_packed is None else self.tokens_packed
         return -(-whole // self.sequence_parallel)
+
+    @property
+    def masked_pairs(self) -> int:
+        """Pairs of positions that a mask of one micro batch covers, the same for all heads."""
+        return self.micro_batch * self.sequence * self.sequence
 
     @property
     def gathers(self) -> bool:

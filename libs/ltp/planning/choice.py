@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ltp.contracts.plan import PlanReport
+from ltp.contracts.plan_report import PlanReport
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan, Problem
 from ltp.core.errors import ErrorCode, LtpError
@@ -100,7 +100,12 @@ def _no_host(recipe: Recipe, hosts: Sequence[HostFacts]) -> LtpError:
     if not hosts:
         return LtpError(ErrorCode.NO_HOST, "No host is registered.", "Add one with `ltp host add`, or start `ltp up`.")
     kind: Kind = kinds_of(recipe, hosts)[0]
-    count = recipe.resources.devices
+    count, spread = recipe.resources.devices, recipe.resources.hosts
+    if spread > 1:
+        message = f"The recipe asks for {count} equal {kind} devices on {spread} hosts, the same number on each; there are no such hosts."
+        return LtpError(
+            ErrorCode.NO_HOST, message, "Choose devices as a multiple of hosts, or add a host (`ltp host add`)."
+        )
     most = max(sum(device.kind == kind for device in host.devices) for host in hosts)
     hint = f"Set resources.devices to {most} or less" if most else "Use resources.device_kind: auto"
     message = f"The recipe asks for {count} equal {kind} device(s) on one host, and the best host has {most}."

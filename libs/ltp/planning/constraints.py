@@ -10,41 +10,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import ceil
 
+from ltp.core.algorithms import ESTIMATORS, ESTIMATORS_V0, LOSS_MODES
 from ltp.planning.facts import Facts
 
-# Registries of verl 0.9.1 (its names are looked up at the first step, after the models are loaded).
-ESTIMATORS = frozenset(
-    [
-        "gae",
-        "grpo",
-        "grpo_vectorized",
-        "grpo_passk",
-        "reinforce_plus_plus",
-        "reinforce_plus_plus_baseline",
-        "rloo",
-        "rloo_vectorized",
-        "opo",
-        "gpg",
-    ]
-)
-# These need columns that the V1 trainer does not fetch.
-ESTIMATORS_V0 = frozenset({"remax", "gdpo", "optimal_token_baseline", "tir_optimal_token_baseline"})
-LOSS_MODES = frozenset(
-    [
-        "vanilla",
-        "gspo",
-        "sapo",
-        "gpg",
-        "clip_cov",
-        "kl_cov",
-        "geo_mean",
-        "cispo",
-        "dppo_tv",
-        "dppo_kl",
-        "dro",
-        "bypass_mode",
-    ]
-)
 REWARD_MANAGERS = frozenset({"naive", "dapo", "gdpo", "remote", "rate_limited"})
 TRAINER_MODES = frozenset({"sync", "colocate_async", "separate_async"})
 ROLLOUTS = frozenset({"vllm", "sglang", "trtllm", "hf_cpu"})
@@ -339,7 +307,7 @@ def _names(f: Facts) -> str | None:
         ("estimator", f.estimator, ESTIMATORS), ("policy loss", f.loss_mode, LOSS_MODES),
         ("reward manager", f.reward_manager, REWARD_MANAGERS), ("trainer mode", f.trainer_mode, TRAINER_MODES),
     ):  # fmt: skip
-        if name not in known:
+        if name is not None and name not in known:
             return f"there is no {what} {name!r}"
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ltp.contracts.recipe import Recipe
+from ltp.core.algorithms import PRESETS, Preset
 from ltp.core.model_config import Architecture
 from ltp.planning.candidates import Layout
 from ltp.planning.pools import Pool
@@ -60,7 +61,8 @@ class Facts:
     has_critic: bool = False
     estimator: str = "grpo"
     loss_mode: str = "vanilla"
-    reward_manager: str = "naive"
+    # None: a class loaded from its file, which verl does not look up by name.
+    reward_manager: str | None = None
     trainer_mode: str = "sync"
     parameter_sync_step: int = 1
     filter_groups: bool = False
@@ -96,6 +98,8 @@ def facts_of(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout, row
     """What verl will be told. `rows` of None is not known: the rules about the dataset then hold."""
     training, section = recipe.training, recipe.reinforcement
     dynamic = layout.token_budget is not None
+    preset = PRESETS.get(recipe.algorithm, Preset())
+    with_critic = recipe.algorithm == "ppo"
     return Facts(
         is_rl=section is not None,
         batch=training.batch_size,
@@ -116,7 +120,12 @@ def facts_of(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout, row
         max_positions=arch.max_positions,
         lora_rank=training.lora_rank,
         samples=section.samples_per_prompt if section else 1,
-        mini_batch=training.batch_size if section else 0,
+        mini_batch=(section.mini_batch_size or training.batch_size) if section else 0,
+        has_critic=with_critic,
+        critic_token_budget=(layout.token_budget or layout.micro_batch * training.max_length) if with_critic else None,
+        uses_reference=section is not None and bool(section.kl_loss_coefficient or section.kl_reward_coefficient),
+        estimator=(section.estimator if section else None) or preset.estimator,
+        loss_mode=(section.policy_loss if section else None) or preset.policy_loss,
         prompt_length=training.max_length - section.max_response_length if section else 0,
         response_length=section.max_response_length if section else 0,
         rollout=None if section is None else "vllm" if pool.kind == "gpu" else "hf_cpu",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ltp.contracts.values import Device
@@ -67,8 +67,13 @@ class Pool:
         return None if self.hardware is None else self.devices * self.hardware.hourly_dollars
 
 
-def pools_of(hosts: Iterable[HostFacts], kind: Kind, count: int) -> list[Pool]:
-    """For each host and each model of device in it, the `count` devices of it that offer most."""
+def pools_of(hosts: Iterable[HostFacts], kind: Kind, count: int, spread: int = 1) -> list[Pool]:
+    """For each host and each model of device in it, the `count` devices of it that offer most.
+
+    With `spread` hosts, for each model the hosts that offer most, the same number of devices on each.
+    """
+    if spread > 1:
+        return _spanning(hosts, kind, count, spread)
     found: list[Pool] = []
     for host in hosts:
         models: dict[str, list[Device]] = {}
@@ -77,6 +82,26 @@ def pools_of(hosts: Iterable[HostFacts], kind: Kind, count: int) -> list[Pool]:
                 models.setdefault(device.model, []).append(device)
         found += [_pool(host, kind, count, group) for group in models.values() if len(group) >= count]
     return found
+
+
+def _spanning(hosts: Iterable[HostFacts], kind: Kind, count: int, spread: int) -> list[Pool]:
+    if count % spread:
+        return []
+    parts: dict[str, list[Pool]] = {}
+    for host in hosts:
+        models = {device.model for device in host.devices if device.kind == kind}
+        for model in models:
+            group = [device for device in host.devices if device.kind == kind and device.model == model]
+            if len(group) >= count // spread:
+                parts.setdefault(model, []).append(_pool(host, kind, count // spread, group))
+    whole: list[Pool] = []
+    for group in parts.values():
+        chosen = sorted(group, key=lambda pool: (-pool.usable_bytes, pool.host_id))[:spread]
+        if len(chosen) == spread:
+            worst = min(chosen, key=lambda pool: pool.usable_bytes)
+            names = "+".join(sorted(pool.host_id for pool in chosen))
+            whole.append(replace(worst, host_id=names, devices=count))
+    return whole
 
 
 def _pool(host: HostFacts, kind: Kind, count: int, group: list[Device]) -> Pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ltp.contracts.plan import Remedy
+from ltp.contracts.plan_report import Remedy
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.hardware import TABLE
@@ -66,7 +66,9 @@ def _more_devices(recipe: Recipe, arch: Architecture, pool: Pool, hosts: Sequenc
     kind: Kind = pool.kind
     most = max(sum(device.kind == kind for device in host.devices) for host in hosts)
     for count in range(pool.devices + 1, most + 1):
-        wider = max(pools_of(hosts, kind, count), key=lambda found: found.usable_bytes, default=None)
+        wider = max(
+            pools_of(hosts, kind, count, recipe.resources.hosts), key=lambda found: found.usable_bytes, default=None
+        )
         if wider is None or recipe.training.batch_size * samples_of(recipe) % count:
             continue
         if _fits(recipe, arch, wider):

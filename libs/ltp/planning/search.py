@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ltp.contracts.recipe import Recipe
+from ltp.core.device_constants import CONSTANTS
 from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, parameters
 from ltp.planning.candidates import MAX_CONCURRENT_RESPONSES, Candidate, Layout, describe, gib, largest, responses_of
@@ -68,6 +69,7 @@ def counts_of(recipe: Recipe, hosts: Sequence[HostFacts], kind: Kind) -> list[in
     least = recipe.resources.devices
     most = max(least, recipe.resources.max_devices or least)
     there = max((sum(device.kind == kind for device in host.devices) for host in hosts), default=0)
+    there *= recipe.resources.hosts
     return [n for n in range(least, min(most, there) + 1) if n <= _EVERY_COUNT or not n & (n - 1) or n == least]
 
 
@@ -84,7 +86,7 @@ def pools_for(recipe: Recipe, hosts: Sequence[HostFacts], kind: Kind) -> list[Po
     """Every different pool the recipe could use; hosts that offer the same stand for one another."""
     different: dict[tuple[object, ...], Pool] = {}
     for count in counts_of(recipe, hosts, kind):
-        for pool in pools_of(hosts, kind, count):
+        for pool in pools_of(hosts, kind, count, recipe.resources.hosts):
             key = (pool.model, count, pool.memory_bytes, pool.usable_bytes, pool.flash_attention)
             known = different.get(key)
             if known is None or pool.host_memory_bytes > known.host_memory_bytes:
@@ -107,8 +109,8 @@ def search(
             message = f"{pool.model} computes no bfloat16, in which verl trains"
             found.rejected.append(Rejected(f"{pool.devices} {pool.model}", message))
             continue
-        if pool.kind == "cpu" and recipe.reinforcement and (recipe.training.lora_rank or pool.devices > 1):
-            message = "on a processor GRPO trains all weights in one process: it takes training.lora_rank: 0"
+        if pool.kind == "cpu" and recipe.reinforcement and pool.devices > 1:
+            message = "on processors reinforcement learning runs in one process: it takes resources.devices: 1"
             found.rejected.append(Rejected("the processors", message, nearly=True))
             continue
         _search_pool(Space(recipe, arch, pool, margins or {}), found, rows)
@@ -166,11 +168,13 @@ def _spread(shape: Layout, pool: Pool) -> str:
 def _consider(space: Space, layout: Layout, found: Found) -> bool:
     """Predict one layout and file it; False when the training step alone is too large."""
     pool = space.pool
-    share = _rollout_share(space, layout)
-    if isinstance(share, Rejected):
-        found.rejected.append(share)
+    given = _rollout_share(space, layout)
+    if isinstance(given, Rejected):
+        found.rejected.append(given)
         return True
-    candidate = Candidate(pool, layout, space.predict(layout, share), rollout_share=share)
+    share, graphs = given
+    estimate = space.predict(layout, share, cuda_graphs=graphs)
+    candidate = Candidate(pool, layout, estimate, rollout_share=share, cuda_graphs=graphs)
     if candidate.estimate.upper_bytes > pool.usable_bytes:
         found.oversized.append(candidate)
         return False
@@ -194,12 +198,15 @@ def _needs_host(space: Space, candidate: Candidate) -> Rejected | None:
     return Rejected(candidate.name, reason, short / need, nearly=True)
 
 
-def _rollout_share(space: Space, layout: Layout) -> float | Rejected | None:
-    """Give vLLM its share beside the training states that stay: it measures what is free when it starts (verl.md §3.4)."""
+def _rollout_share(space: Space, layout: Layout) -> tuple[float | None, bool] | Rejected:
+    """Give vLLM its share beside the training states that stay: it measures what is free when it starts (verl.md §3.4).
+
+    Its CUDA graphs lie outside that share and never sleep; they are captured where there is room for them too.
+    """
     pool, arch = space.pool, space.arch
     sequences = responses_of(space.recipe, pool, layout)
     if not sequences or pool.kind == "cpu":
-        return None
+        return None, False
     wide = max(1, layout.rollout_tensor_parallel)
     states_held = space.held(layout)
     held = states_held + 2 * _CONTEXT_BYTES
@@ -211,8 +218,9 @@ def _rollout_share(space: Space, layout: Layout) -> float | Rejected | None:
         short = least - room
         reason = f"the generator needs {gib(least)} beside {gib(held)} of training states, {gib(short)} too much"
         return Rejected(describe(layout, pool), reason, short / least, nearly=True)
-    share = min(_MOST_OF_DEVICE, min(wanted, room) / pool.memory_bytes)
-    return max(0.01, int(share * 1000) / 1000)
+    graphs = least + CONSTANTS.cuda_graphs <= room
+    share = min(_MOST_OF_DEVICE, min(wanted, room - graphs * CONSTANTS.cuda_graphs) / pool.memory_bytes)
+    return max(0.01, int(share * 1000) / 1000), graphs
 
 
 def _needs_time(space: Space, candidate: Candidate) -> Rejected | None:

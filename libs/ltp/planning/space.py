@@ -12,6 +12,7 @@ from ltp.core.device_memory import Estimate, Rollout, estimate
 from ltp.core.memory import Offload, states
 from ltp.core.model_config import Architecture
 from ltp.planning.candidates import Layout, per_device, responses_of, step_of
+from ltp.planning.models_beside import models_beside
 from ltp.planning.pools import Pool
 from ltp.planning.timing import rollout_seconds, training_seconds
 
@@ -29,7 +30,7 @@ class Space:
     arch: Architecture
     pool: Pool
     margins: Margins = field(default_factory=dict[str, Interval])
-    _known: dict[Layout, Estimate] = field(default_factory=dict[Layout, Estimate])
+    _known: dict[tuple[Layout, bool], Estimate] = field(default_factory=dict[tuple[Layout, bool], Estimate])
     _held: dict[tuple[int, Offload], int] = field(default_factory=dict[tuple[int, Offload], int])
     _trained: dict[Layout, float | None] = field(default_factory=dict[Layout, "float | None"])
     _generated: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
@@ -82,20 +83,21 @@ class Space:
         if key not in self._held:
             kept = states(self.arch, step_of(self.recipe, self.pool, replace(layout, offload=Offload.NONE)))
             on_host = {Offload.NONE: 0, Offload.OPTIMIZER: kept.optimizer, Offload.ALL: kept.weights + kept.optimizer}
-            self._held[key] = kept.weights + kept.optimizer - on_host[layout.offload]
+            beside = models_beside(self.recipe, self.arch, self.pool, layout)
+            self._held[key] = kept.weights + kept.optimizer - on_host[layout.offload] + sum(beside.values())
         return self._held[key]
 
-    def predict(self, layout: Layout, rollout_share: float | None) -> Estimate:
+    def predict(self, layout: Layout, rollout_share: float | None, *, cuda_graphs: bool = False) -> Estimate:
         """Memory of a layout. How wide the generator is changes nothing unless its phase is the peak."""
-        plain = replace(layout, rollout_tensor_parallel=0)
+        plain = (replace(layout, rollout_tensor_parallel=0), cuda_graphs)
         found = self._known.get(plain)
         if found is None:
-            found = self._known[plain] = self._estimate(layout, rollout_share)
+            found = self._known[plain] = self._estimate(layout, rollout_share, cuda_graphs)
         if found.stage != "rollout":
             return found
-        return self._estimate(layout, rollout_share)
+        return self._estimate(layout, rollout_share, cuda_graphs)
 
-    def _estimate(self, layout: Layout, rollout_share: float | None) -> Estimate:
+    def _estimate(self, layout: Layout, rollout_share: float | None, cuda_graphs: bool) -> Estimate:
         sequences = responses_of(self.recipe, self.pool, layout)
         rollout = None
         if sequences:
@@ -103,8 +105,13 @@ class Space:
             rollout = Rollout(
                 sequences, self.recipe.training.max_length,
                 memory_share=rollout_share, device_bytes=self.pool.memory_bytes, tensor_parallel=wide,
+                cuda_graphs=cuda_graphs,
             )  # fmt: skip
         found = estimate(self.arch, step_of(self.recipe, self.pool, layout), rollout)
+        more = models_beside(self.recipe, self.arch, self.pool, layout)
+        if more:
+            upper = found.upper_bytes + int(sum(more.values()) * (1 + found.margin))
+            found = replace(found, components={**found.components, **more}, upper_bytes=upper)
         known = self.margins.get(f"{self.pool.model}:{self.recipe.algorithm}")
         if known is None or not known.pairs:
             return found

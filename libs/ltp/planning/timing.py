@@ -14,6 +14,7 @@ from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, active_parameters, parameters
 from ltp.core.step_time import Roofline, step_seconds
 from ltp.planning.candidates import Layout, per_device, samples_of, step_of
+from ltp.planning.models_beside import has_reference
 from ltp.planning.pools import Pool
 
 # Shares of the data sheet that an H200 reaches: 780 of 989 TFLOP/s in large products, 241 of 450 GB/s in NCCL's
@@ -21,6 +22,8 @@ from ltp.planning.pools import Pool
 _OF_FLOPS, _OF_LINK, _OF_BANDWIDTH = 0.79, 0.54, 0.8
 # vLLM's time beside its arithmetic for each token of a batch: scheduling, sampling, launches.
 _DECODE_OVERHEAD_SECONDS = 0.008
+# verl's own work on each micro batch: unpacking, metrics, waiting for the device (0.5B SFT on an H200, micro batches 8 to 64).
+_MICRO_BATCH_SECONDS = 0.025
 # Waking the engine, sending it the weights, putting it to sleep again.
 _ROLLOUT_FIXED_SECONDS = 3.0
 
@@ -38,14 +41,13 @@ def training_seconds(recipe: Recipe, arch: Architecture, pool: Pool, layout: Lay
     share = per_device(recipe, pool.devices, layout.sequence_parallel)
     batches = ceil(share / layout.micro_batch)
     rates = roofline(pool.hardware, pool.devices)
-    return step_seconds(arch, step_of(recipe, pool, layout), rates, micro_batches=batches)
+    trained = step_seconds(arch, step_of(recipe, pool, layout), rates, micro_batches=batches)
+    return trained + batches * _MICRO_BATCH_SECONDS
 
 
 def cache_bytes(arch: Architecture) -> int:
     """Bytes of a bf16 key-value cache for one token; latent attention keeps the compressed form."""
-    if arch.latent:
-        return 2 * arch.layers * (arch.kv_rank + arch.rope_dim)
-    return 4 * arch.layers * arch.kv_width
+    return 2 * arch.layers * arch.cache_width
 
 
 def rollout_seconds(recipe: Recipe, arch: Architecture, pool: Pool, wide: int, concurrent: int) -> float:
@@ -78,6 +80,8 @@ def host_bytes(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout) -
     loading = 4 * count * (pool.devices if arch.tied else groups)
     trained = count if not recipe.training.lora_rank else 0
     waiting = {"none": 0, "optimizer": 8 * trained * groups, "all": (4 * count + 12 * trained) * groups}
+    # A frozen reference stays on the host; a critic is loaded through it.
+    loading += 4 * count * groups * (has_reference(recipe) + (recipe.algorithm == "ppo"))
     base = 3 * GIB * pool.devices
     if recipe.reinforcement is not None:
         base += 4 * GIB + 2 * count * max(1, pool.devices // max(1, layout.rollout_tensor_parallel))

@@ -6,12 +6,9 @@ stand in the text because the partial indexes (`tables`) are matched against the
 
 from __future__ import annotations
 
-import re
-
+from ltp.queue.policy import JOIN_WINDOW
 from ltp.queue.tables import READY, UNPLACED
 from ltp.store.listener import WORK_CHANNEL
-
-_NAMED = re.compile(r"(?<!:):([a-z_]+)")
 
 _CLAIMED = """
 SET state = 'running', claims = w.claims + 1, worker = CAST(:worker AS text), lease_token = gen_random_uuid(),
@@ -33,7 +30,7 @@ ENQUEUE = f"""
 INSERT INTO queue.work (id, queue, kind, payload, dedup_key, state, run_at, sort_at,
                         priority, project, owner, wants, trace)
 SELECT n.id, n.queue, n.kind, n.payload, n.dedup_key, 'queued', n.at,
-       greatest(greatest(least(n.at + n.head_start, first.sort_at), n.at + n.head_start - CAST(:window AS interval)),
+       greatest(greatest(least(n.at + n.head_start, first.sort_at), n.at + n.head_start - interval '{JOIN_WINDOW.total_seconds():.0f} s'),
                 own.sort_at + n.spacing)
            + n.spacing * (row_number() OVER (PARTITION BY n.queue, n.owner, n.priority ORDER BY n.place) - 1),
        n.priority, n.project, n.owner, n.wants, n.trace
@@ -55,8 +52,8 @@ RETURNING id, CASE WHEN wants IS NULL THEN pg_notify('{WORK_CHANNEL}_' || kind, 
                    ELSE pg_notify('{WORK_CHANNEL}', '') END
 """
 
-# Work with devices is done on the host that has them; a worker that serves any host says null.
-_HERE = "(CAST(:host AS text) IS NULL OR placement IS NULL OR placement ->> 'host_id' = CAST(:host AS text))"
+# Work with devices is done by who reaches the host that has them; a worker that serves any host says null.
+_HERE = "(CAST(:hosts AS text[]) IS NULL OR placement IS NULL OR placement ->> 'host_id' = ANY(CAST(:hosts AS text[])))"
 
 _CHOSEN = f"""
 SELECT c.id FROM unnest(CAST(:kinds AS text[])) AS k(kind) CROSS JOIN LATERAL (
@@ -74,8 +71,9 @@ UPDATE queue.work AS w {_CLAIMED} FROM chosen WHERE w.id = chosen.id RETURNING {
 
 # A claim alone need not wait for the disk: lost in a crash, the work is queued again and the token settles nothing.
 # Whatever is settled later under that token syncs the claim before it.
-_EASED = """
-SELECT CASE WHEN cardinality(CAST(:ids AS uuid[])) = 0 THEN set_config('synchronous_commit', 'off', true) END AS eased
+_UNSYNCED = "set_config('synchronous_commit', 'off', true)"
+_EASED = f"""
+SELECT CASE WHEN cardinality(CAST(:ids AS uuid[])) = 0 THEN {_UNSYNCED} END AS eased
 """
 
 # Done work is settled and new work taken in one round trip and one commit. One row at least: how many were settled.
@@ -102,15 +100,18 @@ WITH chosen AS (
 UPDATE queue.work AS w {_CLAIMED}, deaths = {_DEATHS} FROM chosen WHERE w.id = chosen.id RETURNING {_HELD}
 """
 
-HEARTBEAT = """
+# Nor need a heartbeat: lost in a crash, the next one comes before the lease runs out.
+HEARTBEAT = f"""
+WITH eased AS (SELECT {_UNSYNCED})
 UPDATE queue.work AS w SET lease_until = now() + CAST(:lease AS interval)
-FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS d(id, token)
+FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS d(id, token), eased
 WHERE w.id = d.id AND w.lease_token = d.token AND w.state = 'running' RETURNING w.id, w.cancel_requested
 """
 
-REGISTER = """
+REGISTER = f"""
+WITH eased AS (SELECT {_UNSYNCED})
 INSERT INTO queue.workers (name, kind, host, pid, concurrency)
-VALUES (CAST(:name AS text), CAST(:kind AS text), CAST(:host AS text), CAST(:pid AS int), CAST(:concurrency AS int))
+SELECT CAST(:name AS text), CAST(:kind AS text), CAST(:host AS text), CAST(:pid AS int), CAST(:concurrency AS int) FROM eased
 ON CONFLICT (name) DO UPDATE SET seen_at = now()
 """
 
@@ -182,9 +183,3 @@ SELECT c.* FROM lane CROSS JOIN LATERAL (
     ORDER BY w.sort_at LIMIT CAST(:count AS int)) AS c
 ORDER BY c.sort_at, c.id
 """
-
-
-def positional(statement: str) -> tuple[str, tuple[str, ...]]:
-    """A statement with `$1` for `:name`, as Postgres prepares it, and the names in that order."""
-    names = tuple(dict.fromkeys(_NAMED.findall(statement)))
-    return _NAMED.sub(lambda match: f"${names.index(match[1]) + 1}", statement), names

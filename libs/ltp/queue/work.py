@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +19,6 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue import statements
 from ltp.queue.limits import locked_allowance
 from ltp.queue.policy import (
-    JOIN_WINDOW,
     PRIORITIES,
     SPACING_SECONDS,
     Queue,
@@ -30,10 +29,10 @@ from ltp.queue.policy import (
 from ltp.queue.tables import work
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
+from ltp.store.together import joined
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}")
 _ANY_DEATHS = 1_000_000
-_ENQUEUE = text(statements.ENQUEUE)
 
 
 def _trace() -> dict[str, str]:
@@ -120,7 +119,7 @@ class NewWork:
         }
 
 
-async def enqueue(
+def enqueue(
     unit: Unit,
     queue: Queue | str,
     kind: str,
@@ -132,57 +131,46 @@ async def enqueue(
     project: str = "default",
     owner: str = "default",
     run_at: datetime | None = None,
-) -> UUID | None:
-    """Add work in the caller's transaction, not to be done before `run_at`.
+) -> None:
+    """Add work when the unit commits, unless its key was enqueued before; not to be done before `run_at`.
 
-    None when work with this key was enqueued before. Raises INVALID_REQUEST as `NewWork` does.
+    Raises INVALID_REQUEST as `NewWork` does.
     """
     new = NewWork(queue, kind, payload, dedup_key, wants, priority, project, owner, run_at)
-    return (await enqueue_many(unit, [new]))[0]
+    unit.add(statements.ENQUEUE, new.columns())
 
 
 async def enqueue_many(unit: Unit, news: Sequence[NewWork]) -> list[UUID | None]:
     """Add work, if any, in one statement of the caller's transaction; None in the place of what was enqueued before."""
     if not news:
         return []
-    rows = (await unit.execute(_ENQUEUE, enqueue_values(news))).all()
-    return added(news, {row.id for row in rows})
-
-
-def enqueue_values(news: Sequence[NewWork]) -> dict[str, Any]:
-    """The parameters of the enqueueing statement, for one piece of work at least."""
-    columns = [new.columns() for new in news]
-    values: dict[str, Any] = {name: [each[name] for each in columns] for name in columns[0]}
-    return values | {"window": JOIN_WINDOW}
-
-
-def added(news: Sequence[NewWork], ids: Collection[UUID]) -> list[UUID | None]:
-    """Which of the work got in."""
+    ((statement, values),) = joined([{statements.ENQUEUE: [new.columns() for new in news]}])
+    ids = {row.id for row in (await unit.execute(text(statement), values)).all()}
     return [new.id if new.id in ids else None for new in news]
 
 
 async def claim(
-    unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta, host: str | None = None
+    unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta, hosts: list[str] | None = None
 ) -> Work | None:
-    """Take the first work of these kinds that is due, placed (on `host`, when given) and within its limits, or whose worker fell silent."""
+    """Take the first work of these kinds that is due, placed (on one of `hosts`, when given) and within its limits, or whose worker fell silent."""
     expired = {"deaths_from": 0, "deaths_below": _ANY_DEATHS}
-    values = {"kinds": list(kinds), "worker": worker, "lease": lease, "count": 1, "host": host}
+    values = {"kinds": list(kinds), "worker": worker, "lease": lease, "count": 1, "hosts": hosts}
     for statement, extra in ((statements.EXPIRED, expired), (statements.CLAIM, {})):
         rows = (await unit.execute(text(statement), values | extra)).mappings().all()
         if rows:
             return work_of(rows[0])
-    found = await claim_limited(unit, kinds, worker, lease, 1, host)
+    found = await claim_limited(unit, kinds, worker, lease, 1, hosts)
     return found[0] if found else None
 
 
 async def claim_limited(
-    unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta, count: int, host: str | None = None
+    unit: Unit, kinds: Sequence[str], worker: str, lease: timedelta, count: int, hosts: list[str] | None = None
 ) -> list[Work]:
     """Take up to `count` pieces where limits are set, one claimer at a time; none where no limit is set at all."""
     allowance = await locked_allowance(unit)
     if allowance is None:
         return []
-    values: dict[str, Any] = {"kinds": list(kinds), "count": count, "host": host}
+    values: dict[str, Any] = {"kinds": list(kinds), "count": count, "hosts": hosts}
     rows = (await unit.execute(text(statements.CANDIDATES), values)).mappings().all()
     # What has its devices was admitted when they were given.
     placed = [row["id"] for row in rows if row["placed"]][:count]

@@ -23,20 +23,22 @@ from opentelemetry import context, propagate, trace
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue import statements
-from ltp.queue.line import BROKEN, Line
 from ltp.queue.policy import MAX_DEATHS, SUSPECT_DEATHS
 from ltp.queue.work import Work, claim_limited, end_cancelled, fail, in_order
 from ltp.store.database import Database, Unit
-from ltp.store.patience import wait_at_most
+from ltp.store.line import BROKEN, Line
+from ltp.store.patience import end_all, wait_at_most
 
 Handler = Callable[["Held"], Awaitable[None]]
 
 # Codes that a second try cannot mend: the input is wrong, or the lease belongs to someone else by now.
 _FINAL = frozenset(ErrorCode) - {ErrorCode.INTERNAL, ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.INFERENCE_SERVER_FAILED}
 _ANY_DEATHS = 1_000_000
-# Between two looks of a worker. In a rush more is settled and taken at each, which costs far less for each piece; work
-# that comes one piece at a time finds the worker rested and does not wait.
+# Between two looks of a worker in a rush, which finds more than one piece at a time: more is settled and taken at each,
+# which costs far less for each piece. Work that comes one piece at a time does not wait.
 _BREATH_SECONDS = 0.005
+# All workers of a kind hear of new work; who was the slower one last time leaves the first look to the others.
+_COURTESY_SECONDS = 0.003
 
 
 @dataclass
@@ -68,12 +70,14 @@ class Worker:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     settles: bool = False
     max_deaths: int | None = MAX_DEATHS
-    # Only work placed on this host; None takes work placed anywhere.
-    host: str | None = None
+    # Only work placed on one of these hosts, asked for at each look; None takes work placed anywhere.
+    hosts: Callable[[], list[str]] | None = None
     _tasks: dict[asyncio.Task[None], Held] = field(default_factory=dict[asyncio.Task[None], Held])
     _finished: list[Work] = field(default_factory=list[Work])
     _looked_at: float = 0.0
     _turned_at: float = 0.0
+    _rush: bool = False
+    _slower: bool = False
 
     def __post_init__(self) -> None:
         # Tells apart the workers of one name, on one host or several, in the list of workers.
@@ -88,15 +92,23 @@ class Worker:
                 # Cleared before looking: what is told while we look makes us look again.
                 self.wake.clear()
                 if not await self._take():
-                    await wait_at_most(self.wake, self.poll_seconds)
-                await asyncio.sleep(max(0.0, self._turned_at + _BREATH_SECONDS - time.monotonic()))
+                    await self._rest()
+                if self._rush:
+                    await asyncio.sleep(max(0.0, self._turned_at + _BREATH_SECONDS - time.monotonic()))
         finally:
-            heart.cancel()
-            for task in self._tasks:
-                task.cancel()
             held = [each.work for each in self._tasks.values()]
-            await asyncio.gather(heart, *self._tasks, return_exceptions=True)
+            await end_all([heart, *self._tasks])
             await self._leave(held)
+
+    async def _rest(self) -> None:
+        """Wait until there may be something to do, and a little longer where another worker is likely to do it."""
+        await wait_at_most(self.wake, self.poll_seconds)
+        if not self.wake.is_set() or self._finished:
+            return
+        if self._slower:
+            await asyncio.sleep(_COURTESY_SECONDS)
+        # Until it finds something.
+        self._slower = True
 
     async def _take(self) -> bool:
         """Settle what is finished and take what there is room for; False when there was nothing to take."""
@@ -105,8 +117,9 @@ class Worker:
         if room <= 0 and not finished:
             return False
         try:
-            found = await self._expired(room)
-            found += await self._turn_over(finished, room - len(found))
+            found = await self._turn_over(finished, room)
+            # Not before new work, which would wait; only a look that filled the room puts it off.
+            found += await self._expired(room - len(found))
         except BROKEN as error:
             self._finished += finished
             structlog.get_logger().warning("cannot reach the database", error=type(error).__name__, kind=self.kind)
@@ -132,18 +145,25 @@ class Worker:
         values = self._taking(0 if self._holds_suspect() else max(room, 0)) | _keys(finished)
         rows = await self._line.fetch(statements.TURNOVER, values)
         self._turned_at = time.monotonic()
+        self._rush = len(finished) > 1 or len(rows) > 1
         if (lost := len(finished) - rows[0]["settled"]) > 0:
             structlog.get_logger().warning("results discarded", kind=self.kind, count=lost)
         if rows[0]["id"] is not None:
+            self._slower = False
             return self._begin(in_order(rows))
         if not rows[0]["limited"] or values["count"] == 0:
             return []
         async with self.database.unit() as unit:
-            found = await claim_limited(unit, [self.kind], self.identity, self.lease, values["count"], self.host)
+            found = await claim_limited(unit, [self.kind], self.identity, self.lease, values["count"], self._hosts())
         return self._begin(found)
 
     def _taking(self, count: int) -> dict[str, Any]:
-        return {"kinds": [self.kind], "worker": self.identity, "lease": self.lease, "count": count, "host": self.host}
+        return {"kinds": [self.kind], "worker": self.identity, "lease": self.lease, "count": count} | {
+            "hosts": self._hosts()
+        }
+
+    def _hosts(self) -> list[str] | None:
+        return None if self.hosts is None else self.hosts()
 
     def _begin(self, found: list[Work], *, taken_over: bool = False) -> list[Work]:
         for work in found:

@@ -1,8 +1,7 @@
-"""Bearer tokens: kept in a file that only its owner reads, compared in constant time."""
+"""The file in which a user of this machine keeps a bearer token, readable by its owner alone."""
 
 from __future__ import annotations
 
-import hmac
 from pathlib import Path
 
 from ltp.core.errors import ErrorCode, LtpError
@@ -21,8 +20,3 @@ def read_token(path: Path) -> str:
     if not token:
         raise LtpError(ErrorCode.UNAUTHENTICATED, f"{path} is empty.", "Remove it and start the platform again.")
     return token
-
-
-def matches(given: str, expected: str) -> bool:
-    """Compare two tokens without telling by time how much of them agrees."""
-    return hmac.compare_digest(given.encode(), expected.encode())

@@ -27,6 +27,7 @@ from ltp.queue.worker import Worker
 from ltp.service.settings import CommonSettings
 from ltp.store.database import Database, wake_channel
 from ltp.store.listener import WORK_CHANNEL, Listener, work_channel
+from ltp.store.patience import end_all
 from ltp.store.schema import wait_for_schema
 from ltp.telemetry.setup import tracer_provider
 
@@ -111,9 +112,7 @@ class Runtime:
             yield
         finally:
             self.ready = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_all(tasks)
             await self.broker.stop()
             await self.database.close()
             log.info("service stopped")

@@ -10,6 +10,7 @@ from uuid import UUID
 from opentelemetry import propagate
 
 from ltp.contracts.event import Event
+from ltp.store.acting import Acting
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Message:
     keep: bool
 
 
-def envelope(event: Event, *, event_id: UUID, at: datetime, about: str, cause: UUID | None) -> Message:
+def envelope(
+    event: Event, *, event_id: UUID, at: datetime, about: str, cause: UUID | None, acting: Acting | None = None
+) -> Message:
     """Wrap an event. `about` is the id of the noun (ce-subject), `cause` the id of the event that led here."""
     headers = {
         "ce-specversion": "1.0",
@@ -38,6 +41,11 @@ def envelope(event: Event, *, event_id: UUID, at: datetime, about: str, cause: U
     }
     if cause is not None:
         headers["ce-causationid"] = str(cause)
+    if acting is not None:
+        # A header holds one line of ASCII; names of actors and projects are that already.
+        headers["ce-actor"] = acting.actor
+        if acting.project is not None:
+            headers["ce-project"] = acting.project
     propagate.inject(headers)
     return Message(str(event_id), event.subject, headers, event.model_dump_json().encode(), keep=True)
 

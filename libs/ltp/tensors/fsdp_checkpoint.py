@@ -43,7 +43,7 @@ class ShardedCheckpoint:
     """The weights of `model_world_size_W_rank_R.pt`, R from 0 to W-1, mapped so that memory holds one at a time."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises LtpError(EXPORT_FAILED): a shard is missing or unreadable, shards disagree, or they hold adapters."""
+        """Raises LtpError(EXPORT_FAILED): a shard is missing or unreadable, or shards disagree."""
         world_size: object = read_json(directory / "fsdp_config.json").get("world_size")
         if not isinstance(world_size, int) or world_size < 1:
             raise export_failed(f"{directory / 'fsdp_config.json'} gives the world size {world_size!r}.")
@@ -53,11 +53,6 @@ class ShardedCheckpoint:
             raise export_failed(f"{directory} lacks {len(missing)} of {world_size} shards: {missing[0]}.")
         self._ranks = [_load(path) for path in paths]
         self.names = list(self._ranks[0])
-        if (directory / "lora_train_meta.json").exists() or any("lora_" in name for name in self.names):
-            raise export_failed(
-                "The checkpoint holds LoRA adapters, and adapter export is not supported yet.",
-                "Train with lora_rank: 0, or merge the adapter with peft.",
-            )
         for path, shard in zip(paths, self._ranks, strict=True):
             if shard.keys() != self._ranks[0].keys():
                 raise export_failed(f"{path.name} holds other weights than {paths[0].name}.")

@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import Architecture, read_architecture, weight_shapes
+from ltp.tensors.adapted_checkpoint import AdaptedCheckpoint, is_adapted
 from ltp.tensors.fsdp_checkpoint import ShardedCheckpoint, export_failed, read_json
 from ltp.tensors.shards import memory_of, same_bits
 from ltp.tensors.weights_file import DTYPE_NAMES, Entry, write_weights
@@ -23,6 +24,7 @@ from ltp.tensors.weights_file import DTYPE_NAMES, Entry, write_weights
 DTYPES = {"keep": None, "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_FILE_BYTES = 5 * 10**9
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # Configuration, tokenizer and chat template; code and weights that lie beside them are not taken over.
 _COPIED = (".json", ".txt", ".model", ".jinja")
@@ -44,7 +46,10 @@ class Source:
     def __init__(self, directory: Path, dtype: torch.dtype | None) -> None:
         self.files = directory / "huggingface"
         self.config = read_json(self.files / "config.json")
-        self._checkpoint = ShardedCheckpoint(directory)
+        shards = ShardedCheckpoint(directory)
+        # A checkpoint of LoRA training is exported as the model it stands for, with the adapter in a folder of its own.
+        self.adapted = AdaptedCheckpoint(directory, shards) if is_adapted(directory, shards) else None
+        self._checkpoint = self.adapted or shards
         self._dtype = dtype
         self.entries = [self._entry(name, shape) for name, shape in self._expected(read_architecture(self.config))]
 
@@ -106,7 +111,7 @@ def export(checkpoint: Path, out: Path, *, dtype: str = "keep", max_file_bytes: 
         staging.chmod(0o755)
         write_model(staging, source, max_file_bytes)
         digest = verify_model(staging, source)
-        for path in (*staging.iterdir(), staging):
+        for path in (*staging.rglob("*"), staging):
             _sync(path)
         staging.rename(out)
         _sync(out.parent)
@@ -116,7 +121,7 @@ def export(checkpoint: Path, out: Path, *, dtype: str = "keep", max_file_bytes: 
 
 
 def _answer(out: Path, digest: str, source: Source) -> Exported:
-    size = sum(path.stat().st_size for path in out.iterdir())
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Exported(str(out), size, digest, len(source.entries))
 
 
@@ -150,6 +155,9 @@ def write_model(directory: Path, source: Source, max_file_bytes: int = MAX_FILE_
         total = sum(entry.size_bytes for entry in source.entries)
         weight_map = {entry.name: file for file, entries in files.items() for entry in entries}
         _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    if source.adapted is not None:
+        shutil.rmtree(directory / ADAPTER, ignore_errors=True)
+        source.adapted.write_adapter(directory / ADAPTER, source.config.get("_name_or_path"))
 
 
 def _copy_settings(source: Source, directory: Path) -> None:

@@ -21,6 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ltp.core.replay.allocator import MIB, Allocator
 
 _aten = torch.ops.aten
+_ATTENTION_BACKWARD = (
+    _aten._scaled_dot_product_flash_attention_backward.default,  # noqa: SLF001
+    _aten._scaled_dot_product_efficient_attention_backward.default,  # noqa: SLF001
+)
 _WORKSPACE = 32 * MIB
 _STEPS = 3
 
@@ -28,9 +32,10 @@ _STEPS = 3
 class Tracer(TorchDispatchMode):
     """Hands every storage that appears to an allocator, and gives it back when the storage goes."""
 
-    def __init__(self, memory: Allocator) -> None:
+    def __init__(self, memory: Allocator, *, padded: bool = False) -> None:
         super().__init__()
         self.memory = memory
+        self.padded = padded
         self._alive: set[int] = set()
 
     def track(self, tensor: torch.Tensor) -> None:
@@ -56,13 +61,13 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation on meta tensors and track what comes out."""
         if func is _aten._local_scalar_dense.default and args[0].is_meta:  # noqa: SLF001
-            # Only asked for whether a batch holds packed sequences: it does not.
-            return True if args[0].dtype is torch.bool else 1
+            # Only asked for whether a mask is all ones, or a batch holds packed sequences: never.
+            return not self.padded if args[0].dtype is torch.bool else 1
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, torch.Tensor):
                 self.track(tensor)
-        if func is _aten._scaled_dot_product_flash_attention_backward.default:  # noqa: SLF001
+        if func in _ATTENTION_BACKWARD:
             query, key = args[1], args[2]
             expanded = 2 * 2 * query.numel() if key.shape[1] != query.shape[1] else 0
             self.workspace(4 * query.numel() + expanded)
@@ -72,8 +77,15 @@ class Tracer(TorchDispatchMode):
 def _flash(
     q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, **more: Any
 ) -> Any:
-    """What SDPA saves on CUDA: queries, keys, values, output and log-sums."""
-    return _aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, False, scale=more.get("scale"))[0]  # noqa: SLF001
+    """What SDPA saves on CUDA: queries, keys, values, output and log-sums; with a mask also that mask as a bias."""
+    scale, bias = more.get("scale"), attn_mask
+    if bias is None and q.shape[-1] == v.shape[-1]:
+        return _aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, False, scale=scale)[0]  # noqa: SLF001
+    if bias is not None and bias.dtype is torch.bool:
+        bias = torch.where(bias, *(torch.full((), x, dtype=q.dtype, device="meta") for x in (0.0, float("-inf"))))
+    if bias is not None:
+        bias = bias.expand(q.shape[0], q.shape[1], -1, -1)
+    return _aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, dropout_p, is_causal, scale=scale)[0]  # noqa: SLF001
 
 
 @contextmanager
@@ -119,11 +131,11 @@ def build(config: dict[str, Any], dtype: torch.dtype, *, checkpointing: bool, lo
 def trace(config: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
     """Peaks in bytes of three optimizer steps: {"allocated", "reserved", "stages", "parameters", "trained"}.
 
-    `step` has micro_batch, sequence, and may have checkpointing, lora_rank, precision (bf16 or fp32).
+    `step` has micro_batch, sequence, and may have checkpointing, lora_rank, precision (bf16 or fp32), padded.
     """
     dtype = torch.float32 if step.get("precision") == "fp32" else torch.bfloat16
     memory = Allocator()
-    tracer = Tracer(memory)
+    tracer = Tracer(memory, padded=bool(step.get("padded")))
     lora = int(step.get("lora_rank", 0))
     model = build(config, dtype, checkpointing=bool(step.get("checkpointing")), lora_rank=lora)
     for tensor in (*model.parameters(), *model.buffers()):
@@ -149,7 +161,9 @@ def _run(model: Any, trained: list[Any], step: dict[str, Any], memory: Allocator
     shape = (int(step["micro_batch"]), int(step["sequence"]))
     for index in range(_STEPS):
         ids = torch.randint(0, vocabulary, shape, device="meta")
-        output = model(input_ids=ids, labels=ids)
+        # Rows of different lengths: whether the mask is all ones is then asked, and it is not.
+        more = {"attention_mask": torch.ones(shape, dtype=torch.int64, device="meta")} if step.get("padded") else {}
+        output = model(input_ids=ids, labels=ids, **more)
         memory.mark("forward")
         if not index:
             backward()

@@ -1,22 +1,28 @@
-"""Keeps one process alive: start, wait until it is ready, start again after a growing pause when it ends."""
+"""Keeps one process alive: start, wait until it is ready, start again after a growing pause when it ends or hangs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.up.logs import tail
-from ltp.up.probe import answers
-from ltp.up.process import Child, ProcessSpec
+from ltp.up.probe import answers, is_silent
+from ltp.up.process import Child, ProcessSpec, signal_group
 from ltp.up.record import ProcessRecord, ProcessState, now
 
 BACK_OFF_SECONDS = (0.2, 1.0, 5.0, 15.0)
 FORGIVEN_SECONDS = 30.0  # after this much health, an earlier failure no longer lengthens the pause
 START_ATTEMPTS = 3  # ends before the first readiness that count as a crash loop
 PROBE_SECONDS = 0.1
+# A process that lives and answers nothing, so often in a row at this distance, hangs: some 45 s. Counted and not
+# timed, so that a supervisor that itself stood still blames nobody.
+HEALTH_SECONDS = 3.0
+SILENT_PROBES = 6
+STARTING_PROBES = 40
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +72,15 @@ class Keeper:
         self._show(ProcessState.STARTING)
         ready_at: list[float] = []
         watch = asyncio.create_task(self._watch(ready_at))
+        hang = asyncio.create_task(self._end_when_silent(self._child, ready_at))
         try:
             code = await self._child.wait()
         finally:
             watch.cancel()
+            hang.cancel()
         self._child = None  # its pid may soon be another's
-        return time.monotonic() - ready_at[0] if ready_at else 0.0, f"ended with exit code {code}"
+        reason = "lived without an answer and was ended" if hang.done() else f"ended with exit code {code}"
+        return time.monotonic() - ready_at[0] if ready_at else 0.0, reason
 
     async def _watch(self, ready_at: list[float]) -> None:
         while not await answers(self.spec.probe):
@@ -79,6 +88,15 @@ class Keeper:
         ready_at.append(time.monotonic())
         self.ready.set()
         self._show(ProcessState.READY)
+
+    async def _end_when_silent(self, child: Child, ready_at: list[float]) -> None:
+        """Return once the process was silent for so long that it was killed; a longer silence is borne while it starts."""
+        silences = 0
+        while silences < (SILENT_PROBES if ready_at else STARTING_PROBES):
+            await asyncio.sleep(HEALTH_SECONDS)
+            silences = silences + 1 if await is_silent(self.spec.probe) else 0
+        log.warning("%s gave no answer %d times in a row", self.spec.name, silences)
+        signal_group(child.pid, signal.SIGKILL)
 
     def _show(self, state: ProcessState) -> None:
         self.record.state = state

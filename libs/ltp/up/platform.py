@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.identity import new_token
+from ltp.security.keyring import make_keyring
 from ltp.up import procfs
 from ltp.up.leftovers import clear_leftovers
 from ltp.up.ports import LOOPBACK, choose_gateway_port, choose_ports
@@ -74,7 +76,8 @@ def make_plan(data: DataDir, port: int | None, commands: Commands, environ: Mapp
     names = [*needed_ports(environ), *(f"{service}_health" for service in commands.services if service != "gateway")]
     ports = {"gateway": gateway, **choose_ports(names, data.root, taken={gateway})}
     servers = plan_servers(data, ports, environ)
-    read_or_make_secret(data.secret("token"))
+    read_or_make_secret(data.secret("token"), lambda: new_token()[0])
+    make_keyring(data.secret("keyring"))
     shared = dict(environ) | {server.variable: server.url for server in servers}
     shared |= {
         "LTP_DATA_DIR": str(data.root),

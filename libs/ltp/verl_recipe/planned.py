@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltp.contracts.plan import PlanReport
+from ltp.contracts.plan_report import PlanReport
 from ltp.contracts.recipe import Recipe
 from ltp.verl_recipe.verl_0_9 import planned_overrides
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ltp.contracts.recipe import Recipe
+from ltp.contracts.recipe_learning import Preference
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe.hydra import Setting
@@ -29,12 +29,11 @@ class Inputs:
 
 def sft_settings(inputs: Inputs) -> dict[str, Setting]:
     """Supervised fine-tuning. Rows longer than `max_length` lose their end: better than a crash hours in."""
-    _check_batches(inputs, sequences=inputs.recipe.training.batch_size)
+    check_batches(inputs, sequences=inputs.recipe.training.batch_size)
     training, plan = inputs.recipe.training, inputs.plan
     return {
-        **_shared(inputs),
-        "max_length": training.max_length,
-        "truncation": "right",
+        **shared_settings(inputs),
+        **sft_reading(training.max_length),
         # Off unless the plan packs, so that its micro batch, and with it its memory, is what really runs.
         "dynamic_batches": plan.token_budget is not None,
         **({} if plan.token_budget is None else {"token_budget": plan.token_budget}),
@@ -42,41 +41,31 @@ def sft_settings(inputs: Inputs) -> dict[str, Setting]:
     }
 
 
-def grpo_settings(inputs: Inputs) -> dict[str, Setting]:
-    """Group relative policy optimization, without a reference model: the recipe asks for no KL term."""
-    training, reinforcement, plan = inputs.recipe.training, inputs.recipe.reinforcement, inputs.plan
-    if reinforcement is None:
-        raise LtpError(ErrorCode.INVALID_RECIPE, "GRPO needs a section 'reinforcement'.", "Add it; it may be empty.")
-    if plan.device_kind == "cpu" and (training.lora_rank or plan.devices > 1):
-        message = "GRPO on a CPU trains all weights in one process."
-        raise LtpError(ErrorCode.ALGORITHM_UNSUPPORTED, message, "Set lora_rank: 0 and devices: 1, or use a GPU.")
-    prompt_length = training.max_length - reinforcement.max_response_length
-    if prompt_length < 1:
-        message = f"max_length {training.max_length} leaves no room for a prompt before the response."
-        raise LtpError(ErrorCode.INVALID_RECIPE, message, "Raise max_length or lower max_response_length.")
-    _check_batches(inputs, sequences=training.batch_size * reinforcement.samples_per_prompt)
+def sft_reading(max_length: int, truncation: str = "right") -> dict[str, Setting]:
+    """How rows become tokens: what decides about the loss mask, and so what is asked when a mask is shown."""
     return {
-        **_shared(inputs),
-        **_rollout(inputs),
-        "estimator": "grpo",
-        "prompt_length": prompt_length,
-        "response_length": reinforcement.max_response_length,
-        "drop_long_prompts": True,
-        "mini_batch_size": training.batch_size,
-        "log_prob_micro_batch_size": plan.micro_batch_size,
-        **_actor_batches(plan),
-        "samples_per_prompt": reinforcement.samples_per_prompt,
-        "temperature": reinforcement.temperature,
-        "reward_file": inputs.reward_file,
-        "reward_function": "compute_score",
-        "scorer": reinforcement.scorer,
-        "validate_first": inputs.validation_file is not None,
-        # verl saves the last step of RL only if saving is on at all.
-        "save_every": training.save_every or training.steps,
+        "max_length": max_length,
+        "truncation": truncation,
+        "dataset_module": "pkg://ltp_verl.sft_dataset",
+        "dataset_class": "ToolSFTDataset",
     }
 
 
-def _shared(inputs: Inputs) -> dict[str, Setting]:
+def dpo_settings(inputs: Inputs) -> dict[str, Setting]:
+    """Direct preference optimization: a batch counts pairs, and a pair is never split over micro batches."""
+    preference = inputs.recipe.preference or Preference()
+    return {
+        **sft_settings(inputs),
+        "dataset_module": "pkg://ltp_verl.pairs",
+        "dataset_class": "PairDataset",
+        "preference_beta": preference.beta,
+        "preference_loss": preference.loss,
+        "label_smoothing": preference.label_smoothing,
+    }
+
+
+def shared_settings(inputs: Inputs) -> dict[str, Setting]:
+    """What every algorithm is told about model, data, optimizer, devices and checkpoints."""
     training, plan = inputs.recipe.training, inputs.plan
     validated = inputs.validation_file is not None
     return {
@@ -102,9 +91,8 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
         "engine_seed": training.seed,
         "data_seed": training.seed,
         "device": "cpu" if plan.device_kind == "cpu" else "cuda",
-        # verl's default is FSDP 1: it refuses parameters on the CPU, and on one GPU it shards nothing, so that the
-        # plan's memory (FSDP 2's) would be that of another engine.
-        "strategy": "fsdp2",
+        # The plan's memory and time are this engine's; FSDP 1, verl's default, refuses parameters on the CPU.
+        "strategy": plan.strategy,
         "devices": plan.devices,
         "hosts": 1,
         "steps": training.steps,
@@ -118,7 +106,7 @@ def _shared(inputs: Inputs) -> dict[str, Setting]:
         "experiment": inputs.recipe.name,
         "hydra_dir": inputs.run_dir / "hydra",
         **_spread(plan),
-        **(_CPU_ENGINE if plan.device_kind == "cpu" else {}),
+        **(CPU_ENGINE if plan.device_kind == "cpu" else {}),
     }
 
 
@@ -139,65 +127,11 @@ def _spread(plan: Plan) -> dict[str, Setting]:
     return settings
 
 
-def _actor_batches(plan: Plan) -> dict[str, Setting]:
-    if plan.token_budget is None:
-        return {}
-    return {
-        "actor_dynamic_batches": True,
-        "log_prob_dynamic_batches": True,
-        "token_budget": plan.token_budget,
-        "log_prob_token_budget": plan.token_budget,
-    }
-
-
 # verl computes in bf16 unless told otherwise.
-_CPU_ENGINE: dict[str, Setting] = {
+CPU_ENGINE: dict[str, Setting] = {
     "mixed_precision": {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
     "compile": False,
 }
-
-
-# verl's default of 256 makes more responses wait their turn; the planner counts with as many (planning/candidates.py).
-_ROLLOUT_SEQUENCES = 512
-
-
-def _rollout(inputs: Inputs) -> dict[str, Setting]:
-    devices = inputs.plan.devices
-    shared: dict[str, Setting] = {
-        "rollout_tensor_parallel": inputs.plan.rollout_tensor_parallel,
-        "rollout_max_length": inputs.recipe.training.max_length,
-        "rollout_seed": inputs.recipe.training.seed,
-        "ray_dashboard": False,
-        # Ray's CPUs are slots, not cores. verl takes three per device and one per helper actor, and hangs
-        # without a word when they run out.
-        "ray_cpus": max(os.cpu_count() or 1, 16 + 3 * devices),
-        "storage_units": 1,
-    }
-    if inputs.plan.device_kind == "cpu":
-        return {
-            **shared, "rollout": "hf_cpu", "rollout_dtype": "float32", "rollout_load_format": "auto",
-            "rollout_frees_cache": False, "rollout_workers": 1, "reward_workers": 1, "ray_gpus": 1,
-            "ray_object_store_bytes": 500_000_000, "actor_compile": False,
-        }  # fmt: skip
-    return {
-        **shared, "rollout": "vllm", "rollout_eager": True, "rollout_workers": 2, "reward_workers": 2,
-        "rollout_memory_share": _rollout_memory_share(inputs.plan),
-        "rollout_sequences": _ROLLOUT_SEQUENCES,
-        # vLLM needs the base weights on its own when only adapters are synchronised.
-        "rollout_load_format": "safetensors" if inputs.recipe.training.lora_rank else "dummy",
-    }  # fmt: skip
-
-
-def _rollout_memory_share(plan: Plan) -> float:
-    """The share of a device that vLLM may take: the plan's, or what an older plan has beside the trainer's states.
-
-    verl's own default is half of the device, whatever is needed: on an H200 73 GiB where the plan said 19. vLLM's
-    process has a context of its own, which its share does not count.
-    """
-    if plan.rollout_memory_share is not None:
-        return plan.rollout_memory_share
-    held = sum(plan.memory_components.get(name, 0) for name in ("parameters", "optimizer", "context", "context"))
-    return min(0.5, round((plan.memory_upper_bytes - held) / plan.device_memory_bytes, 4))
 
 
 def _epochs(inputs: Inputs) -> int:
@@ -208,7 +142,8 @@ def _epochs(inputs: Inputs) -> int:
     return -(-inputs.recipe.training.steps // per_epoch)
 
 
-def _check_batches(inputs: Inputs, *, sequences: int) -> None:
+def check_batches(inputs: Inputs, *, sequences: int) -> None:
+    """Raise INVALID_RECIPE for sequences that verl could not share out evenly; it says so late or drops some."""
     replicas, micro = inputs.plan.devices // inputs.plan.sequence_parallel, inputs.plan.micro_batch_size
     each = 1 if inputs.plan.token_budget is not None else micro
     if sequences % (replicas * each):

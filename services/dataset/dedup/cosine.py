@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltp.core.errors import ErrorCode, LtpError
-from services.dataset.dedup.pairs import Pairs, Removals
+from services.dataset.dedup.pairs import Pairs, Removals, TooManyPairsError
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -28,10 +28,6 @@ _SAMPLE = 2000
 _COST_MADD, _COST_SCAN, _COST_VERIFY = 4e-11, 2e-10, 6e-7
 
 Progress = Callable[[float], None]
-
-
-class TooManyPairsError(Exception):
-    """More pairs than can be kept: clusters so large that only removals at one threshold can be computed."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +85,8 @@ def pairs_above(
                 keep &= part.earlier < protected
             found.append(part.where(keep))
             count += len(found[-1])
-        if count > max_pairs:
-            raise TooManyPairsError
+            if count > max_pairs:
+                raise TooManyPairsError
         if progress is not None:
             progress((done + 1) / len(starts))
     return Pairs.join(found)

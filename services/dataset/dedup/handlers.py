@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -37,16 +36,16 @@ from ltp.contracts.dedup import (
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.policy import Queue
 from ltp.queue.work import enqueue
-from services.dataset.dedup import store
+from services.dataset.apart import apart
+from services.dataset.dedup import store, tasks
 from services.dataset.dedup.leakcheck import leak_warnings
-from services.dataset.dedup.work import listed_removals, open_compared, record_of, removed_rows
+from services.dataset.dedup.work import open_compared, record_of
 from services.dataset.vectors.library import Library
 
 SERVICE = "dataset"
 router = NatsRouter()
 
 Held = Annotated[Library, Context("library")]
-_SHOWN_CHARACTERS = 1000
 
 for event in (DedupCompleted, DedupFailed, DedupApplied, LeakCheckCompleted, LeakCheckFailed):
     router.publisher(**said(event))
@@ -58,13 +57,13 @@ async def queue_dedup(event: DedupRequested, unit: InboxUnit) -> None:
     values |= {"dedup_id": event.dedup_id, "name": event.name, "version": event.version}
     await store.add(unit, store.dedups, values | {"against": [ref.model_dump() for ref in event.against]})
     payload = {"dedup_id": str(event.dedup_id)}
-    await enqueue(unit, Queue.PREPROCESSING, "dedup", payload, dedup_key=f"dedup:{event.dedup_id}")
+    enqueue(unit, Queue.PREPROCESSING, "dedup", payload, dedup_key=f"dedup:{event.dedup_id}")
 
 
 @router.subscriber(**heard_by(SERVICE, DedupApplyRequested))
 async def queue_apply(event: DedupApplyRequested, unit: InboxUnit) -> None:
     payload = event.model_dump(mode="json")
-    await enqueue(unit, Queue.PREPROCESSING, "dedup-apply", payload, dedup_key=f"dedup-apply:{payload['dataset_id']}")
+    enqueue(unit, Queue.PREPROCESSING, "dedup-apply", payload, dedup_key=f"dedup-apply:{payload['dataset_id']}")
 
 
 @router.subscriber(**heard_by(SERVICE, LeakCheckRequested))
@@ -73,7 +72,7 @@ async def queue_check(event: LeakCheckRequested, unit: InboxUnit) -> None:
     values |= {"ask": event.ask.model_dump(mode="json"), "against": [ref.model_dump() for ref in event.against]}
     await store.add(unit, store.leak_checks, values)
     payload = {"check_id": str(event.check_id)}
-    await enqueue(unit, Queue.PREPROCESSING, "leak-check", payload, dedup_key=f"leak-check:{event.check_id}")
+    enqueue(unit, Queue.PREPROCESSING, "leak-check", payload, dedup_key=f"leak-check:{event.check_id}")
 
 
 @router.subscriber(**answered_by(SERVICE, "dedups"))
@@ -94,18 +93,14 @@ async def show_removals(request: DedupQuestion, library: Held) -> RemovalPage:
     if shown.state != "completed":
         return RemovalPage(dedup=shown, total=0, offset=request.offset, removals=[])
     thresholds = _moved(shown.thresholds, request)
-    measured = await asyncio.to_thread(record_of(library, request.dedup_id).read, row["method"])
     compared = await open_compared(library, row)
-    removals = await asyncio.to_thread(removed_rows, measured, thresholds, compared.reference)
-    which = range(min(request.offset, len(removals)), min(request.offset + request.limit, len(removals)))
-    items = await asyncio.to_thread(listed_removals, compared, removals, measured, which)
-    places = [(compared.place(int(removals.row[index])), compared.place(int(removals.twin[index]))) for index in which]
-    page = [
-        Removal(text=_text(compared.rows[a].table, b), twin_text=_text(compared.rows[c].table, d), **item)
-        for item, ((a, b), (c, d)) in zip(items, places, strict=True)
-    ]
-    at = shown.model_copy(update={"thresholds": thresholds, "removals": len(removals)})
-    return RemovalPage(dedup=at, total=len(removals), offset=request.offset, removals=page)
+    total, items = await apart(
+        tasks.show, row["method"], compared, thresholds, record_of(library, request.dedup_id),
+        request.offset, request.limit,
+    )  # fmt: skip
+    at = shown.model_copy(update={"thresholds": thresholds, "removals": total})
+    page = [Removal.model_validate(item) for item in items]
+    return RemovalPage(dedup=at, total=total, offset=request.offset, removals=page)
 
 
 @router.subscriber(**answered_by(SERVICE, "leaks"))
@@ -136,7 +131,3 @@ def _check(row: Mapping[str, Any]) -> LeakCheck:
 def _moved(thresholds: Thresholds, request: DedupQuestion) -> Thresholds:
     cosine = thresholds.cosine if request.cosine is None else request.cosine
     return Thresholds(cosine=cosine, jaccard=thresholds.jaccard if request.jaccard is None else request.jaccard)
-
-
-def _text(table: Any, place: int) -> str:
-    return (table.column("text")[place].as_py() or "")[:_SHOWN_CHARACTERS]

@@ -1,67 +1,112 @@
-"""Which evaluation rows a training set gives away: the same text, shared runs of words, or nearly the same vector."""
+"""Finds the evaluation rows that training rows give away, by words and by vectors: run by `apart` in a process of its own."""
 
+# pyarrow makes its compute functions at import, where no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from services.dataset.dedup.texts import normalised, text_key, word_runs
+from ltp.contracts.dedup import Leak, LeakAsk, TextPart
+from services.dataset.dedup.compared import stacked
+from services.dataset.dedup.cosine import F32, pairs_above, unit_vectors
+from services.dataset.dedup.shared_words import Match, shared_words
+from services.dataset.vectors.rows import Frozen, RowsFile, open_rows
 
-# A run of words that stands in more evaluation rows than this is a phrase of the format, not of a row.
-_COMMON = 50
+_KEPT = 200
+_SHOWN_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
-class Match:
-    """Evaluation row, training row, and how they are alike; `overlap` is the share of the evaluation row's runs."""
+class Part:
+    """Some rows of a version: all of them, or those of some splits. `folder` holds its mapped rows."""
 
-    evaluation: int
-    training: int
-    method: Literal["exact", "words", "semantic"]
-    overlap: float | None
-    cosine: float | None = None
+    frozen: Frozen
+    folder: Path
+    part: TextPart
+    splits: list[str] | None
 
+    @cached_property
+    def rows(self) -> RowsFile:
+        """All rows of the version."""
+        return open_rows(self.folder, self.frozen.splits, self.part)
 
-def shared_words(training: Sequence[str], evaluation: Sequence[str], size: int, overlap: float) -> list[Match]:
-    """For each evaluation text, the training text that holds the greatest share of its runs of `size` words.
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Which of them belong to the part."""
+        if self.splits is None:
+            return np.arange(len(self.rows), dtype=np.int64)
+        mask = np.zeros(len(self.rows), dtype=np.bool_)
+        for split in self.splits:
+            mask |= pc.equal(self.rows.table.column("split"), split).to_numpy()
+        return np.flatnonzero(mask)
 
-    Only shares >= `overlap` (0..1) count; the earliest training text of equals. The same normalised text is `exact`.
-    Runs that stand in many evaluation texts are left out of the count, so that a common instruction is no leak.
-    """
-    runs = [np.unique(word_runs(text, size)) for text in evaluation]
-    every = np.concatenate(runs) if runs else np.empty(0, np.uint64)
-    known, counts = np.unique(every, return_counts=True)
-    known = known[counts <= max(_COMMON, len(evaluation) // 20)] if len(evaluation) > _COMMON else known
-    owners = _owners(known, runs)
-    sizes = np.array([np.isin(part, known).sum() for part in runs])
-    exact = {text_key(normalised(text)): row for row, text in reversed(list(enumerate(training))) if text.strip()}
-    best: dict[int, tuple[float, int]] = {}
-    for row, text in enumerate(training):
-        found = np.unique(word_runs(text, size))
-        hits = Counter(owner for run in found[np.isin(found, known)].tolist() for owner in owners[run])
-        for owner, count in hits.items():
-            share = count / sizes[owner]
-            if share >= overlap and share > best.get(owner, (0.0, -1))[0]:
-                best[owner] = (share, row)
-    matches: list[Match] = []
-    for row, text in enumerate(evaluation):
-        twin = exact.get(text_key(normalised(text))) if text.strip() else None
-        if twin is not None:
-            matches.append(Match(row, twin, "exact", 1.0))
-        elif row in best:
-            matches.append(Match(row, best[row][1], "words", float(best[row][0])))
-    return matches
+    def texts(self) -> list[str]:
+        """The part's texts."""
+        found: list[str] = self.rows.table.column("text").take(self.places).to_pylist()
+        return found
 
 
-def _owners(known: NDArray[np.uint64], runs: Sequence[NDArray[np.uint64]]) -> dict[int, list[int]]:
-    owners: dict[int, list[int]] = {run: [] for run in known.tolist()}
-    for row, part in enumerate(runs):
-        for run in part.tolist():
-            if run in owners:
-                owners[run].append(row)
-    return owners
+@dataclass(frozen=True)
+class FoundLeaks:
+    """How many rows were compared and how many leak, with the first of these."""
+
+    rows: int
+    evaluation_rows: int
+    leaks: int
+    first: list[Leak]
+
+
+def find_leaks(training: Part, evaluation: list[Part], ask: LeakAsk, vectors: list[Path] | None) -> FoundLeaks:
+    """Match the evaluation parts with the training part; `vectors` has a file for the training and for each other part."""
+    texts = training.texts()
+    questions = [text for part in evaluation for text in part.texts()]
+    matches = shared_words(texts, questions, ask.words, ask.overlap)
+    if vectors is not None:
+        parts = zip([training, *evaluation], vectors, strict=True)
+        matrix = stacked([np.load(path, mmap_mode="r", allow_pickle=False)[part.places] for part, path in parts])
+        assert matrix is not None
+        known = {match.evaluation for match in matches}
+        matches += [match for match in _near(matrix, len(texts), ask.cosine) if match.evaluation not in known]
+    matches.sort(key=lambda match: match.evaluation)
+    first = [_leak(training, evaluation, match) for match in matches[:_KEPT]]
+    return FoundLeaks(len(texts), len(questions), len(matches), first)
+
+
+def _near(vectors: F32, training: int, threshold: float) -> list[Match]:
+    """For each evaluation row its nearest training row, where that reaches the threshold."""
+    unit = unit_vectors(vectors)
+    pairs = pairs_above(unit, threshold, protected=training, within=False, max_pairs=50_000_000)
+    order = np.lexsort((pairs.earlier, -pairs.score, pairs.later))
+    later = pairs.later[order]
+    rows, first = np.unique(later, return_index=True)
+    best = order[first]
+    return [
+        Match(int(row) - training, int(pairs.earlier[at]), "semantic", None, float(pairs.score[at]))
+        for row, at in zip(rows.tolist(), best.tolist(), strict=True)
+    ]
+
+
+def _leak(training: Part, evaluation: list[Part], match: Match) -> Leak:
+    starts = np.cumsum([0, *(len(part.places) for part in evaluation)])
+    which = int(np.searchsorted(starts, match.evaluation, side="right")) - 1
+    part = evaluation[which]
+    theirs = int(part.places[match.evaluation - int(starts[which])])
+    ours = int(training.places[match.training])
+    return Leak(
+        evaluation_name=part.frozen.name,
+        evaluation_version=part.frozen.version,
+        evaluation_split=part.rows.table.column("split")[theirs].as_py(),
+        evaluation_row_id=part.rows.table.column("row_id")[theirs].as_py(),
+        evaluation_text=(part.rows.table.column("text")[theirs].as_py() or "")[:_SHOWN_CHARACTERS],
+        training_row_id=training.rows.table.column("row_id")[ours].as_py(),
+        training_text=(training.rows.table.column("text")[ours].as_py() or "")[:_SHOWN_CHARACTERS],
+        method=match.method,
+        overlap=match.overlap,
+        cosine=match.cosine,
+    )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltp.contracts.dedup import DedupMethod, Thresholds
-from services.dataset.dedup.cosine import F32, Progress, TooManyPairsError, keep_first_above, pairs_above, unit_vectors
-from services.dataset.dedup.minhash import jaccard, near_pairs
-from services.dataset.dedup.pairs import Pairs, Removals, keep_first, spread
+from services.dataset.dedup.cosine import F32, Progress, keep_first_above, pairs_above, unit_vectors
+from services.dataset.dedup.minhash import jaccard
+from services.dataset.dedup.near import keep_first_near, near_pairs
+from services.dataset.dedup.pairs import Pairs, Removals, TooManyPairsError, keep_first, spread
 from services.dataset.dedup.texts import distinct, normalised
 
 
@@ -66,34 +68,72 @@ def measure(
     unique: list[str] = [str(texts[row]) for row in first.tolist()]
     reference = int(np.searchsorted(first, protected))
     if method == "near":
-        pairs = near_pairs(unique, floor.jaccard, protected=reference)
-        return Measured(method, floor, first, where, pairs, np.full(len(pairs), np.nan), pairs.score)
+        return _near(unique, first, where, floor, thresholds, reference, progress)
     if vectors is None:
         raise ValueError(f"{method} needs vectors")
     unit = unit_vectors(vectors[first])
     try:
         pairs = pairs_above(unit, floor.cosine, protected=reference, progress=progress)
     except TooManyPairsError:
-        return _fixed(method, unit, unique, thresholds, first, where, reference)
+        if method == "combined":
+            return _near(unique, first, where, floor, thresholds, reference, progress, unit)
+        found = keep_first_above(unit, thresholds.cosine, protected=reference, progress=progress)
+        return _fixed(method, thresholds, first, where, found, found.score, np.full(len(found), np.nan))
     lexical = jaccard(unique, pairs.later, pairs.earlier) if method == "combined" else np.full(len(pairs), np.nan)
     return Measured(method, floor, first, where, pairs, pairs.score, lexical)
 
 
+def _near(
+    texts: list[str],
+    first: NDArray[np.int64],
+    where: NDArray[np.int64],
+    floor: Thresholds,
+    thresholds: Thresholds,
+    reference: int,
+    progress: Progress | None,
+    unit: F32 | None = None,
+) -> Measured:
+    """By the texts first; where there are vectors, the combined method, whose pairs must be near in both."""
+    method: DedupMethod = "near" if unit is None else "combined"
+    try:
+        pairs = near_pairs(texts, floor.jaccard, protected=reference, progress=progress)
+    except TooManyPairsError:
+        also = None if unit is None else partial(_as_near, unit, thresholds.cosine)
+        found = keep_first_near(texts, thresholds.jaccard, protected=reference, also=also, progress=progress)
+        return _fixed(method, thresholds, first, where, found, _cosines(unit, found.row, found.twin), found.score)
+    cosine = _cosines(unit, pairs.later, pairs.earlier)
+    if unit is not None:
+        both = cosine >= floor.cosine
+        pairs, cosine = pairs.where(both), cosine[both]
+    lexical = pairs.score
+    # The twin of the combined method is the one with the highest cosine, whichever way its pairs were found.
+    kept = pairs if unit is None else Pairs(pairs.later, pairs.earlier, cosine)
+    return Measured(method, floor, first, where, kept, cosine, lexical)
+
+
 def _fixed(
     method: DedupMethod,
-    unit: F32,
-    texts: list[str],
     thresholds: Thresholds,
     first: NDArray[np.int64],
     where: NDArray[np.int64],
-    reference: int,
+    found: Removals,
+    cosine: NDArray[np.float64],
+    lexical: NDArray[np.float64],
 ) -> Measured:
-    """Removals at the thresholds alone. For the combined method a removal stands when its text is near its twin's as well."""
-    found = keep_first_above(unit, thresholds.cosine, protected=reference)
-    near = np.full(len(found), np.nan)
-    if method == "combined":
-        near = jaccard(texts, found.row, found.twin)
-        sure = near >= thresholds.jaccard
-        found, near = Removals(found.row[sure], found.twin[sure], found.score[sure]), near[sure]
     pairs = Pairs(found.row, found.twin, found.score)
-    return Measured(method, thresholds, first, where, pairs, found.score, near, fixed=found)
+    return Measured(method, thresholds, first, where, pairs, cosine, lexical, fixed=found)
+
+
+def _as_near(unit: F32, threshold: float, row: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return unit[others].astype(np.float64) @ unit[row].astype(np.float64) >= threshold
+
+
+def _cosines(unit: F32 | None, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of each pair, in float64; not a number without vectors."""
+    found = np.full(len(one), np.nan)
+    for start in range(0, len(one) if unit is not None else 0, 65_536):
+        assert unit is not None
+        part = slice(start, start + 65_536)
+        exact = np.einsum("ij,ij->i", unit[one[part]].astype(np.float64), unit[other[part]].astype(np.float64))
+        found[part] = np.minimum(exact, 1.0)
+    return found

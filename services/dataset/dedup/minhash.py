@@ -1,79 +1,95 @@
-"""Near-duplicates by their characters: MinHash proposes pairs (banded, Broder 1997), the exact Jaccard index decides.
-
-With 40 bands of 4 rows, a pair of Jaccard J is proposed with probability 1 - (1 - J^4)^40: 0.996 at 0.6, 0.99998 at 0.7.
-"""
+"""MinHash signatures of texts (Broder 1997), their short codes whose distance estimates the Jaccard index, and the index itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.dataset.dedup.pairs import Pairs
 from services.dataset.dedup.texts import U64, char_runs
 
-BANDS, BAND_ROWS = 40, 4
+HASHES = 160
 RUN_LENGTH = 5
-# Below this MinHash misses too many pairs for the stored ones to be called all.
-LOWEST_FLOOR = 0.6
-# In a bucket, a row is compared with this many of the first: buckets of thousands come from templated rows, whose first
-# members are each other's twins.
-_BUCKET = 64
+CODE_WORDS = 8
 _CHUNK = 1 << 16
-_SETS_HELD = 20_000
+# Runs held as sets, about 90 bytes each.
+_RUNS_HELD = 4_000_000
+# Of four vertices, any two differ in two of three bits.
+_VERTICES = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=np.uint8)
+
+Codes = NDArray[np.uint64]
+Progress = Callable[[float], None]
 
 
-def near_pairs(texts: Sequence[str], floor: float, *, protected: int = 0, within: bool = True) -> Pairs:
-    """Pairs of texts whose sets of 5-character runs have a Jaccard index >= `floor` (see the module for what is missed).
-
-    `protected` and `within` as in `cosine.pairs_above`. Empty texts are similar to nothing.
-    """
-    later, earlier = _proposed(signatures(texts), np.array([len(text) > 0 for text in texts]))
-    keep = later >= protected
-    if not within:
-        keep &= earlier < protected
-    later, earlier = later[keep], earlier[keep]
-    score = jaccard(texts, later, earlier)
-    return Pairs(later, earlier, score).where(score >= floor)
-
-
-def signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
-    """MinHash signatures, uint32 [texts, BANDS * BAND_ROWS]; of an empty text, the largest value throughout."""
-    count = BANDS * BAND_ROWS
+def signatures(texts: Sequence[str], progress: Progress | None = None) -> NDArray[np.uint32]:
+    """MinHash signatures, uint32 [texts, HASHES]; of an empty text, the largest value throughout."""
     random = np.random.default_rng(5_000_011)
-    factor = random.integers(0, 2**63, count, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    offset = random.integers(0, 2**63, count, dtype=np.uint64)
-    signature = np.full((len(texts), count), np.iinfo(np.uint32).max, dtype=np.uint32)
+    factor = random.integers(0, 2**63, HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    offset = random.integers(0, 2**63, HASHES, dtype=np.uint64)
+    signature = np.full((len(texts), HASHES), np.iinfo(np.uint32).max, dtype=np.uint32)
     for rows, runs, starts in _chunks(texts):
         scratch = np.empty_like(runs)
-        for k in range(count):
+        for k in range(HASHES):
             np.multiply(runs, factor[k], out=scratch)
             scratch += offset[k]
             scratch >>= np.uint64(32)
             signature[rows, k] = np.minimum.reduceat(scratch, starts)
+        if progress is not None:
+            progress(float(rows[-1] + 1) / len(texts))
     return signature
 
 
-def jaccard(texts: Sequence[str], later: NDArray[np.int64], earlier: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The exact Jaccard index of the sets of 5-character runs, for each pair of places in `texts`; 0 for empty texts."""
-    held: dict[int, frozenset[int]] = {}
+def codes_of(signature: NDArray[np.uint32]) -> Codes:
+    """Codes uint64 [texts, CODE_WORDS] whose Hamming distance is twice the number of hashes that differ in their low two bits.
 
-    def runs_of(row: int) -> frozenset[int]:
-        found = held.get(row)
+    Two hashes that differ do so in their low bits three times in four, so a pair of Jaccard index J is expected at
+    a distance of 2 * HASHES * 3/4 * (1 - J).
+    """
+    codes = np.zeros((len(signature), CODE_WORDS * 8), dtype=np.uint8)
+    for start in range(0, len(signature), 8192):
+        bits = _VERTICES[signature[start : start + 8192] & 3].reshape(-1, HASHES * 3)
+        codes[start : start + 8192, : HASHES * 3 // 8] = np.packbits(bits, axis=1)
+    return codes.view(np.uint64)
+
+
+def distance_limit(floor: float, deviations: float = 3.3) -> int:
+    """The distance of codes that a pair of Jaccard index `floor` stays within, but for one in 2000 (3.3 deviations)."""
+    share = 0.75 * (1 - floor)
+    return 2 * int(HASHES * share + deviations * np.sqrt(HASHES * share * (1 - share)))
+
+
+class Jaccard:
+    """The exact Jaccard index of the sets of 5-character runs of two texts; sets are held up to a bounded number of runs."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._held: dict[int, frozenset[int]] = {}
+        self._runs = 0
+
+    def __call__(self, one: int, other: int) -> float:
+        """Of the texts at two places; 0 for empty ones."""
+        a, b = self._of(one), self._of(other)
+        common = len(a & b)
+        return common / (len(a) + len(b) - common) if common else 0.0
+
+    def _of(self, row: int) -> frozenset[int]:
+        found = self._held.get(row)
         if found is None:
-            if len(held) >= _SETS_HELD:
-                held.clear()
-            found = held[row] = frozenset(char_runs(texts[row], RUN_LENGTH).tolist())
+            found = frozenset(char_runs(self._texts[row], RUN_LENGTH).tolist())
+            if self._runs + len(found) > _RUNS_HELD:
+                self._held.clear()
+                self._runs = 0
+            self._held[row] = found
+            self._runs += len(found)
         return found
 
-    score = np.zeros(len(later), dtype=np.float64)
-    for index, (a, b) in enumerate(zip(later.tolist(), earlier.tolist(), strict=True)):
-        one, other = runs_of(a), runs_of(b)
-        common = len(one & other)
-        if common:
-            score[index] = common / (len(one) + len(other) - common)
-    return score
+
+def jaccard(texts: Sequence[str], later: NDArray[np.int64], earlier: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The exact Jaccard index for each pair of places in `texts`; 0 for empty texts."""
+    exact = Jaccard(texts)
+    pairs = zip(later.tolist(), earlier.tolist(), strict=True)
+    return np.fromiter((exact(a, b) for a, b in pairs), np.float64, len(later))
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], U64, NDArray[np.int64]]]:
@@ -98,31 +114,3 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], U64, NDAr
 def _packed(rows: list[int], parts: list[U64]) -> tuple[NDArray[np.int64], U64, NDArray[np.int64]]:
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
     return np.array(rows, dtype=np.int64), np.concatenate(parts), starts.astype(np.int64)
-
-
-def _proposed(signature: NDArray[np.uint32], usable: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct pairs that share a band, as (later, earlier)."""
-    rows = len(signature)
-    found = np.empty(0, dtype=np.int64)
-    usable_rows = np.flatnonzero(usable)
-    for band in range(BANDS):
-        part = np.ascontiguousarray(signature[usable_rows, band * BAND_ROWS : (band + 1) * BAND_ROWS])
-        keys = part.view([("", part.dtype)] * BAND_ROWS).ravel()
-        found = np.union1d(found, _bucket_pairs(keys, usable_rows, rows))
-    return found // rows, found % rows
-
-
-def _bucket_pairs(keys: NDArray[np.void], rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Pairs within equal keys, as later * count + earlier."""
-    _, bucket = np.unique(keys, return_inverse=True)
-    order = np.argsort(bucket, kind="stable")
-    sizes = np.bincount(bucket)
-    starts = np.cumsum(sizes) - sizes
-    place = np.arange(len(order)) - starts[bucket[order]]
-    parts: list[NDArray[np.int64]] = []
-    for back in range(min(_BUCKET, int(sizes.max(initial=1)) - 1)):
-        # Every member against the `back`-th of its bucket.
-        later = np.flatnonzero(place > back)
-        earlier = starts[bucket[order[later]]] + back
-        parts.append(rows[order[later]] * count + rows[order[earlier]])
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)

@@ -11,6 +11,10 @@ Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
 
 
+class TooManyPairsError(Exception):
+    """More pairs than can be kept: clusters so large that only removals at one threshold can be computed."""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Similar rows: `later[k]` comes after `earlier[k]`; `score[k]` in [0, 1] is what the method measured."""

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from sqlalchemy import select
 
 from ltp.contracts.dataset import DatasetRejected
 from ltp.contracts.dedup import DedupApplied, DedupCompleted, DedupFailed, Thresholds, VersionRef
 from ltp.contracts.values import Problem
-from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
 from ltp.store.database import Database, Unit
-from services.dataset.dedup import store
-from services.dataset.dedup.methods import Measured, measure
-from services.dataset.dedup.minhash import LOWEST_FLOOR
-from services.dataset.dedup.pairs import Removals
+from services.dataset.apart import apart
+from services.dataset.dedup import store, tasks
+from services.dataset.dedup.compared import Compared
+from services.dataset.dedup.near import LOWEST_FLOOR
 from services.dataset.dedup.record import Record
+from services.dataset.derive import Without
 from services.dataset.store import close_dataset, datasets, open_dataset
-from services.dataset.vectors.library import Frozen, Library
-from services.dataset.vectors.rows import RowsFile
+from services.dataset.vectors.library import Library
 from services.dataset.vectors.work import ensure_vectors
 from services.dataset.versions import derive
 
@@ -37,35 +31,12 @@ FLOOR = Thresholds(cosine=0.8, jaccard=LOWEST_FLOOR)
 _WITH_VECTORS = frozenset({"semantic", "combined"})
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The rows of several versions one after the other; the last version is the one that rows are removed from."""
-
-    versions: list[Frozen]
-    rows: list[RowsFile]
-
-    @property
-    def starts(self) -> NDArray[np.int64]:
-        """Where the rows of each version begin; the last entry is the number of all."""
-        return np.cumsum([0, *(len(rows) for rows in self.rows)]).astype(np.int64)
-
-    @property
-    def reference(self) -> int:
-        """How many rows belong to the versions that nothing is removed from."""
-        return int(self.starts[-2])
-
-    def place(self, row: int) -> tuple[int, int]:
-        """(which version, which row of it)."""
-        version = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return version, row - int(self.starts[version])
-
-
-async def open_compared(library: Library, row: Mapping[str, Any]) -> Compared:
+async def open_compared(library: Library, row: Mapping[str, Any], vectors: list[Path] | None = None) -> Compared:
     """The versions a search for duplicates reads."""
     refs = [VersionRef.model_validate(ref) for ref in row["against"]]
     refs.append(VersionRef(name=row["name"], version=row["version"]))
     versions = [await library.frozen(ref) for ref in refs]
-    return Compared(versions, [await library.rows(version, row["part"]) for version in versions])
+    return Compared(versions, library.folder, row["part"], vectors or [])
 
 
 def record_of(library: Library, dedup_id: UUID) -> Record:
@@ -81,30 +52,25 @@ async def find_duplicates(held: Held, database: Database, library: Library) -> N
     async with database.unit() as unit:
         await store.change(unit, store.dedups, dedup_id, state="running")
     compared = await open_compared(library, row)
-    vectors: NDArray[np.float32] | None = None
     if row["method"] in _WITH_VECTORS:
-        parts = [await ensure_vectors(held, database, library, v, row["part"], row["model"]) for v in compared.versions]
-        vectors = await asyncio.to_thread(_stacked, parts)
-    texts = [text for rows in compared.rows for text in rows.texts]
+        model = row["model"]
+        made = [await ensure_vectors(held, database, library, v, row["part"], model) for v in compared.versions]
+        compared = await open_compared(library, row, made)
     thresholds = Thresholds.model_validate(row["thresholds"])
-    tell = _Teller(database, dedup_id, asyncio.get_running_loop())
-    measured = await asyncio.to_thread(
-        measure,
-        row["method"],
-        texts,
-        vectors,
-        _lower(FLOOR, thresholds),
-        thresholds,
-        protected=compared.reference,
-        progress=tell,
-    )
-    await asyncio.to_thread(record_of(library, dedup_id).write, measured)
-    removals = await asyncio.to_thread(removed_rows, measured, thresholds, compared.reference)
+
+    async def note(share: float) -> None:
+        async with database.unit() as unit:
+            await store.change(unit, store.dedups, dedup_id, progress=share)
+
+    found = await apart(
+        tasks.find, row["method"], compared, _lower(FLOOR, thresholds), thresholds, record_of(library, dedup_id),
+        cancelled=held.cancelled, note=note,
+    )  # fmt: skip
     async with database.unit() as unit:
-        values = {"floor": measured.floor.model_dump(), "rows": len(compared.rows[-1]), "removals": len(removals)}
+        values = {"floor": found.floor.model_dump(), "rows": found.rows, "removals": found.removals}
         if await store.end(unit, store.dedups, dedup_id, state="completed", progress=1.0, **values):
             fact = DedupCompleted(
-                dedup_id=dedup_id, name=row["name"], version=row["version"], rows=values["rows"], removals=len(removals)
+                dedup_id=dedup_id, name=row["name"], version=row["version"], rows=found.rows, removals=found.removals
             )
             unit.emit(fact, about=dedup_id)
         await finish(unit, held.work)
@@ -132,15 +98,11 @@ async def apply_dedup(held: Held, database: Database, library: Library) -> None:
     row = await store.one(database.engine, store.dedups, dedup_id)
     assert row is not None
     record = record_of(library, dedup_id)
-    measured = await asyncio.to_thread(record.read, row["method"])
     compared = await open_compared(library, row)
-    removals = await asyncio.to_thread(removed_rows, measured, thresholds, compared.reference)
-    if len(removals) == 0:
-        message = f"At these thresholds no row of {row['name']} repeats another."
-        raise LtpError(ErrorCode.CONFLICT, message, "Nothing is to be removed; the version stays as it is.")
-    listed = await asyncio.to_thread(listed_removals, compared, removals, measured, range(len(removals)))
     path = record.path.with_name(f"removed-{dataset_id}.parquet")
-    await asyncio.to_thread(pq.write_table, pa.Table.from_pylist(listed), path)
+    gone = await apart(
+        tasks.write_removed, row["method"], compared, thresholds, record, path, cancelled=held.cancelled
+    )  # fmt: skip
 
     async def settle(unit: Unit) -> None:
         made = await unit.execute(
@@ -149,7 +111,7 @@ async def apply_dedup(held: Held, database: Database, library: Library) -> None:
         found: Any = made.one()
         name, version, rows = found
         await store.note_applied(unit, dedup_id, {"name": name, "version": version})
-        fact = DedupApplied(dedup_id=dedup_id, name=name, version=version, rows=rows, removed=len(listed))
+        fact = DedupApplied(dedup_id=dedup_id, name=name, version=version, rows=rows, removed=len(gone))
         unit.emit(fact, about=dedup_id)
         await finish(unit, held.work)
 
@@ -157,7 +119,7 @@ async def apply_dedup(held: Held, database: Database, library: Library) -> None:
         database,
         library.versions_dir,
         compared.versions[-1].source,
-        _keeper({item["row_id"] for item in listed}),
+        Without(frozenset(gone)),
         dataset_id=dataset_id,
         reason="dedup",
         provenance={
@@ -166,110 +128,14 @@ async def apply_dedup(held: Held, database: Database, library: Library) -> None:
             "part": row["part"],
             "thresholds": thresholds.model_dump(),
             "against": row["against"],
-            "removed": len(listed),
+            "removed": len(gone),
             "removals": str(path),
         },
         name=held.work.payload["name"],
         settle=settle,
+        cancelled=held.cancelled,
     )
-
-
-def removed_rows(measured: Measured, thresholds: Thresholds, reference: int) -> Removals:
-    """What goes at these thresholds. Raises INVALID_REQUEST below the floor; rows of the reference never go."""
-    wanted = _relevant(measured, thresholds)
-    floor = _relevant(measured, measured.floor)
-    for name, value in wanted.items():
-        moved = value != floor[name] if measured.fixed is not None else value < floor[name] - 1e-12
-        if moved:
-            only = "at exactly" if measured.fixed is not None else "from"
-            message = f"The {name} threshold {value:g} was not measured; it was {only} {floor[name]:g} on."
-            raise LtpError(ErrorCode.INVALID_REQUEST, message, "Run `ltp dataset dedup preview` with that threshold.")
-    found = measured.removals(thresholds)
-    ours = found.row >= reference
-    return Removals(found.row[ours], found.twin[ours], found.score[ours])
-
-
-def listed_removals(
-    compared: Compared, removals: Removals, measured: Measured, which: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Some removals with the ids of both rows and how they are alike."""
-    ids = [rows.table.column("row_id") for rows in compared.rows]
-    splits = [rows.table.column("split") for rows in compared.rows]
-    scores = _pair_scores(measured)
-    found: list[dict[str, Any]] = []
-    for index in which:
-        row, twin = int(removals.row[index]), int(removals.twin[index])
-        (own, own_row), (other, other_row) = compared.place(row), compared.place(twin)
-        same = bool(measured.where[row] == measured.where[twin])
-        pair = int(measured.where[row]), int(measured.where[twin])
-        cosine, near = (1.0, 1.0) if same else scores.get(pair, (None, None))
-        found.append(
-            {
-                "row_id": ids[own][own_row].as_py(),
-                "split": splits[own][own_row].as_py(),
-                "twin_row_id": ids[other][other_row].as_py(),
-                "twin_split": splits[other][other_row].as_py(),
-                "twin_name": compared.versions[other].name,
-                "twin_version": compared.versions[other].version,
-                "method": "exact" if same else measured.method,
-                "cosine": None if measured.method in {"exact", "near"} and not same else cosine,
-                "jaccard": None if measured.method == "semantic" and not same else near,
-            }
-        )
-    return found
-
-
-def _pair_scores(measured: Measured) -> dict[tuple[int, int], tuple[float | None, float | None]]:
-    pairs = zip(measured.pairs.later.tolist(), measured.pairs.earlier.tolist(), strict=True)
-    cosine, near = measured.cosine.tolist(), measured.jaccard.tolist()
-    return {pair: (cosine[i], near[i]) for i, pair in enumerate(pairs)}
-
-
-def _relevant(measured: Measured, thresholds: Thresholds) -> dict[str, float]:
-    """The thresholds that the method reads and that its floor bounds."""
-    if measured.method == "exact":
-        return {}
-    if measured.method == "near":
-        return {"jaccard": thresholds.jaccard}
-    if measured.method == "combined" and measured.fixed is not None:
-        return {"cosine": thresholds.cosine, "jaccard": thresholds.jaccard}
-    return {"cosine": thresholds.cosine}
 
 
 def _lower(one: Thresholds, other: Thresholds) -> Thresholds:
     return Thresholds(cosine=min(one.cosine, other.cosine), jaccard=min(one.jaccard, other.jaccard))
-
-
-def _stacked(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    widths = {part.shape[1] for part in parts}
-    if len(widths) > 1:
-        message = f"The versions' vectors have {' and '.join(map(str, sorted(widths)))} numbers."
-        raise LtpError(ErrorCode.VECTORS_INVALID, message, "Embed all of them with the same model.")
-    return np.concatenate(parts)
-
-
-def _keeper(gone: set[str]) -> Any:
-    """A test of frozen rows: true for those that stay."""
-
-    def keep(table: pa.Table) -> NDArray[np.bool_]:
-        ids = table.column("row_id").to_pylist()
-        return np.fromiter((row_id not in gone for row_id in ids), np.bool_, len(ids))
-
-    return keep
-
-
-class _Teller:
-    """Notes the progress of a computation in a thread, at most each twentieth."""
-
-    def __init__(self, database: Database, dedup_id: UUID, loop: asyncio.AbstractEventLoop) -> None:
-        self._database, self._dedup_id, self._loop = database, dedup_id, loop
-        self._told = 0.0
-
-    def __call__(self, share: float) -> None:
-        if share - self._told >= 0.05:
-            self._told = share
-            asyncio.run_coroutine_threadsafe(self._note(share), self._loop)
-
-    async def _note(self, share: float) -> None:
-        async with self._database.unit() as unit:
-            await store.change(unit, store.dedups, self._dedup_id, progress=share)

@@ -44,7 +44,7 @@ async def queue_embedding(
 ) -> None:
     await store.add_embedding(unit, event, library.label(event.ask.model))
     payload = {"embedding_id": str(event.embedding_id)}
-    await enqueue(unit, Queue.PREPROCESSING, "embed", payload, dedup_key=f"embed:{event.embedding_id}")
+    enqueue(unit, Queue.PREPROCESSING, "embed", payload, dedup_key=f"embed:{event.embedding_id}")
 
 
 @router.subscriber(**answered_by(SERVICE, "search"), max_workers=_SEARCHES_AT_ONCE)

@@ -7,13 +7,15 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ltp.contracts.dedup import TextPart
 from services.dataset.vectors.index import F32, Hits, Mask, ranked
+from services.dataset.vectors.rows import open_rows
 
 _K1, _B = 1.2, 0.75
 # Words; and each character by itself in scripts that are written without blanks.
@@ -53,14 +55,22 @@ class LexicalIndex:
         return ranked(rows.astype(np.int64), score[rows], limit)
 
 
-def open_lexical(folder: Path, part: str, texts: Iterable[str]) -> LexicalIndex:
-    """Load the index of a part, building it from `texts` first when it is not there (about 30,000 short rows a second)."""
-    target = folder / f"{part}.bm25.npz"
-    if not target.exists():
-        _build(target, texts)
-    with np.load(target, allow_pickle=False) as held:
+def lexical_path(folder: Path, part: TextPart) -> Path:
+    """Where the index of a part stands."""
+    return folder / f"{part}.bm25.npz"
+
+
+def open_lexical(folder: Path, part: TextPart) -> LexicalIndex:
+    """Load the index of a part. Raises FileNotFoundError when it was not built."""
+    with np.load(lexical_path(folder, part), allow_pickle=False) as held:
         words = bytes(held["words"]).decode().split("\n")
         return LexicalIndex(words, held["starts"], held["rows"], held["weights"])
+
+
+def build_lexical(folder: Path, splits: Mapping[str, Path], part: TextPart) -> None:
+    """Write the index of a part of a version, whole by one rename (about 30,000 short rows a second)."""
+    column = open_rows(folder, splits, part).table.column("text")
+    _build(lexical_path(folder, part), (text.as_py() or "" for text in column))
 
 
 def _build(target: Path, texts: Iterable[str]) -> None:

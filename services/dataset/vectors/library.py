@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,6 +14,7 @@ from ltp.contracts.dedup import TextPart, VersionRef
 from ltp.contracts.search import IndexName
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.database import Database
+from services.dataset.apart import apart
 from services.dataset.derive import Source
 from services.dataset.settings import DatasetSettings
 from services.dataset.vectors import store
@@ -26,10 +27,10 @@ from services.dataset.vectors.encoder import (
     model_directory,
 )
 from services.dataset.vectors.index import VectorIndex
-from services.dataset.vectors.lexical import LexicalIndex, open_lexical
+from services.dataset.vectors.lexical import LexicalIndex, build_lexical, lexical_path, open_lexical
 from services.dataset.vectors.milvus import MilvusIndex
 from services.dataset.vectors.pgvector import PgvectorIndex
-from services.dataset.vectors.rows import RowsFile, open_rows
+from services.dataset.vectors.rows import Frozen, RowsFile, open_rows, write_rows
 from services.dataset.vectors.scan import ScanIndex
 from services.dataset.versions import find
 
@@ -38,25 +39,6 @@ V = TypeVar("V")
 
 _HELD = 8
 _ENCODERS = 2
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A frozen version on the disk."""
-
-    source: Source
-    splits: dict[str, Path]
-    rows: int
-
-    @property
-    def name(self) -> str:
-        """The dataset's name."""
-        return self.source.name
-
-    @property
-    def version(self) -> str:
-        """The content hash."""
-        return self.source.version
 
 
 @dataclass
@@ -78,6 +60,7 @@ class Library:
         default_factory=dict[tuple[str, str, str], Mapping[str, Any]]
     )
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _making: dict[tuple[int, Any], asyncio.Lock] = field(default_factory=dict[tuple[int, Any], asyncio.Lock])
 
     def __post_init__(self) -> None:
         self.scan = ScanIndex(self.folder / "matrices", self.settings.vector_memory_bytes)
@@ -113,22 +96,35 @@ class Library:
     async def frozen(self, ref: VersionRef) -> Frozen:
         """The version that a reference means. Raises LtpError NOT_FOUND, CONFLICT."""
         source = await find(self.database, self.versions_dir, ref.name, ref.version)
+
         # A version never changes, so its manifest is read once; that it still exists was asked just now.
-        return await self._held(self._frozen, (source.name, source.version), lambda: _opened(source), _HELD)
+        async def make() -> Frozen:
+            return await asyncio.to_thread(_opened, source)
+
+        return await self._held(self._frozen, (source.name, source.version), make, _HELD)
 
     async def rows(self, frozen: Frozen, part: TextPart) -> RowsFile:
         """The rows of a version."""
         folder = self.folder / "rows" / frozen.version
-        return await self._held(
-            self._rows, (frozen.version, part), lambda: open_rows(folder, frozen.splits, part), _HELD
-        )
+
+        async def make() -> RowsFile:
+            if not (folder / f"{part}.arrow").exists():
+                await apart(write_rows, folder, frozen.splits, part)
+            return await asyncio.to_thread(open_rows, folder, frozen.splits, part)
+
+        return await self._held(self._rows, (frozen.version, part), make, _HELD)
 
     async def words(self, frozen: Frozen, part: TextPart) -> LexicalIndex:
         """The word index of a version."""
-        rows = await self.rows(frozen, part)
+        await self.rows(frozen, part)
         folder = self.folder / "rows" / frozen.version
-        texts = (text.as_py() or "" for text in rows.table.column("text"))
-        return await self._held(self._words, (frozen.version, part), lambda: open_lexical(folder, part, texts), _HELD)
+
+        async def make() -> LexicalIndex:
+            if not lexical_path(folder, part).exists():
+                await apart(build_lexical, folder, frozen.splits, part)
+            return await asyncio.to_thread(open_lexical, folder, part)
+
+        return await self._held(self._words, (frozen.version, part), make, _HELD)
 
     async def encoder(self, model: str | None) -> Encoder:
         """The encoder of a model. Raises LtpError when there is none."""
@@ -188,11 +184,16 @@ class Library:
         name = label.removeprefix(ENDPOINT_PREFIX)
         return EndpointEncoder(self.settings.embedding_url, name, self.settings.embedding_key_file)
 
-    async def _held(self, shelf: OrderedDict[K, V], key: K, make: Callable[[], V], most: int) -> V:
+    async def _held(
+        self, shelf: OrderedDict[K, V], key: K, make: Callable[[], Awaitable[V]], most: int
+    ) -> V:  # fmt: skip
         if key not in shelf:
-            async with self._opening:
+            # A lock for each: to open a large version takes a while, and others need not wait for it.
+            lock = self._making.setdefault((id(shelf), key), asyncio.Lock())
+            async with lock:
                 if key not in shelf:
-                    shelf[key] = await asyncio.to_thread(make)
+                    shelf[key] = await make()
+                    self._making.pop((id(shelf), key), None)
                     if len(shelf) > most:
                         shelf.popitem(last=False)
         shelf.move_to_end(key)

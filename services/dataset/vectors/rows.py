@@ -19,12 +19,32 @@ from numpy.typing import NDArray
 
 from ltp.contracts.dedup import TextPart
 from ltp.core.errors import ErrorCode, LtpError
+from services.dataset.derive import Source
 
 # Columns that verl wants and nobody filters on: they repeat others.
 _LEFT_OUT = frozenset(
     {"prompt", "data_source", "reward_model", "extra_info", "messages", "chosen", "rejected", "fields"}
 )
 _BATCH = 16_384
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A frozen version on the disk."""
+
+    source: Source
+    splits: dict[str, Path]
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        return self.source.name
+
+    @property
+    def version(self) -> str:
+        """The content hash."""
+        return self.source.version
 
 
 @dataclass(frozen=True)
@@ -69,14 +89,20 @@ def open_rows(folder: Path, splits: Mapping[str, Path], part: TextPart) -> RowsF
     Raises LtpError NOT_FOUND when a split's file is gone, DATA_DIR_CORRUPT when it cannot be read.
     """
     target = folder / f"{part}.arrow"
-    if not target.exists():
-        _write(target, splits, part)
+    write_rows(folder, splits, part)
     try:
         with pa.memory_map(str(target)) as source:
             return RowsFile(pa.ipc.open_file(source).read_all())
     except (pa.ArrowException, OSError) as error:
         target.unlink(missing_ok=True)  # derived: the next call makes it again
         raise LtpError(ErrorCode.DATA_DIR_CORRUPT, f"{target} cannot be read: {error}.", "Try again.") from error
+
+
+def write_rows(folder: Path, splits: Mapping[str, Path], part: TextPart) -> None:
+    """Write the file of a part where it does not stand. Raises as `open_rows` does."""
+    target = folder / f"{part}.arrow"
+    if not target.exists():
+        _write(target, splits, part)
 
 
 def open_mapped(folder: Path, part: str) -> RowsFile | None:

@@ -18,8 +18,8 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.database import Database
 from services.dataset.vectors.filters import mask_of
 from services.dataset.vectors.index import F32, Hits, Mask, VectorIndex
-from services.dataset.vectors.library import Frozen, Library, matrix_key
-from services.dataset.vectors.rows import RowsFile
+from services.dataset.vectors.library import Library, matrix_key
+from services.dataset.vectors.rows import Frozen, RowsFile
 from services.dataset.vectors.work import vectors_of
 
 # Ranks that hybrid search fuses, and the furthest that pages reach.
@@ -98,7 +98,8 @@ class Search:
     ) -> tuple[Hits, str]:
         embedding = await self.library.embedding(frozen, ask.part, ask.model)
         key = matrix_key(frozen.version, ask.part, embedding["model_key"])
-        vectors = await vectors_of(self.database, self.library, frozen, embedding)
+        await vectors_of(self.database, self.library, frozen, embedding)
+        vectors = self.library.scan.vectors(key)
         if like is not None:
             query = np.array(vectors[like])
             if not query.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -22,7 +23,8 @@ from services.dataset.dedup.texts import distinct, text_key
 from services.dataset.vectors import store
 from services.dataset.vectors.encoder import Encoder
 from services.dataset.vectors.index import F32
-from services.dataset.vectors.library import Frozen, Library, matrix_key
+from services.dataset.vectors.library import Library, matrix_key
+from services.dataset.vectors.rows import Frozen
 from services.dataset.versions import Settle
 
 _BATCH = 128
@@ -44,8 +46,8 @@ async def embed(held: Held, database: Database, library: Library) -> None:
 
 async def ensure_vectors(
     held: Held, database: Database, library: Library, frozen: Frozen, part: TextPart, model: str | None
-) -> F32:
-    """The vectors [rows, d] of a version, made in the course of other work when there are none."""
+) -> Path:
+    """The file of the vectors [rows, d] of a version, made in the course of other work when there are none."""
     found = await store.latest(database.engine, frozen.version, part, library.label(model))
     if found is None:
         # The same id when this work is done again, so that it goes on with what it began.
@@ -90,14 +92,14 @@ async def fail_embedding(unit: Unit, work: Work, problem: Problem) -> None:
         unit.emit(EmbeddingFailed(embedding_id=embedding_id, problem=problem), about=embedding_id)
 
 
-async def vectors_of(database: Database, library: Library, frozen: Frozen, row: Mapping[str, Any]) -> F32:
-    """The vectors [rows, d] of a completed embedding, from the mapped file or, when that is gone, from the cache."""
+async def vectors_of(database: Database, library: Library, frozen: Frozen, row: Mapping[str, Any]) -> Path:
+    """The file of the vectors [rows, d] of a completed embedding, written from the cache when it is gone."""
     key = matrix_key(frozen.version, row["part"], row["model_key"])
     if not await asyncio.to_thread(library.scan.has, key):
         rows = await library.rows(frozen, row["part"])
         texts = await asyncio.to_thread(_distinct_texts, rows.texts)
         await library.scan.rebuild(key, await _matrix(database, row["model_key"], texts))
-    return library.scan.vectors(key)
+    return library.scan.path(key)
 
 
 def _distinct_texts(texts: list[str]) -> _Texts:

@@ -27,9 +27,9 @@ from ltp.contracts.evaluation_spec import (
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.recipe import content_hash
 from ltp.core.scoring import choice_letter, exact, normalised, numeric_within
-from services.evaluator.endpoint import Endpoint
+from ltp.sandbox.pool import Sandbox, processors
+from services.evaluator.endpoint import Endpoint, hopeless
 from services.evaluator.samples import Answer, Failure, Message, Row, Verdict, judged
-from services.evaluator.scorers.sandbox import Sandbox, processors
 
 # Raised by one when a scorer's meaning changes, so that old scores are not taken for new ones.
 _VERSIONS = {"exact": 1, "numeric": 1, "normalised": 1, "choice": 1, "regex": 1, "math": 1, "code": 1, "function": 1}
@@ -137,7 +137,7 @@ def _similar(endpoint: Endpoint, spec: SimilarityScorer) -> Judge:
     async def judge(row: Row, answer: Answer) -> Verdict:
         found = await endpoint.post("embeddings", {"input": [answer.text or " ", row.answer or " "]})
         if isinstance(found, Failure):
-            return _unjudged(found)
+            return _unjudged(endpoint, found)
         try:
             one, other = (item["embedding"] for item in sorted(found[0]["data"], key=lambda item: item["index"]))
             similarity = _cosine(one, other)
@@ -167,7 +167,7 @@ def _compared(endpoint: Endpoint, spec: JudgeScorer) -> Judge:
         for first, second, mine in orders:
             said = await ask(row, first, second)
             if isinstance(said, Failure):
-                return _unjudged(said)
+                return _unjudged(endpoint, said)
             if said is None:
                 return Verdict("unparsable", None, {"why": "the judge gave no verdict", "orders": values})
             values.append(1.0 if said in {mine, "TIE"} else 0.0)
@@ -179,7 +179,10 @@ def _compared(endpoint: Endpoint, spec: JudgeScorer) -> Judge:
     return judge
 
 
-def _unjudged(failure: Failure) -> Verdict:
+def _unjudged(endpoint: Endpoint, failure: Failure) -> Verdict:
+    # A judge that nobody can ask judges nothing: better said at once than once for each of a thousand answers.
+    if not endpoint.spent.answered and failure.kind in {"unreachable", "unauthorized", "model_not_found"}:
+        raise hopeless(endpoint, failure, "The judging model at ")
     return Verdict("unparsable", None, {"why": f"the judging model did not answer: {failure.kind}: {failure.message}"})
 
 

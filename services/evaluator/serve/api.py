@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,6 +18,7 @@ from jinja2 import TemplateError
 from services.evaluator.serve.engine import Engine
 from services.evaluator.serve.generation import Row
 from services.evaluator.serve.schemas import (
+    AdapterRequest,
     ApiError,
     ChatRequest,
     CompletionRequest,
@@ -39,28 +41,36 @@ def build_app(engine: Engine, name: str) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "ltp"}]}
+        model = {"object": "model", "created": 0, "owned_by": "ltp"}
+        adapters = [{"id": adapter, **model, "parent": name} for adapter in engine.adapters()]
+        return {"object": "list", "data": [{"id": name, **model}, *adapters]}
+
+    @app.post("/v1/load_lora_adapter")
+    async def load_adapter(body: AdapterRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
+        try:
+            await asyncio.to_thread(engine.adapt, body.lora_name, Path(body.lora_path))
+        except ValueError as error:
+            raise ApiError(400, str(error), code="invalid_adapter", param="lora_path") from error
+        return Response(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
-        _check_name(body.model, name)
-        row = _row(engine, _chat_tokens(engine, body), body.max_completion_tokens or body.max_tokens, body)
+        row = _row(engine, _chat_tokens(engine, body), body.max_completion_tokens or body.max_tokens, body, name)
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            return StreamingResponse(_stream(engine, row, name, with_usage), media_type="text/event-stream")
+            return StreamingResponse(_stream(engine, row, body.model, with_usage), media_type="text/event-stream")
         text = await _whole(engine, row)
         message = {"role": "assistant", "content": text}
-        return JSONResponse(_answer("chat.completion", "chatcmpl", name, row, {"message": message}))
+        return JSONResponse(_answer("chat.completion", "chatcmpl", body.model, row, {"message": message}))
 
     @app.post("/v1/completions")
     async def completion(body: CompletionRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
-        _check_name(body.model, name)
         prompts = [p if isinstance(p, list) else engine.encode(p) for p in body.prompts]
         return JSONResponse(await complete(engine, name, prompts, body))
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        _check_name(body.model, name)
+        _adapter(engine, body.model, name)
         if body.messages is not None:
             tokens = _encoded(engine, [message.model_dump() for message in body.messages])
         else:
@@ -69,19 +79,25 @@ def build_app(engine: Engine, name: str) -> FastAPI:
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        _check_name(body.model, name)
+        adapter = _adapter(engine, body.model, name)
         texts = [body.input] if isinstance(body.input, str) else body.input
-        found = [await asyncio.to_thread(engine.embed, _fitting(engine, engine.encode(text))) for text in texts]
+        found = [
+            await asyncio.to_thread(engine.embed, _fitting(engine, engine.encode(text)), adapter) for text in texts
+        ]
         data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(found)]
         return {"object": "list", "model": name, "data": data}
 
     return app
 
 
-def _check_name(asked: str, served: str) -> None:
-    if asked != served:
-        message = f"The model {asked!r} is not served here; this server has {served!r}."
+def _adapter(engine: Engine, asked: str, served: str) -> str | None:
+    """The adapter that a model's name stands for; None for the model itself."""
+    if asked == served:
+        return None
+    if asked not in engine.adapters():
+        message = f"The model {asked!r} is not served here; this server has {', '.join([served, *engine.adapters()])}."
         raise ApiError(404, message, code="model_not_found", param="model")
+    return asked
 
 
 def _fitting(engine: Engine, tokens: list[int]) -> list[int]:
@@ -93,7 +109,11 @@ def _fitting(engine: Engine, tokens: list[int]) -> list[int]:
 
 async def complete(engine: Engine, name: str, prompts: list[list[int]], body: CompletionRequest) -> dict[str, Any]:
     """Answer every prompt, together; with `echo` the prompt comes first, with `logprobs` each token has its own."""
-    rows = [_row(engine, prompt, body.max_tokens, body) if body.max_tokens else Row(prompt, 0) for prompt in prompts]
+    adapter = _adapter(engine, body.model, name)
+    rows = [
+        _row(engine, prompt, body.max_tokens, body, name) if body.max_tokens else Row(prompt, 0, adapter=adapter)
+        for prompt in prompts
+    ]
     texts = await asyncio.gather(*(_whole(engine, row) if body.max_tokens else _nothing() for row in rows))
     choices: list[dict[str, Any]] = []
     for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
@@ -101,14 +121,14 @@ async def complete(engine: Engine, name: str, prompts: list[list[int]], body: Co
         logprobs = None
         if body.logprobs is not None:
             whole = _fitting(engine, row.prompt + row.tokens)
-            scores = await asyncio.to_thread(engine.score, whole, body.logprobs)
+            scores = await asyncio.to_thread(engine.score, whole, body.logprobs, row.adapter)
             first = 0 if body.echo else len(row.prompt)
             logprobs = as_logprobs(engine.tokenizer, scores[first:])
         reason = row.finish_reason or "length"
         choices.append({"index": index, "text": shown, "logprobs": logprobs, "finish_reason": reason})
     prompt, answer = sum(len(row.prompt) for row in rows), sum(len(row.tokens) for row in rows)
     usage = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
-    return {**_head("text_completion", "cmpl", name), "choices": choices, "usage": usage}
+    return {**_head("text_completion", "cmpl", body.model), "choices": choices, "usage": usage}
 
 
 async def _nothing() -> str:
@@ -127,7 +147,9 @@ def _encoded(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
         raise ApiError(400, message, code="invalid_messages", param="messages") from error
 
 
-def _row(engine: Engine, prompt: list[int], max_tokens: int | None, body: ChatRequest | CompletionRequest) -> Row:
+def _row(
+    engine: Engine, prompt: list[int], max_tokens: int | None, body: ChatRequest | CompletionRequest, served: str
+) -> Row:
     room = engine.context - len(prompt)
     wanted = room if max_tokens is None else max_tokens
     if not prompt or wanted > room or room < 1:
@@ -136,7 +158,8 @@ def _row(engine: Engine, prompt: list[int], max_tokens: int | None, body: ChatRe
             f"together they must fit the model's context of {engine.context} tokens."
         )
         raise ApiError(400, message, code="context_length_exceeded", param="max_tokens")
-    return Row(prompt, wanted, temperature=body.temperature, top_p=body.top_p, seed=body.seed, stops=body.stops)
+    drawn = {"temperature": body.temperature, "top_p": body.top_p, "seed": body.seed, "stops": body.stops}
+    return Row(prompt, wanted, adapter=_adapter(engine, body.model, served), **drawn)
 
 
 async def _whole(engine: Engine, row: Row) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from services.evaluator.serve.adapters import Adapters
 from services.evaluator.serve.chatml import CHATML
 from services.evaluator.serve.generation import Batch, FinishReason, Row
 from services.evaluator.serve.scoring import TokenScore, embed_tokens, score_tokens
@@ -51,6 +52,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.context = int(model.config.max_position_embeddings)
         self._model, self._max_batch = model, max_batch
+        self._adapters = Adapters(model)
         self._eos = _eos_ids(model, tokenizer)
         self._pad = next(i for i in (tokenizer.pad_token_id, *sorted(self._eos), 0) if i is not None)
         # None ends the worker.
@@ -91,14 +93,23 @@ class Engine:
         """Token ids of plain text."""
         return self.tokenizer(text, add_special_tokens=special)["input_ids"]
 
-    def score(self, ids: list[int], top: int) -> list[TokenScore]:
-        """Log-probabilities of given tokens, each after those before it; the first has none. Blocks: run in a thread."""
+    def adapt(self, name: str, path: Path) -> None:
+        """Serve a LoRA adapter under a name. Raises ValueError where it does not fit. Blocks: run in a thread."""
         with self._busy:
+            self._adapters.load(name, path)
+
+    def adapters(self) -> list[str]:
+        """The names of the adapters that are served."""
+        return self._adapters.names()
+
+    def score(self, ids: list[int], top: int, adapter: str | None = None) -> list[TokenScore]:
+        """Log-probabilities of given tokens, each after those before it; the first has none. Blocks: run in a thread."""
+        with self._busy, self._adapters.using(adapter):
             return score_tokens(self._model, ids, top)
 
-    def embed(self, ids: list[int]) -> list[float]:
+    def embed(self, ids: list[int], adapter: str | None = None) -> list[float]:
         """The mean of the last hidden states of a text, of length one. Blocks: run in a thread."""
-        with self._busy:
+        with self._busy, self._adapters.using(adapter):
             return embed_tokens(self._model, ids)
 
     async def generate(self, row: Row) -> AsyncIterator[Piece]:
@@ -119,14 +130,16 @@ class Engine:
     def _work(self) -> None:
         while (tickets := self._take()) is not None:
             live = [ticket for ticket in tickets if not ticket.row.abandoned]
-            try:
-                if live:
-                    with self._busy:
-                        self._answer(live)
-            except Exception as error:  # one bad batch must not end the server; its callers hear of it
-                for ticket in live:
-                    if ticket.row.finish_reason is None:
-                        ticket.deliver(error)
+            # One forward pass goes through one adapter.
+            for adapter in dict.fromkeys(ticket.row.adapter for ticket in live):
+                together = [ticket for ticket in live if ticket.row.adapter == adapter]
+                try:
+                    with self._busy, self._adapters.using(adapter):
+                        self._answer(together)
+                except Exception as error:  # one bad batch must not end the server; its callers hear of it
+                    for ticket in together:
+                        if ticket.row.finish_reason is None:
+                            ticket.deliver(error)
 
     def _take(self) -> list[_Ticket] | None:
         """Wait for a request, and take those that wait beside it. None when the engine stops."""

@@ -22,6 +22,8 @@ class Row:
     top_p: float = 1.0
     seed: int | None = None
     stops: tuple[str, ...] = ()
+    # Name of the LoRA adapter that answers, None for the model as it is.
+    adapter: str | None = None
     tokens: list[int] = field(default_factory=list[int])
     finish_reason: FinishReason | None = None
     # Set from another thread when nobody waits for the answer any more.

@@ -108,3 +108,12 @@ class EmbeddingRequest(BaseModel):
 
     model: str
     input: str | list[str] = Field(min_length=1)
+
+
+class AdapterRequest(BaseModel):
+    """POST /v1/load_lora_adapter, as vLLM has it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lora_name: str = Field(min_length=1)
+    lora_path: str = Field(min_length=1)

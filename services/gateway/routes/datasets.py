@@ -27,6 +27,7 @@ from ltp.contracts.event import Event
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
+from ltp.store.acting import ACTING
 from ltp.store.clock import new_id
 from services.gateway import store
 from services.gateway.access import Engine, Serving
@@ -96,11 +97,15 @@ async def add_source(request: SourceRequest, runtime: Serving, response: Respons
         upload = await asyncio.to_thread(uploads_of(runtime).take, request.upload_id, dataset_id)
         return await _uploaded(
             runtime, response, dataset_id, request.name, upload.filename, upload.path, upload.sha256, upload.size_bytes,
-            request.holdout, request.options,
+            request.holdout, of_project(request.options),
         )  # fmt: skip
     source = absolute(runtime, request.source or "")
     event = DatasetRequested(
-        dataset_id=dataset_id, name=request.name, source=source, holdout=request.holdout, options=request.options
+        dataset_id=dataset_id,
+        name=request.name,
+        source=source,
+        holdout=request.holdout,
+        options=of_project(request.options),
     )
     row = {"dataset_id": dataset_id, "name": request.name, "filename": source}
     return await say(runtime, response, event, row)
@@ -193,10 +198,18 @@ def absolute(runtime: Runtime, source: str) -> str:
 def read_options(text: str) -> ReadOptions:
     """Options of a form. Raises INVALID_REQUEST."""
     try:
-        return ReadOptions.model_validate(json.loads(text))
+        return of_project(ReadOptions.model_validate(json.loads(text)))
     except (ValidationError, ValueError) as error:
         message = f"The options are no ReadOptions: {str(error).splitlines()[0]}."
         raise LtpError(ErrorCode.INVALID_REQUEST, message, "See /docs for their form.") from error
+
+
+def of_project(options: ReadOptions) -> ReadOptions:
+    """The same, for the project on whose behalf is acted, unless an administrator names another."""
+    acting = ACTING.get()
+    if acting is None or acting.project is None or ("project" in options.model_fields_set and acting.role == "admin"):
+        return options
+    return options.model_copy(update={"project": acting.project})
 
 
 def _shown(filename: str | None) -> str:

@@ -6,45 +6,52 @@ from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse
 
 from services.gateway import store
 from services.gateway.access import Engine, Headlines
 from services.gateway.routes.models import EventLine
 from services.gateway.streams import Position, resume_point, stream
+from services.gateway.walls import Caller
 
 router = APIRouter(tags=["events"])
+
+Subject = Annotated[str | None, Query(max_length=200, description="A subject, or a pattern: `ltp.job.v1.*`, `ltp.>`.")]
 
 
 @router.get("/events")
 async def list_events(
     engine: Engine,
+    caller: Caller,
     job_id: UUID | None = None,
-    subject: str | None = None,
+    subject: Subject = None,
+    about: Annotated[str | None, Query(max_length=200)] = None,
     after: Position = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 200,
 ) -> list[EventLine]:
-    """Events after a sequence number, in the order they were heard."""
-    rows = await store.list_events(engine, job_id=job_id, subject=subject, after=after, limit=limit)
+    """Events after a sequence number, in the order they were heard; of the caller's project."""
+    wanted = {"job_id": job_id, "subject": subject, "about": about, "project": caller.project}
+    rows = await store.list_events(engine, after=after, limit=limit, **wanted)
     return [EventLine.model_validate(dict(row)) for row in rows]
 
 
 @router.get("/events/stream", response_class=EventSourceResponse)
 async def follow_events(
+    request: Request,
     engine: Engine,
     news: Headlines,
+    caller: Caller,
     job_id: UUID | None = None,
-    subject: str | None = None,
+    subject: Subject = None,
+    about: Annotated[str | None, Query(max_length=200)] = None,
     after: Position = 0,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> EventSourceResponse:
     """Events as they come (server-sent events `event`)."""
 
     async def read(position: int) -> Sequence[EventLine]:
-        return await list_events(engine, job_id=job_id, subject=subject, after=position)
+        return await list_events(engine, caller, job_id=job_id, subject=subject, about=about, after=position)
 
-    async def never() -> bool:
-        return False
-
-    return stream("event", read, lambda line: line.seq, resume_point(last_event_id, after), news, never)
+    key = ("events", caller.project, job_id, subject, about)
+    return stream(request, key, "event", read, lambda line: line.seq, resume_point(last_event_id, after), news)

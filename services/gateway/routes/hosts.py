@@ -21,6 +21,7 @@ from ltp.contracts.host import (
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from services.gateway.access import Serving
+from services.gateway.routes.host_access import access_by_host
 
 router = APIRouter(tags=["hosts"])
 
@@ -29,8 +30,10 @@ HostId = Annotated[str, Path(max_length=255)]
 
 @router.get("/hosts")
 async def list_hosts(runtime: Serving) -> HostList:
-    """All hosts with their devices and who holds them."""
-    return await ask(runtime.client, "scheduler", "hosts", HostsRequest(), HostList)
+    """All hosts with their devices, who holds them, and how registered ones are reached."""
+    found = await ask(runtime.client, "scheduler", "hosts", HostsRequest(), HostList)
+    access = await access_by_host(runtime)
+    return HostList(hosts=[host.model_copy(update={"access": access.get(host.host_id)}) for host in found.hosts])
 
 
 @router.get("/hosts/{host_id}")
@@ -39,7 +42,8 @@ async def show_host(host_id: HostId, runtime: Serving) -> HostView:
     found = await ask(runtime.client, "scheduler", "hosts", HostsRequest(host_id=host_id), HostList)
     if not found.hosts:
         raise LtpError(ErrorCode.NOT_FOUND, f"There is no host {host_id}.", "`ltp host list` shows all.")
-    return found.hosts[0]
+    access = await access_by_host(runtime, host_id)
+    return found.hosts[0].model_copy(update={"access": access.get(host_id)})
 
 
 @router.put("/hosts/{host_id}/labels", status_code=202)

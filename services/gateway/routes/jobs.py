@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from ltp.bus.rpc import ask
 from ltp.contracts.job import JobOptions
 from ltp.contracts.questions import LogPart, LogRequest
 from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import JOB, JobState
+from ltp.store.acting import ACTING
 from ltp.store.clock import now
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
 from services.gateway.admission import leak_warnings, submit
 from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
-from services.gateway.streams import Position, resume_point, stream
+from services.gateway.streams import Position, resume_point, sent, stream
+from services.gateway.walls import Caller
 
 router = APIRouter(tags=["jobs"])
 
 # How long a stream waits for metrics that were said and not heard, after the job is over.
 _PATIENCE = timedelta(seconds=15)
+_LOG_BYTES, _LOOK_SECONDS = 65_536, 0.5
 
 
 @router.post("/jobs", status_code=202)
@@ -39,7 +45,9 @@ async def submit_job(
 ) -> Job:
     """Submit a recipe. The same Idempotency-Key with the same request gives the same job, however often it is sent."""
     warnings = await leak_warnings(runtime, recipe, refuse=options.refuse_leaks)
-    job_id = await submit(runtime, recipe, JobOptions(**options.model_dump(exclude={"refuse_leaks"})), idempotency_key)
+    asked = options.model_dump(exclude={"refuse_leaks"})
+    chosen = JobOptions.model_validate(asked | {"project": _project(options)})
+    job_id = await submit(runtime, recipe, chosen, idempotency_key)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
     job = await show_job(job_id, runtime.database.engine)
     return job.model_copy(update={"warnings": warnings})
@@ -48,12 +56,15 @@ async def submit_job(
 @router.get("/jobs")
 async def list_jobs(
     engine: Engine,
+    caller: Caller,
     state: JobState | None = None,
+    project: Name | None = None,
     cursor: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> JobPage:
-    """Jobs, newest first."""
-    rows = await store.list_jobs(engine, state=state, before=cursor, limit=limit + 1)
+    """Jobs, newest first; of the caller's project."""
+    wanted = caller.project or project
+    rows = await store.list_jobs(engine, state=state, before=cursor, limit=limit + 1, project=wanted)
     page = [Job.model_validate(dict(row)) for row in rows[:limit]]
     return JobPage(jobs=page, next_cursor=str(page[-1].job_id) if len(rows) > limit else None)
 
@@ -79,6 +90,7 @@ async def read_metrics(
 @router.get("/jobs/{job_id}/metrics/stream", response_class=EventSourceResponse)
 async def follow_metrics(
     job_id: UUID,
+    request: Request,
     engine: Engine,
     news: Headlines,
     after: Position = 0,
@@ -97,7 +109,8 @@ async def follow_metrics(
         # Metrics travel on a stream of their own and may come after the news of the end.
         return await store.has_all_steps(engine, job_id) or now() - job.ended_at > _PATIENCE
 
-    return stream("step", read, lambda line: line.seq, resume_point(last_event_id, after), news, is_over)
+    after = resume_point(last_event_id, after)
+    return stream(request, ("steps", job_id), "step", read, lambda line: line.seq, after, news, is_over)
 
 
 @router.get("/jobs/{job_id}/logs")
@@ -112,6 +125,55 @@ async def read_log(
     await show_job(job_id, runtime.database.engine)
     request = LogRequest(job_id=job_id, attempt=attempt, offset=offset, limit=limit)
     return await ask(runtime.client, "runner", "log", request, LogPart)
+
+
+@router.get("/jobs/{job_id}/logs/stream", response_class=EventSourceResponse)
+async def follow_log(
+    job_id: UUID,
+    runtime: Serving,
+    attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
+    last_event_id: Annotated[str | None, Header(max_length=100)] = None,
+) -> EventSourceResponse:
+    """The training process's output as it is written (events `log`); the id is `ATTEMPT:OFFSET`, where to read on."""
+    await show_job(job_id, runtime.database.engine)
+    offset = 0
+    if last_event_id is not None:
+        number, _, place = last_event_id.partition(":")
+        if not (number.isdecimal() and place.isdecimal() and len(last_event_id) < 30):
+            message = "Last-Event-ID is no ATTEMPT:OFFSET."
+            raise LtpError(ErrorCode.INVALID_REQUEST, message, "Send back the id you got.")
+        attempt, offset = int(number), int(place)
+
+    async def parts() -> AsyncIterator[dict[str, str]]:
+        place = offset
+        while True:
+            # Asked first: what was written before the end is read after it.
+            over = JOB.is_over((await show_job(job_id, runtime.database.engine)).state)
+            request = LogRequest(job_id=job_id, attempt=attempt, offset=place, limit=_LOG_BYTES)
+            part = await ask(runtime.client, "runner", "log", request, LogPart)
+            if part.text:
+                place = part.next_offset
+                data = json.dumps({"text": part.text, "attempt": part.attempt, "offset": part.offset})
+                yield {"event": "log", "id": f"{part.attempt}:{place}", "data": data}
+            elif over or part.is_over:
+                yield {"event": "end", "data": "{}"}
+                return
+            else:
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    return sent(parts())
+
+
+def _project(options: SubmitOptions) -> str:
+    """Where the job runs: the project it names (the walls let a caller name none but its own), else the caller's."""
+    acting = ACTING.get()
+    if acting is None or "project" in options.model_fields_set:
+        project = options.project
+    else:
+        project = acting.project or options.project
+    if acting is not None:
+        acting.project = project
+    return project
 
 
 def _lines(rows: Sequence[store.Row]) -> list[StepLine]:

@@ -104,3 +104,5 @@ class EventLine(BaseModel):
     cause: UUID | None
     at: datetime
     data: dict[str, Any]
+    project: str | None = None
+    actor: str | None = None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+from uuid import UUID
 
 from ltp.verl_recipe import LaunchSpec
+
+
+class LinkDownError(ConnectionError):
+    """The way to a host is cut at this moment, which says nothing about what runs there."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,23 @@ class LaunchStatus:
 
 
 class Backend(Protocol):
-    """A host that launches attempts and keeps the truth about them in their run directories."""
+    """A host that launches attempts and keeps the truth about them in their run directories.
+
+    Every method raises LinkDownError (an OSError) while the host cannot be reached, and LtpError HOST_KEY_CHANGED or
+    HOST_AUTH_FAILED when it may not be: neither says anything about a run.
+    """
+
+    def run_dir(self, run_id: UUID, number: int) -> Path:
+        """Where an attempt keeps its truth: a path on the host, which need not be one of this machine."""
+        ...
+
+    def url(self, path: Path) -> str:
+        """How a path of the host is written in events: `ssh://HOST/path` where it is not one of the platform's machine."""
+        ...
+
+    async def bring(self, spec: LaunchSpec, inputs: Sequence[Path]) -> LaunchSpec:
+        """Have what the process reads (files and folders of this machine) on the host, and the spec in the host's paths."""
+        ...
 
     async def launch(self, run_dir: Path, spec: LaunchSpec) -> None:
         """Start the attempt. Raises LtpError CONFLICT if it was started before, LAUNCH_FAILED if it cannot be."""
@@ -39,8 +61,20 @@ class Backend(Protocol):
         """The launcher's last word, or None before it said anything."""
         ...
 
+    async def size(self, run_dir: Path, name: str) -> int:
+        """The bytes of a file of the run; 0 while it does not exist."""
+        ...
+
     async def read(self, run_dir: Path, name: str, offset: int, limit: int) -> bytes:
         """At most `limit` bytes of a file of the run from `offset`; empty at its end or while it does not exist."""
+        ...
+
+    async def names(self, run_dir: Path, folder: str) -> list[str]:
+        """What a folder of the run holds; nothing while it does not exist."""
+        ...
+
+    async def tree(self, run_dir: Path, folder: str) -> dict[str, int]:
+        """All files below a folder of the run, relative to it, with their bytes."""
         ...
 
     async def request_stop(self, run_dir: Path) -> None:
@@ -49,4 +83,20 @@ class Backend(Protocol):
 
     async def kill(self, run_dir: Path) -> None:
         """End the attempt's processes at once; the launcher records the end."""
+        ...
+
+    async def fetch(self, source: Path, target: Path, only: Sequence[str] | None = None) -> None:
+        """Copy a folder of the host to this machine: all of it, or the files whose names match one of the patterns."""
+        ...
+
+    async def put(self, source: Path, target: Path) -> None:
+        """Copy a file or a folder of this machine to the host, whole or not at all."""
+        ...
+
+    async def facts(self, python: str | None = None, packages: Sequence[str] = ()) -> dict[str, Any]:
+        """What `host_facts.py` finds on the host, and of packages in the environment of `python`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the host; what runs there goes on."""
         ...

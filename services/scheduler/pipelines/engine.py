@@ -69,7 +69,7 @@ async def advance_next(runtime: Runtime) -> bool:
         if run_id is None:
             return False
         try:
-            async with unit.connection.begin_nested():
+            async with unit.savepoint():
                 await advance(unit, run_id)
         except Exception:
             # One run that cannot be carried on must not hold up the others; the sweep tries it again.
@@ -166,7 +166,7 @@ async def _start(unit: Unit, run: Run, node: Node, row: Row, action: Start) -> N
         inputs = {path: digest for path, digest in action.inputs.items() if path in run.inputs}
         admission = Admission(what=what, noun_id=noun_id, body=body, inputs=inputs)
         key = _work_key(run.run_id, node.key, attempt)
-        await enqueue(unit, Queue.DEFAULT, ADMIT, admission.model_dump(mode="json"), dedup_key=key)
+        enqueue(unit, Queue.DEFAULT, ADMIT, admission.model_dump(mode="json"), dedup_key=key)
     told = StageStarted(run_id=run.run_id, stage=node.key, kind=node.kind, noun_id=noun_id, attempt=attempt)
     unit.emit(told, about=run.run_id)
 
@@ -215,7 +215,7 @@ async def _abort(unit: Unit, run: Run, node: Node, row: Row, action: Abort) -> N
         await _cancel(unit, run, node.key)
         return
     admission = Admission(what=what, noun_id=row["noun_id"], body={})
-    await enqueue(unit, Queue.DEFAULT, ADMIT, admission.model_dump(mode="json"), dedup_key=f"{key}:cancel")
+    enqueue(unit, Queue.DEFAULT, ADMIT, admission.model_dump(mode="json"), dedup_key=f"{key}:cancel")
 
 
 async def _end(unit: Unit, run: Run, end: RunState, rows: Sequence[Row]) -> None:

@@ -45,7 +45,7 @@ async def start_triggered(unit: Unit, event: TriggeringEvent) -> None:
         body = {"spec": row["spec"], "origin": origin.model_dump(mode="json"), "trigger": values_of(event)}
         admission = Admission(what="pipeline", noun_id=new_id(), body=body)
         key = f"trigger:{row['pipeline_id']}:{unit.cause}"
-        await enqueue(unit, Queue.DEFAULT, ADMIT, admission.model_dump(mode="json"), dedup_key=key)
+        enqueue(unit, Queue.DEFAULT, ADMIT, admission.model_dump(mode="json"), dedup_key=key)
 
 
 def waits_for(trigger: Trigger, event: TriggeringEvent) -> bool:

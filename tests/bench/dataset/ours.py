@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,9 @@ def main(path: str, folder: str) -> None:
         [SourceFile(Path(path), Path(path).name)], name="bench", holdout=0.0, versions_dir=versions, owner="bench"
     )
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Of this program alone: `ru_maxrss` would count what its parent held when it forked.
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     profile = json.loads((versions / frozen.version / PROFILE).read_text())["train"]
     print(json.dumps({"seconds": seconds, "peak_bytes": peak, "rows": frozen.rows, "profile": profile}))
 

@@ -25,9 +25,10 @@ from tests.bench.dispatch.backlog import measure_backlog
 from tests.bench.dispatch.servers import CACHE, celery_python, postgres, process, redis
 from tests.bench.result import Result, higher_is_better, lower_is_better
 
-ROUNDS = 3
+# Short rounds in turn: what else the machine does then falls on each contender alike.
+ROUNDS = 5
 BURST = 2000
-PACED = 400
+PACED = 250
 _HERE = Path(__file__).parent
 
 
@@ -52,20 +53,26 @@ def run() -> list[Result]:
     CACHE.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
     try:
-        sides = [_measured(start, place) for start in (_ours, _prefork, _solo)]
+        with ExitStack() as stack:
+            sides = [stack.enter_context(start(place)) for start in (_ours, _prefork, _solo)]
+            _measure(sides)
         return [*_compare(*sides), *measure_backlog(place)]
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _measured(start: Callable[[Path], object], place: Path) -> Side:
-    with start(place) as side:  # type: ignore[attr-defined]
+def _measure(sides: Sequence[Side]) -> None:
+    """Each contender in turn, round after round; those whose turn it is not wait idle."""
+    for side in sides:
         _produce(side, "burst", 200)  # warm
-        for _ in range(ROUNDS):
+    for _ in range(ROUNDS):
+        for side in sides:
             _burst(side)
+        for side in sides:
             _paced(side)
-    print(f"{side.name}: {_line(side)}", flush=True)
-    return side
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    for side in sides:
+        print(f"{side.name}: {_line(side)}", flush=True)
 
 
 def _line(side: Side) -> str:

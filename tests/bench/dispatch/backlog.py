@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import text
 
 from ltp.queue import statements
-from ltp.queue.line import Line
 from ltp.store.database import Database
+from ltp.store.line import Line
 from ltp.up.servers import nats_binary
 from tests.bench.dispatch.servers import answers, free_port, postgres, process, wait_for
 from tests.bench.result import Result, at_most

@@ -44,7 +44,7 @@ async def put(database: Database, index: int) -> float:
     """Enqueue one piece, as the services do: in a unit of its own; returns when the call began."""
     began = time.time()
     async with database.unit() as unit:
-        await enqueue(unit, Queue.DEFAULT, KIND, {"index": index}, dedup_key=str(new_id()))
+        enqueue(unit, Queue.DEFAULT, KIND, {"index": index}, dedup_key=str(new_id()))
     return began
 
 

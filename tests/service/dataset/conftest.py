@@ -131,7 +131,7 @@ class Bench:
     async def work(self, kind: str, payload: dict[str, Any], do: Callable[[Held], Awaitable[None]]) -> None:
         """Put work in, take it out, do it."""
         async with self.database.unit() as unit:
-            await enqueue(unit, Queue.PREPROCESSING, kind, payload, dedup_key=f"{kind}:{new_id()}")
+            enqueue(unit, Queue.PREPROCESSING, kind, payload, dedup_key=f"{kind}:{new_id()}")
         await self.take(kind, do)
 
     async def take(self, kind: str, do: Callable[[Held], Awaitable[None]], lease: float = 60) -> None:

@@ -15,8 +15,8 @@ from services.dataset.derive import Source, derive_files, mix_files, split_files
 from services.dataset.diff import diff
 from services.dataset.export import write
 from services.dataset.files import FrozenVersion
-from services.dataset.handlers import rows_where
 from services.dataset.ingest import SourceFile, freeze
+from services.dataset.where import rows_where
 
 FACTS = {"format": "x", "evidence": "y"}
 

@@ -63,7 +63,10 @@ class Stub:
         self.asked[text] += 1
         if self.delay:
             await asyncio.sleep(self.delay)
+        if model == "asleep":
+            await asyncio.sleep(30)
         special = {
+            "busy": (429, {"error": {"message": "too many requests"}}),
             "unknown": (404, {"error": {"message": "no such model"}}),
             "locked": (401, {"error": {"message": "wrong key"}}),
             "short": (400, {"error": {"message": "maximum context length is 8 tokens"}}),

@@ -80,11 +80,12 @@ async def opened(
     stub: Stub,
     model: str = "good",
     secret: str | None = None,
+    request_seconds: float = 120.0,
     **spec: Any,
 ) -> UUID:
     """Ask for an evaluation, as the gateway does."""
     asked = RunSpec.model_validate({"scorer": "numeric", **spec})
-    api = ApiModel(name=model, base_url=stub.url, secret=secret, max_concurrency=8)
+    api = ApiModel(name=model, base_url=stub.url, secret=secret, max_concurrency=8, request_seconds=request_seconds)
     event = EvaluationRequested(evaluation_id=new_id(), name=None, model=api, dataset=dataset, spec=asked)
     async with evaluator.database.unit() as unit:
         await open_requested(unit, event)
@@ -201,6 +202,40 @@ async def test_a_dead_endpoint_is_said(
     assert caught.value.code == ErrorCode.ENDPOINT_UNREACHABLE
 
 
+@pytest.mark.parametrize(
+    ("model", "code", "said"),
+    [
+        ("asleep", ErrorCode.ENDPOINT_UNREACHABLE, "no answer within 0.2 s"),
+        ("busy", ErrorCode.ENDPOINT_REFUSED, "refuses every request: HTTP 429"),
+    ],
+)
+async def test_an_endpoint_that_never_answers_is_not_waited_for_row_by_row(
+    evaluator: Evaluator,
+    dataset: DatasetUnderTest,
+    stub: Stub,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    code: ErrorCode,
+    said: str,
+) -> None:
+    monkeypatch.setattr("services.evaluator.endpoint._BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("services.evaluator.endpoint._NEVER_ANSWERED_SECONDS", 0.3)
+    await opened(evaluator, dataset, stub, model, request_seconds=0.2)
+    with pytest.raises(LtpError) as caught:
+        await evaluator.evaluate(await work(evaluator))
+    assert caught.value.code == code and said in str(caught.value)
+
+
+async def test_a_judge_that_nobody_can_ask_ends_the_run_and_costs_no_answer(
+    evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub
+) -> None:
+    judge = {"name": "judge", "model": {"kind": "api", "name": "locked", "base_url": stub.url}}
+    await opened(evaluator, dataset, stub, scorer=judge)
+    with pytest.raises(LtpError, match=r"The judging model at .* refuses the key") as caught:
+        await evaluator.evaluate(await work(evaluator))
+    assert caught.value.code == ErrorCode.ENDPOINT_REFUSED
+
+
 async def test_trouble_that_passes_costs_no_sample(
     evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +301,7 @@ async def test_rescoring_asks_nobody_and_comparing_finds_the_slice(
         from ltp.queue.policy import Queue
         from ltp.queue.work import enqueue
 
-        await enqueue(unit, Queue.EVALUATION, "rescore", {"evaluation_id": str(values["evaluation_id"])}, dedup_key="r")
+        enqueue(unit, Queue.EVALUATION, "rescore", {"evaluation_id": str(values["evaluation_id"])}, dedup_key="r")
     await Rescorer(evaluator).rescore(await work(evaluator))
     rescored = await result(evaluator, values["evaluation_id"])
     assert rescored.counts.right == (await result(evaluator, weak)).counts.right

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ltp.core.errors import ErrorCode, LtpError
-from services.evaluator.scorers.sandbox import Sandbox
+from ltp.sandbox.pool import Sandbox
 
 TESTS = "assert add(1, 2) == 3"
 GOOD = "def add(a, b):\n    return a + b"

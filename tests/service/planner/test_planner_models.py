@@ -18,7 +18,11 @@ CONFIG = {
 }  # fmt: skip
 
 
-def safetensors(values: int = 4) -> bytes:
+# Embedding 32*8; q and o 8*8, k and v 4*8; three projections 16*8; three norms of 8.
+WEIGHTS = 256 + 2 * 64 + 2 * 32 + 3 * 128 + 3 * 8
+
+
+def safetensors(values: int = WEIGHTS) -> bytes:
     header = json.dumps({"a": {"dtype": "F32", "shape": [values], "data_offsets": [0, 4 * values]}}).encode()
     return len(header).to_bytes(8, "little") + header + bytes(4 * values)
 
@@ -40,8 +44,21 @@ def refused(path: Path) -> LtpError:
 
 
 def test_a_whole_model_is_read(model: Path) -> None:
-    # Embedding 32*8; q and o 8*8, k and v 4*8; three projections 16*8; three norms of 8.
-    assert parameters(read_model(model)) == 256 + 2 * 64 + 2 * 32 + 3 * 128 + 3 * 8
+    assert parameters(read_model(model)) == WEIGHTS
+    # A tied head that is stored as well.
+    (model / "model.safetensors").write_bytes(safetensors(WEIGHTS + 32 * 8))
+    assert parameters(read_model(model)) == WEIGHTS
+
+
+def test_weights_of_another_model_are_refused_by_their_file(model: Path) -> None:
+    (model / "model.safetensors").write_bytes(safetensors(WEIGHTS - 8))
+    error = refused(model)
+    assert f"config.json describes 856 parameters, and {model / 'model.safetensors'} holds 848" in error.message
+    # Split over two files, it is the index that is named.
+    (model / "model.safetensors").rename(model / "a.safetensors")
+    (model / "b.safetensors").write_bytes(safetensors(16))
+    (model / INDEX).write_text(json.dumps({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}))
+    assert f"{model / INDEX} holds 864" in refused(model).message
 
 
 def test_a_sharded_model_is_read(model: Path) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from ltp.queue.limits import set_limit
 from ltp.queue.policy import Limit, Queue
 from ltp.queue.tables import work
-from ltp.queue.work import Work, claim, enqueue
+from ltp.queue.work import NewWork, Work, claim, enqueue_many
 from ltp.queue.worker import Worker
 from ltp.store.database import Database
 
@@ -30,7 +30,7 @@ class Bench:
 
     async def put(self, key: str, queue: Queue | str = Queue.DEFAULT, **options: Any) -> UUID | None:
         async with self.database.unit() as unit:
-            return await enqueue(unit, queue, "embed", {"key": key}, dedup_key=key, **options)
+            return (await enqueue_many(unit, [NewWork(queue, "embed", {"key": key}, key, **options)]))[0]
 
     async def take(self, lease: timedelta = LEASE) -> Work | None:
         async with self.database.unit() as unit:

@@ -11,7 +11,7 @@ import pytest
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.policy import Queue
-from ltp.queue.work import Work, claim, enqueue, extend, fail, finish, request_cancel
+from ltp.queue.work import NewWork, Work, claim, enqueue, enqueue_many, extend, fail, finish, request_cancel
 from ltp.queue.worker import Held, Worker
 from ltp.store.database import Database, Unit
 from tests.conftest import until
@@ -22,7 +22,7 @@ PAST = timedelta(seconds=-1)
 
 async def put(database: Database, key: str, queue: Queue = Queue.DEFAULT) -> UUID | None:
     async with database.unit() as unit:
-        return await enqueue(unit, queue, "embed", {"key": key}, dedup_key=key)
+        return (await enqueue_many(unit, [NewWork(queue, "embed", {"key": key}, key)]))[0]
 
 
 async def take(database: Database, lease: timedelta = LEASE) -> Work | None:
@@ -71,7 +71,7 @@ async def test_a_silent_worker_loses_its_work_and_its_late_result(database: Data
 
 async def test_work_that_wants_devices_waits_for_a_placement(database: Database) -> None:
     async with database.unit() as unit:
-        await enqueue(unit, Queue.TRAINING, "embed", {}, dedup_key="d", wants={"count": 1, "kind": "gpu"})
+        enqueue(unit, Queue.TRAINING, "embed", {}, dedup_key="d", wants={"count": 1, "kind": "gpu"})
     assert await take(database) is None
 
 

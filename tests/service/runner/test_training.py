@@ -13,6 +13,7 @@ import pytest
 
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
+from ltp.core.algorithms import PRESETS
 from ltp.verl_recipe import LaunchSpec
 from ltp.verl_recipe.verl_0_9 import checkpoint_files, launch_spec, parse_metrics_line
 from services.runner.backends.local import LocalBackend
@@ -63,7 +64,7 @@ def _spec(
             "model": {"path": str(material / "model")},
             "dataset": {"name": "sums"},
             "training": {"steps": steps, "batch_size": 8, "learning_rate": 1e-3, "max_length": 64, **training},
-            "reinforcement": {"samples_per_prompt": 4, "max_response_length": 8} if algorithm == "grpo" else None,
+            "reinforcement": {"samples_per_prompt": 4, "max_response_length": 8} if algorithm in PRESETS else None,
         }
     )
     plan = Plan.model_validate(
@@ -112,7 +113,14 @@ def _ended(run_dir: Path) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("device_kind", ["cpu", "gpu"])
-@pytest.mark.parametrize(("algorithm", "config"), [("sft", "sft_trainer_engine"), ("grpo", "ppo_trainer")])
+@pytest.mark.parametrize(
+    ("algorithm", "config"),
+    [
+        *((name, "ppo_trainer") for name in PRESETS),
+        ("sft", "sft_trainer_engine"),
+        ("dpo", "sft_trainer_engine"),
+    ],
+)
 async def test_verl_knows_every_key(material: Path, algorithm: str, config: str, device_kind: str) -> None:
     import verl
     from hydra import compose, initialize_config_dir
@@ -122,7 +130,7 @@ async def test_verl_knows_every_key(material: Path, algorithm: str, config: str,
     with initialize_config_dir(str(Path(verl.__path__[0]) / "trainer" / "config"), version_base=None):
         composed = compose(config, overrides, return_hydra_config=True)
     assert composed.trainer.default_local_dir == "/runs/it's ${odd}/checkpoints"
-    optimizer = composed.optim if algorithm == "sft" else composed.actor_rollout_ref.actor.optim
+    optimizer = composed.actor_rollout_ref.actor.optim if algorithm in PRESETS else composed.optim
     assert optimizer.lr == 1e-3
 
 

@@ -35,7 +35,9 @@ KINDS = ("1-tied", "2-untied", "3-tied")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One directory for each kind: world size and whether the output head is tied."""
     root = tmp_path_factory.mktemp("checkpoints")
-    subprocess.run([sys.executable, str(SCRIPT), str(root), *KINDS], check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(root), *KINDS, "2-lora"], check=True, capture_output=True, timeout=300
+    )
     return root
 
 
@@ -143,8 +145,8 @@ def _retied(checkpoint: Path) -> None:
         (_without("fsdp_config.json"), "fsdp_config.json does not exist"),
         (_without("huggingface/config.json"), "config.json does not exist"),
         (_without("huggingface/tokenizer.json"), "holds no tokenizer"),
-        (lambda path: (path / "lora_train_meta.json").write_text("{}"), "LoRA adapters"),
-        (_both(lambda shard: shard.update({"a.lora_A.weight": torch.zeros(1)})), "LoRA adapters"),
+        (lambda path: (path / "lora_train_meta.json").write_text("{}"), "rank None and alpha None"),
+        (_both(lambda shard: shard.update({"a.lora_A.default.weight": torch.zeros(1)})), "does not exist"),
         (_cut, "rank_0.pt cannot be read"),
         (_shard(lambda shard: shard.update(code=_Code())), "rank_1.pt cannot be read"),
         (_shard(lambda shard: shard.pop("model.norm.weight")), "rank_1.pt holds other weights"),
@@ -169,3 +171,30 @@ def test_the_command_answers_in_json(checkpoint: Path, tmp_path: Path) -> None:
     shutil.rmtree(checkpoint)
     failed = subprocess.run([*command[:-1], str(tmp_path / "other")], capture_output=True, text=True, timeout=120)
     assert failed.returncode == 1 and json.loads(failed.stderr)["code"] == "export_failed" and failed.stdout == ""
+
+
+def test_adapters_are_merged_as_peft_merges_them_and_kept_beside(checkpoints: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    source, out = checkpoints / "2-lora", tmp_path / "out"
+    answer = export(source, out)
+    assert export(source, out) == answer  # an export that is there already is verified and kept
+    wanted = load_file(source / "reference.safetensors")
+    merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    for name, value in merged.state_dict().items():
+        assert torch.allclose(value, wanted[name], atol=1e-5), name
+    base = AutoModelForCausalLM.from_pretrained(source / "base", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, out / "adapter")
+    ids = torch.tensor([[1, 5, 9, 30]])
+    with torch.no_grad():
+        assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-4)
+        with adapted.disable_adapter():
+            assert not torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-1)
+
+
+def test_an_unknown_alpha_is_not_guessed(checkpoints: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(checkpoints / "2-lora", tmp_path / "checkpoint"))
+    (source / "lora_train_meta.json").write_text('{"r": 4, "lora_alpha": 0}')
+    error = refusal(source, tmp_path / "out")
+    assert error.code is ErrorCode.EXPORT_FAILED
+    assert "alpha 0" in error.message

@@ -80,7 +80,9 @@ def test_known_models_have_their_published_sizes() -> None:
 def test_what_the_replay_does_not_cover_is_said() -> None:
     config = known_config("deepseek-v2-lite")
     assert config is not None
-    assert not replays(read_architecture(config), Step(Precision.BF16, 1, 512, True))
+    arch = read_architecture(config)
+    assert replays(arch, Step(Precision.BF16, 1, 512, True))
+    assert not replays(arch, Step(Precision.FSDP2, 1, 512, True, sequence_parallel=2))
 
 
 def test_the_allocator_rounds_splits_merges_and_refuses() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.dataset.dedup.leaks import shared_words
+from services.dataset.dedup.shared_words import shared_words
 
 QUESTION = (
     "A train leaves Vienna at nine and reaches Graz at half past eleven, how long does the journey take in minutes?"

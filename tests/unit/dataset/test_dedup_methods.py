@@ -10,7 +10,7 @@ from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.dedup import methods
 from services.dataset.dedup.cosine import TooManyPairsError, keep_first_above, pairs_above, unit_vectors
 from services.dataset.dedup.methods import measure
-from services.dataset.dedup.minhash import near_pairs
+from services.dataset.dedup.near import near_pairs
 from services.dataset.dedup.pairs import keep_first
 from services.dataset.dedup.texts import char_runs
 

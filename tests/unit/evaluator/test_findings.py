@@ -8,7 +8,8 @@ import pytest
 
 from ltp.contracts.evaluation import Usage
 from ltp.contracts.evaluation_questions import PairQuery
-from ltp.contracts.evaluation_spec import ApiModel, Gate, RunSpec, StopRule
+from ltp.contracts.evaluation_spec import ApiModel, RunSpec, StopRule
+from ltp.contracts.gate import Gate
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.scoring import choice_letter, normalised, pass_at
 from services.evaluator.comparing import Side, compare, pairs_of, word_diff

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import ValidationError
 
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
+from ltp.core.algorithms import Algorithm
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
 from ltp.verl_recipe.verl_0_9 import checkpoint_files, launch_spec, parse_metrics_line
@@ -22,7 +26,7 @@ def _recipe(algorithm: str = "sft", **training: Any) -> Recipe:
             "model": {"path": "/models/tiny"},
             "dataset": {"name": "sums"},
             "training": {"steps": 10, "batch_size": 8, "learning_rate": 1e-4, **training},
-            "reinforcement": {"samples_per_prompt": 4} if algorithm == "grpo" else None,
+            "reinforcement": None if algorithm in {"sft", "dpo"} else {"samples_per_prompt": 4},
             "resources": {"time_limit_seconds": 60},
         }
     )
@@ -102,7 +106,8 @@ def test_grpo_generates_with_transformers_on_a_cpu_and_with_vllm_on_a_gpu() -> N
     gpu = _spec(_recipe("grpo"), _plan("gpu"))
     assert "actor_rollout_ref.rollout.name='hf_cpu'" in cpu.argv
     assert "actor_rollout_ref.rollout.name='vllm'" in gpu.argv
-    assert "+reward.custom_reward_function.reward_kwargs.scorer='exact'" in cpu.argv
+    assert json.loads(cpu.env["LTP_REWARD"]) == {"kind": "verifier", "verifier": "exact", "max_response_length": 128}
+    assert "reward.reward_manager.name='PlatformRewards'" in cpu.argv
     assert {"trainer.save_freq=10", "data.val_files='/data/train.parquet'"} <= set(gpu.argv)
     assert "trainer.val_before_train=false" in gpu.argv
     assert gpu.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
@@ -123,7 +128,7 @@ def test_a_resumed_run_names_its_checkpoint() -> None:
     assert "trainer.resume_from_path='/runs/0/checkpoints/global_step_4'" in spec.argv
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "grpo"])
+@pytest.mark.parametrize("algorithm", get_args(Algorithm))
 @pytest.mark.parametrize("device_kind", ["cpu", "gpu"])
 def test_no_key_is_given_twice(algorithm: str, device_kind: str) -> None:
     spec = _spec(_recipe(algorithm), _plan(device_kind), validation_file=Path("/data/validation.parquet"))
@@ -138,7 +143,7 @@ def test_no_key_is_given_twice(algorithm: str, device_kind: str) -> None:
         (_recipe(), _plan(micro=3), 24, ErrorCode.INVALID_RECIPE),
         (_recipe(batch_size=9), _plan("gpu", devices=2, micro=1), 24, ErrorCode.INVALID_RECIPE),
         (_recipe("grpo", max_length=128), _plan(), 24, ErrorCode.INVALID_RECIPE),
-        (_recipe("grpo", lora_rank=8), _plan(), 24, ErrorCode.ALGORITHM_UNSUPPORTED),
+        (_recipe("grpo"), _plan(devices=2), 24, ErrorCode.ALGORITHM_UNSUPPORTED),
     ],
 )
 def test_what_verl_would_fail_on_late_is_refused(recipe: Recipe, plan: Plan, rows: int, code: ErrorCode) -> None:
@@ -169,3 +174,75 @@ def test_files_of_a_complete_checkpoint() -> None:
 )
 def test_metric_lines(line: bytes, expected: object) -> None:
     assert parse_metrics_line(line) == expected
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keys"),
+    [
+        ("gspo", {"policy_loss.loss_mode='gspo'", "loss_agg_mode='seq-mean-token-mean'", "clip_ratio_low=0.0003"}),
+        ("dapo", {"clip_ratio_high=0.28", "loss_agg_mode='token-mean'", "algorithm.filter_groups.enable=true"}),
+        ("dr_grpo", {"algorithm.norm_adv_by_std_in_grpo=false", "loss_agg_mode='seq-mean-token-sum-norm'"}),
+        ("rloo", {"algorithm.adv_estimator='rloo'"}),
+        ("reinforce_plus_plus", {"algorithm.adv_estimator='reinforce_plus_plus'"}),
+        ("cispo", {"policy_loss.loss_mode='cispo'"}),
+        ("gpg", {"algorithm.adv_estimator='gpg'", "policy_loss.loss_mode='gpg'"}),
+        ("ppo", {"algorithm.adv_estimator='gae'", "critic.model.path='/models/tiny'", "critic.strategy='fsdp2'"}),
+    ],
+)
+def test_an_algorithm_is_what_its_authors_made_of_it(algorithm: str, keys: set[str]) -> None:
+    argv = _spec(_recipe(algorithm), _plan()).argv
+    assert all(any(argument.endswith(key) for argument in argv) for key in keys), argv
+
+
+def test_the_recipe_has_the_last_word_over_the_authors() -> None:
+    settings = _recipe("dapo").settings()
+    settings["reinforcement"] |= {"clip_high": 0.5, "dynamic_sampling": False, "kl_loss_coefficient": 0.01}
+    argv = _spec(Recipe.model_validate(settings), _plan()).argv
+    assert "actor_rollout_ref.actor.clip_ratio_high=0.5" in argv
+    assert "actor_rollout_ref.actor.use_kl_loss=true" in argv
+    assert "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4" in argv
+    assert not any("filter_groups" in argument for argument in argv)
+
+
+def test_dpo_reads_its_preferences() -> None:
+    argv = _spec(_recipe("dpo"), _plan()).argv
+    assert argv[:3] == ("/venv/bin/python", "-m", "ltp_verl.dpo")
+    assert {"+dpo.beta=0.1", "+dpo.loss='sigmoid'", "+dpo.label_smoothing=0.0"} <= set(argv)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "gspo", "reinforcement": {"samples_per_prompt": 1}}, "compares the responses"),
+        ({"algorithm": "grpo", "reinforcement": {"estimator": "remax"}}, "cannot feed the estimator remax"),
+        ({"algorithm": "grpo", "reinforcement": {"policy_loss": "gsp"}}, "did you mean 'gspo'?"),
+        ({"algorithm": "grpo", "reinforcement": {"mini_batch_size": 3}}, "no multiple of"),
+        ({"algorithm": "grpo", "reinforcement": {}, "critic": {}}, "has no critic"),
+        ({"algorithm": "ppo", "reinforcement": {}, "critic": {"lora_rank": 8}}, "a critic is trained whole"),
+        ({"algorithm": "dpo", "reinforcement": {}}, "has no meaning for algorithm dpo"),
+        ({"algorithm": "sft", "preference": {}}, "has no meaning for algorithm sft"),
+        ({"algorithm": "dpo", "preference": {"loss": "ipo", "label_smoothing": 0.1}}, "only the loss 'sigmoid'"),
+        (
+            {"algorithm": "grpo", "reinforcement": {"reward": {"kind": "verifier", "verifier": "regex"}}},
+            "needs a pattern",
+        ),
+        (
+            {"algorithm": "grpo", "reinforcement": {"reward": {"kind": "http", "url": "file:///etc/passwd"}}},
+            "must be http://HOST",
+        ),
+        (
+            {"algorithm": "grpo", "reinforcement": {"reward": {"kind": "function", "file": "a.py", "function": "a;b"}}},
+            "should match pattern",
+        ),
+    ],
+)
+def test_recipes_that_contradict_themselves_are_refused(changes: dict[str, Any], message: str) -> None:
+    settings = {key: value for key, value in _recipe().settings().items() if key not in {"reinforcement", "algorithm"}}
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Recipe.model_validate(settings | changes)
+
+
+def test_a_checkpoint_of_ppo_has_its_critic() -> None:
+    assert "global_step_2/critic/optim_world_size_1_rank_0.pt" in checkpoint_files(2, 1, "ppo")
+    assert "global_step_2/critic/model_world_size_1_rank_0.pt" not in checkpoint_files(2, 1, "grpo")
+    assert "global_step_2/data_0.pt" in checkpoint_files(2, 1, "dpo")

@@ -15,6 +15,8 @@ def loss_of(run: Decoder, hidden: Value, head: Weight) -> tuple[Value, list[Valu
     if run.step.loss_head is LossHead.CHUNKED:
         return _chunked(run, hidden, head), []
     logits = run.linear(hidden, head, None, run.arch.vocab)
+    if run.arch.scales:
+        logits = run.scaled(logits)
     if run.arch.final_softcap:
         logits = _softcap(run, logits)
     del hidden

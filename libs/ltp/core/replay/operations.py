@@ -158,7 +158,7 @@ class Operations:
 
         return self.tape.out(Value(out, n, narrow), [x, weight], saved, back)
 
-    def layer_norm(self, x: Value, weight: Weight, bias: Weight | None, rows: int) -> Value:
+    def layer_norm(self, x: Value, weight: Weight | None, bias: Weight | None, rows: int) -> Value:
         """Fused layer norm: keeps its input and two statistics a row."""
         out = Value(self.new(x.count, x.width), x.count, x.width)
         saved = self.tape.keep(x.buffer, self.new(rows, 4), self.new(rows, 4))
@@ -166,7 +166,7 @@ class Operations:
 
         def back(g: Buffer, saved: Any) -> Gradients:
             gx = self.new(count, width)
-            if not weight.trained:
+            if weight is None or not weight.trained:
                 return gx, None, None
             g_weight = self.new(weight.count, weight.width)
             return gx, g_weight, self.new(bias.count, bias.width) if bias is not None else None
@@ -199,15 +199,15 @@ class Operations:
 
         return self.tape.out(out, [x], None, back)
 
-    def attention(self, q: Value, k: Value, v: Value, rows: int) -> Value:
+    def attention(self, q: Value, k: Value, v: Value, rows: int, *, bias: Buffer | None = None) -> Value:
         """Fused attention: keeps its inputs, its output and one number for each of `rows` (tokens times heads)."""
         if self.tape.autocast:
             q, k, v = (self.cast(x, self.width) for x in (q, k, v))
         out = Value(self.new(v.count * q.count // k.count), v.count * q.count // k.count, self.width)
         log_sums = self.new(rows, 4)
         seeds = [self.tape.new(16), self.tape.new(8)]
-        saved = self.tape.keep(q.buffer, k.buffer, v.buffer, out.buffer, log_sums, seeds)
-        del log_sums, seeds
+        saved = self.tape.keep(q.buffer, k.buffer, v.buffer, out.buffer, log_sums, seeds, bias)
+        del log_sums, seeds, bias
         counts = (q.count, k.count, v.count)
 
         def back(g: Buffer, saved: Any) -> Gradients:

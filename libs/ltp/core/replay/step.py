@@ -8,9 +8,10 @@ from ltp.core.memory import LossHead, Offload, Precision, Sharding, Step
 from ltp.core.model_config import Architecture
 from ltp.core.replay.allocator import MIB, Allocator, OutOfMemory
 from ltp.core.replay.heads import loss_of, policy_loss
-from ltp.core.replay.layers import Decoder, Layer, make_layer
+from ltp.core.replay.layers import Decoder
 from ltp.core.replay.sharded import FlatGroup, Group, Links
 from ltp.core.replay.tape import Buffer, Tape, Value, Weight
+from ltp.core.replay.weights import Layer, make_layer
 
 # cuBLAS on Hopper: one workspace for each thread that multiplies, the caller's and autograd's.
 _WORKSPACE = 32 * MIB
@@ -32,7 +33,7 @@ class Replay:
 def replays(arch: Architecture, step: Step) -> bool:
     """Whether the replay covers this architecture and step; else the closed form stands alone."""
     plain = step.tensor_parallel == step.sequence_parallel == step.replicas == 1 and step.offload is Offload.NONE
-    return plain and not arch.latent and step.tokens_packed is None and step.sharding is Sharding.FULL
+    return plain and step.tokens_packed is None and step.sharding is Sharding.FULL
 
 
 def replay(arch: Architecture, step: Step, *, capacity: int | None = None) -> Replay:
@@ -57,11 +58,17 @@ class _Run(Decoder):
         width = step.frozen if step.lora_rank else step.stored
         train = not step.lora_rank
         self.embedding = Weight(arch.vocab * arch.hidden, width, trained=train)
-        self.layers = [make_layer(arch, step, sparse=arch.sparse(index)) for index in range(arch.layers)]
-        self.final = Weight(arch.hidden, width, trained=train)
+        self.layers = [make_layer(arch, step, index) for index in range(arch.layers)]
+        self.final = Weight(arch.hidden, width, trained=train) if arch.norm_kind != "plain" else None
         self.head = self.embedding if arch.tied else Weight(arch.vocab * arch.hidden, width, trained=train)
         layered = [weight for layer in self.layers for weight in layer.all()]
-        self.weights = [self.embedding, *layered, self.final, *([] if arch.tied else [self.head])]
+        self.weights = [
+            self.embedding,
+            *layered,
+            *([self.final] if self.final else []),
+            *([] if arch.tied else [self.head]),
+        ]
+        self.mask: Buffer | None = None
         self.moments: list[Buffer] = []
         self.groups: list[Group] = []
         self.workspaces: list[Buffer] = []
@@ -82,7 +89,8 @@ class _Run(Decoder):
         apart = not arch.tied and not step.flat
         self.root = make(links, [w for w in (self.final, self.head) if w is not None], reshards=step.reshards)
         if not apart and not arch.tied:
-            self.root = make(links, [self.embedding, self.final, self.head], reshards=step.reshards)
+            whole = [w for w in (self.embedding, self.final, self.head) if w is not None]
+            self.root = make(links, whole, reshards=step.reshards)
         if step.flat:
             self.root.reshards = False
         self.embedded = make(links, [self.embedding], reshards=step.reshards) if apart else None
@@ -122,6 +130,7 @@ class _Run(Decoder):
                 group.settle()
             self.links.last_reduced = self.links.last_gathered = None
             self.links.order.clear()
+        self.mask = None
         self.memory.mark("backward")
         del output
 
@@ -131,19 +140,26 @@ class _Run(Decoder):
             self.root.unshard()
             self.root.wait(forward=True)
         x = self._embed(ids)
-        angles = [self.tape.new(step.tokens * self.arch.head_dim * self.residual) for _ in range(2)]
+        angles = [self.tape.new(step.tokens * self._angle_width * self.residual) for _ in range(2)]
+        if any(layer.masked for layer in self.layers):
+            # A window's mask is the same for every row; checkpointed layers hold on to it.
+            self.mask = self.tape.new(step.masked_pairs if step.padded else step.sequence**2)
         if not self.workspaces:
             self.workspaces.append(self.tape.new(_WORKSPACE))
         for index, layer in enumerate(self.layers):
             x = self._run_layer(x, index, layer)
         hidden = self.normed(x, self.final, step.tokens)
         del x, angles
+        if not step.checkpointing:
+            self.mask = None
         if step.loss_head in (LossHead.CROSS_ENTROPY, LossHead.CHUNKED):
             loss, output = loss_of(self, hidden, self.head)
             del hidden
             return self._root_done(loss), output if step.keeps_logits else []
         logits = self.linear(hidden, self.head, None, self.arch.vocab)
         del hidden
+        if self.arch.scales:
+            logits = self.scaled(logits)
         logits = self._root_done(logits)
         return policy_loss(self, logits), [logits]
 
@@ -155,7 +171,12 @@ class _Run(Decoder):
         x = self.embed(ids, self.embedding, self.step.tokens * self.arch.hidden, self.residual)
         if group is not None:
             group.after_forward()
-        return x
+        return self.scaled(x) if self.arch.scales else x
+
+    @property
+    def _angle_width(self) -> int:
+        arch = self.arch
+        return arch.rope_dim if arch.latent else arch.rotary_dim or arch.head_dim
 
     def _run_layer(self, x: Value, index: int, layer: Layer) -> Value:
         if not self.step.checkpointing:

@@ -1,0 +1,155 @@
+"""The same streams over a WebSocket, for browsers and for those who want several things at once over one connection.
+
+A client sends `{"id": "a", "topic": "events", "subject": "ltp.job.v1.*", "after": 17}` as often as it likes, and
+`{"id": "a", "stop": true}`; it gets `{"id": "a", "seq": 18, "data": {...}}`. After a break it asks on after the last `seq`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ltp.core.errors import LtpError
+from ltp.security.identity import DEFAULT_PROJECT, Principal
+from ltp.store.acting import ACTING
+from services.gateway import store, store_points
+from services.gateway.live import Line, Read, Tails
+from services.gateway.news import News
+from services.gateway.routes.models import EventLine, StepLine
+from services.gateway.walls import Walls
+
+router = APIRouter(tags=["live"])
+
+_MOST_SUBSCRIPTIONS = 50
+_SEND_SECONDS = 30.0
+_TRY_LATER, _POLICY = 1013, 1008
+
+
+class Wish(BaseModel):
+    """What a client sends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(min_length=1, max_length=100)
+    topic: Literal["events", "metrics", "points"] = "events"
+    stop: bool = False
+    subject: str | None = Field(default=None, max_length=200)
+    about: str | None = Field(default=None, max_length=200)
+    job_id: UUID | None = None
+    run: str | None = Field(default=None, max_length=200)
+    after: int = Field(default=0, ge=0, lt=2**63)
+
+
+@dataclass
+class _Session:
+    """One connection."""
+
+    socket: WebSocket
+    principal: Principal
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
+    _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def run(self) -> None:
+        """Until the client leaves."""
+        try:
+            while True:
+                await self._obey(await self.socket.receive_text())
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _obey(self, text: str) -> None:
+        try:
+            wish = Wish.model_validate_json(text)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            await self._send(
+                {"error": "invalid_request", "detail": f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"}
+            )
+            return
+        old = self._tasks.pop(wish.id, None)
+        if old is not None:
+            old.cancel()
+        if wish.stop:
+            return
+        if len(self._tasks) >= _MOST_SUBSCRIPTIONS:
+            await self._send({"id": wish.id, "error": "too_large", "detail": "Too many streams on one connection."})
+            return
+        try:
+            key, read, news = await self._source(wish)
+        except LtpError as error:
+            await self._send({"id": wish.id, "error": error.code, "detail": str(error)})
+            return
+        self._tasks[wish.id] = asyncio.create_task(self._follow(wish, key, read, news))
+
+    async def _source(self, wish: Wish) -> tuple[tuple[Any, ...], Read, News]:
+        state = self.socket.app.state
+        engine, project = state.runtime.database.engine, self.principal.project
+        walls: Walls = state.walls
+        if project is not None and wish.job_id is not None:
+            await walls.refuse_foreign(project, {str(wish.job_id)}, ())
+        if wish.topic == "points":
+            acting = ACTING.get()
+            owner = project or (acting.project if acting else None) or DEFAULT_PROJECT
+
+            async def read_points(position: int) -> Sequence[Line]:
+                rows = await store_points.read(engine, owner, wish.run or "", after=position, limit=5000)
+                return [(row["seq"], json.dumps(dict(row), default=str)) for row in rows]
+
+            return ("ws-points", owner, wish.run), read_points, state.point_news
+        if wish.topic == "metrics":
+
+            async def read_steps(position: int) -> Sequence[Line]:
+                rows = await store.list_steps(engine, wish.job_id or UUID(int=0), after=position)
+                return [(row["seq"], StepLine.model_validate(dict(row)).model_dump_json()) for row in rows]
+
+            return ("ws-steps", wish.job_id), read_steps, state.news
+
+        async def read_events(position: int) -> Sequence[Line]:
+            rows = await store.list_events(
+                engine, job_id=wish.job_id, subject=wish.subject, about=wish.about, after=position, project=project
+            )
+            return [(row["seq"], EventLine.model_validate(dict(row)).model_dump_json()) for row in rows]
+
+        return ("ws-events", project, wish.job_id, wish.subject, wish.about), read_events, state.news
+
+    async def _follow(self, wish: Wish, key: tuple[Any, ...], read: Read, news: News) -> None:
+        tails: Tails = self.socket.app.state.tails
+        name = json.dumps(wish.id)
+        async for batch in tails.lines(key, read, news, wish.after):
+            for seq, text in batch:
+                await self._send_text(f'{{"id":{name},"seq":{seq},"data":{text}}}')
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        await self._send_text(json.dumps(message))
+
+    async def _send_text(self, text: str) -> None:
+        """Who does not read for half a minute is dropped; it comes back and asks on where it was."""
+        async with self._sending:
+            try:
+                await asyncio.wait_for(self.socket.send_text(text), _SEND_SECONDS)
+            except TimeoutError:
+                structlog.get_logger().info("a slow follower is dropped", actor=self.principal.name)
+                await self.socket.close(_TRY_LATER)
+                raise WebSocketDisconnect(_TRY_LATER) from None
+
+
+@router.websocket("/events/ws")
+async def follow(socket: WebSocket) -> None:
+    """Events, metrics and points, as many streams as wanted over one connection."""
+    principal: Principal = socket.state.principal
+    offered = socket.headers.get("sec-websocket-protocol", "")
+    await socket.accept(subprotocol="bearer" if offered.startswith("bearer") else None)
+    try:
+        await _Session(socket, principal).run()
+    except (WebSocketDisconnect, KeyError):
+        return  # The client left, or sent something that is no text.

@@ -1,0 +1,223 @@
+"""`kill -9` of the service, and of its work's own process, while it reads, embeds and compares: nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import func, select, text
+
+from ltp.contracts.dataset import DatasetRequested
+from ltp.contracts.dedup import DedupApplyRequested, DedupAsk, DedupRequested, Thresholds
+from ltp.contracts.search import EmbedAsk, EmbeddingRequested
+from ltp.store.clock import new_id
+from services.dataset.dedup import handlers as dedup_handlers
+from services.dataset.dedup import store as dedup_store
+from services.dataset.dedup.methods import measure
+from services.dataset.handlers import queue_source
+from services.dataset.ingest import SourceFile, freeze
+from services.dataset.vectors import handlers as vector_handlers
+from services.dataset.vectors import store as vector_store
+from services.dataset.vectors.library import matrix_key
+from tests.service.dataset.conftest import MODEL, Bench, Endpoint, bag
+
+_WORDS = [
+    "oak",
+    "silk",
+    "iron",
+    "rain",
+    "lamp",
+    "river",
+    "stone",
+    "cloud",
+    "bread",
+    "night",
+    "field",
+    "glass",
+    "road",
+    "bird",
+    "snow",
+    "salt",
+    "wind",
+    "gold",
+    "leaf",
+    "star",
+]
+
+
+@dataclass
+class Killed:
+    """The workers in a process that is killed at random moments, `kills` times in all, and started again."""
+
+    bench: Bench
+    endpoint: Endpoint
+    kills: int
+    dice: random.Random
+    done: Counter[str] = field(default_factory=Counter)
+
+    async def until_over(self, what: str, query: Any) -> None:
+        """Kill until there were enough kills; then let the work end."""
+        for _ in range(self.kills):
+            if await self._is_over(query):
+                break
+            await self._killed_once(what, query)
+        process = await self._started()
+        try:
+            async with asyncio.timeout(300):
+                while not await self._is_over(query):
+                    await asyncio.sleep(0.05)
+        finally:
+            process.kill()
+            process.wait()
+
+    async def _killed_once(self, what: str, query: Any) -> None:
+        process = await self._started()
+        await asyncio.sleep(self.dice.uniform(0.0, 1.5))
+        if self.dice.random() < 0.3 and (inner := _inner(process.pid)):
+            # The process of the work alone; the service lives and tries again.
+            with suppress(ProcessLookupError):
+                os.kill(self.dice.choice(inner), signal.SIGKILL)
+            await asyncio.sleep(self.dice.uniform(0.0, 1.0))
+        self.done[what if not await self._is_over(query) else f"{what}, over"] += 1
+        process.kill()
+        process.wait()
+
+    async def _started(self) -> subprocess.Popen[str]:
+        url = self.bench.library.settings.database_url
+        script = Path(__file__).with_name("work_to_kill.py")
+        argv = [sys.executable, str(script), url, str(self.bench.data), self.endpoint.url]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert (await asyncio.to_thread(process.stdout.readline)).strip() == "ready"
+        return process
+
+    async def _is_over(self, query: Any) -> bool:
+        async with self.bench.database.engine.connect() as connection:
+            row = (await connection.execute(query)).mappings().one()
+        assert not row["problem"], row["problem"]
+        return row["ended_at"] is not None
+
+
+def _inner(pid: int) -> list[int]:
+    """The processes that the service's server of processes has forked."""
+    with suppress(psutil.NoSuchProcess):
+        return [child.pid for server in psutil.Process(pid).children() for child in server.children()]
+    return []
+
+
+def _rows(count: int) -> list[dict[str, Any]]:
+    dice = random.Random(3)
+    texts = [" ".join(dice.choices(_WORDS, k=30)) + f" number {i}" for i in range(count * 4 // 5)]
+    texts += [f"{dice.choice(texts)} again" for _ in range(count - len(texts))]
+    return [{"id": f"r{i}", "prompt": said, "response": f"reply {i}"} for i, said in enumerate(texts)]
+
+
+async def _events(bench: Bench) -> Counter[str]:
+    async with bench.database.engine.connect() as connection:
+        found = await connection.execute(text("SELECT subject FROM dataset.outbox"))
+        return Counter(found.scalars())
+
+
+async def _killed_everywhere(bench: Bench, endpoint: Endpoint, count: int, kills: int) -> Counter[str]:  # noqa: PLR0915  # one story, from a file to its clean version
+    rows = _rows(count)
+    folder = bench.library.settings.root() / "datasets"
+    folder.mkdir(parents=True)
+    source = folder / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = freeze(
+        [SourceFile(source, "in.jsonl")], name="docs", holdout=0.0, versions_dir=bench.data / "expected", owner="x"
+    )
+    killed = Killed(bench, endpoint, kills, random.Random(20261123))
+
+    dataset_id = new_id()
+    async with bench.database.unit() as unit:
+        asked = DatasetRequested(dataset_id=dataset_id, name="docs", source=str(source), holdout=0.0)
+        await queue_source(asked, unit)
+    over = text("SELECT ended_at, problem FROM dataset.datasets WHERE dataset_id = :id")
+    await killed.until_over("ingest", over.bindparams(id=dataset_id))
+    versions = folder / "docs"
+    assert [p.name for p in versions.iterdir()] == [expected.version]
+    ids = pq.read_table(versions / expected.version / "train.parquet", columns=["id"]).column("id").to_pylist()
+    assert sorted(ids) == sorted(row["id"] for row in rows)
+
+    embedding_id = new_id()
+    async with bench.database.unit() as unit:
+        ask = EmbedAsk(model=MODEL, part="prompt")
+        wanted = EmbeddingRequested(embedding_id=embedding_id, name="docs", version=expected.version, ask=ask)
+        await vector_handlers.queue_embedding(wanted, unit, bench.library)
+    table = vector_store.embeddings
+    await killed.until_over("embed", select(table).where(table.c.embedding_id == embedding_id))
+    made = await vector_store.embedding(bench.database.engine, embedding_id)
+    assert made is not None and made["state"] == "completed"
+    frozen_rows = pq.read_table(versions / expected.version / "train.parquet", columns=["messages"]).to_pylist()
+    prompts = [row["messages"][0]["content"] for row in frozen_rows]
+    vectors = np.load(bench.library.scan.path(matrix_key(expected.version, "prompt", made["model_key"])))
+    wanted_vectors = np.array([bag(prompt) for prompt in prompts])
+    assert np.allclose(vectors, wanted_vectors, atol=1e-6)
+    async with bench.database.engine.connect() as connection:
+        cached = (await connection.execute(select(func.count()).select_from(vector_store.vector_cache))).scalar_one()
+    assert cached == len(set(prompts))
+
+    dedup_id = new_id()
+    at = Thresholds()
+    async with bench.database.unit() as unit:
+        ask_dedup = DedupAsk(part="prompt", model=MODEL, method="combined", thresholds=at)
+        await dedup_handlers.queue_dedup(
+            DedupRequested(dedup_id=dedup_id, name="docs", version=expected.version, ask=ask_dedup, against=[]), unit
+        )
+    table = dedup_store.dedups
+    await killed.until_over("dedup", select(table).where(table.c.dedup_id == dedup_id))
+    removals = measure("combined", prompts, vectors, Thresholds(cosine=0.8, jaccard=0.6), at).removals(at)
+    run = await dedup_store.one(bench.database.engine, table, dedup_id)
+    assert run is not None and run["removals"] == len(removals) > 0
+
+    applied = new_id()
+    async with bench.database.unit() as unit:
+        request = DedupApplyRequested(dedup_id=dedup_id, dataset_id=applied, name="clean", thresholds=at)
+        await dedup_handlers.queue_apply(request, unit)
+    await killed.until_over("apply", _dataset_or_nothing(applied))
+    (clean,) = (folder / "clean").iterdir()
+    stays = set(pq.read_table(clean / "train.parquet", columns=["id"]).column("id").to_pylist())
+    order = pq.read_table(versions / expected.version / "train.parquet", columns=["id"]).column("id").to_pylist()
+    assert stays == {order[i] for i in range(len(order)) if i not in set(removals.row.tolist())}
+
+    said = await _events(bench)
+    once = ("dataset.v1.frozen", "embedding.v1.completed", "dedup.v1.completed", "dedup.v1.applied")
+    counts = {name: said[f"ltp.{name}"] for name in once}
+    assert counts == {"dataset.v1.frozen": 2, **dict.fromkeys(once[1:], 1)}
+    return killed.done
+
+
+def _dataset_or_nothing(dataset_id: UUID) -> Any:
+    """Its row; one that is not over as long as there is none."""
+    wanted = (
+        "SELECT max(ended_at) AS ended_at, max(problem::text) AS problem FROM dataset.datasets WHERE dataset_id = :id"
+    )
+    return text(wanted).bindparams(id=dataset_id)
+
+
+async def test_killed_once_at_each_step(bench: Bench, endpoint: Endpoint) -> None:
+    done = await _killed_everywhere(bench, endpoint, 400, 1)
+    assert done["ingest"] == done["embed"] == 1
+
+
+@pytest.mark.slow
+async def test_killed_twenty_times_at_each_step(bench: Bench, endpoint: Endpoint) -> None:
+    done = await _killed_everywhere(bench, endpoint, 20_000, 20)
+    print(dict(done))  # noqa: T201 - how many of the kills hit the work
+    assert min(done[step] for step in ("ingest", "embed", "dedup")) >= 20

@@ -1,0 +1,74 @@
+"""Streams: what was pushed is followed, resumed and counted once; a WebSocket shows the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import websockets
+
+from tests.service.gateway.conftest import Door
+
+
+async def _stream(door: Door, path: str, wanted: int, last: str | None = None) -> list[tuple[str, dict[str, object]]]:
+    headers = {"Authorization": f"Bearer {door.admin}"} | ({"Last-Event-ID": last} if last else {})
+    found: list[tuple[str, dict[str, object]]] = []
+    async with (
+        httpx.AsyncClient(timeout=30) as client,
+        client.stream("GET", door.url + path, headers=headers) as answer,
+    ):
+        key = ""
+        async for line in answer.aiter_lines():
+            if line.startswith("id: "):
+                key = line[4:]
+            elif line.startswith("data: ") and key:
+                found += [(key, point) for point in json.loads(line[6:])["points"]]
+                if len(found) >= wanted:
+                    return found
+    return found
+
+
+def push(door: Door, run: str, steps: range) -> dict[str, int]:
+    readings = [{"step": step, "values": {"loss": 1.0 / (step + 1)}} for step in steps]
+    answer = door.root.post("/metrics", json={"run": run, "readings": readings})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_a_batch_sent_twice_counts_once_and_a_follower_resumes(door: Door) -> None:
+    assert push(door, "live-1", range(10)) == {"accepted": 10, "known": 0}
+    assert push(door, "live-1", range(12)) == {"accepted": 2, "known": 10}
+    path = "/api/v1/metrics/live-1/stream"
+    first = asyncio.run(_stream(door, path, 12))
+    assert [point["step"] for _, point in first] == list(range(12))
+    push(door, "live-1", range(12, 15))
+    rest = asyncio.run(_stream(door, path, 3, last=first[-1][0]))
+    assert [point["step"] for _, point in rest] == [12, 13, 14]
+    assert [p["step"] for p in door.root.get("/metrics/live-1").json()["points"]] == list(range(15))
+    other = door.by(door.token("service", "elsewhere"))
+    assert other.get("/metrics/live-1").json()["points"] == []
+
+
+def test_a_websocket_follows_points(door: Door) -> None:
+    push(door, "live-2", range(3))
+
+    async def follow() -> list[int]:
+        headers = {"Authorization": f"Bearer {door.admin}"}
+        url = door.url.replace("http", "ws") + "/api/v1/events/ws"
+        async with websockets.connect(url, additional_headers=headers) as socket:
+            await socket.send(json.dumps({"id": "a", "topic": "points", "run": "live-2"}))
+            return [json.loads(await asyncio.wait_for(socket.recv(), 20))["data"]["step"] for _ in range(3)]
+
+    assert asyncio.run(follow()) == [0, 1, 2]
+
+
+def test_a_trainer_reports_in_kubeflows_words(door: Door) -> None:
+    status = {
+        "progressPercentage": 40,
+        "metrics": [{"name": "loss", "value": "2.5"}, {"name": "current_step", "value": "4"}],
+    }
+    answer = door.root.post("/kubeflow/hf-1", json={"trainerStatus": status})
+    assert answer.status_code == 200, answer.text
+    points = door.root.get("/metrics/hf-1").json()["points"]
+    assert {p["key"]: p["value"] for p in points}["loss"] == 2.5 and {p["step"] for p in points} == {4}
