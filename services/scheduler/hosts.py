@@ -171,10 +171,14 @@ async def host_states(unit: Unit, silent_after: timedelta, *, lock: bool = True)
     ]
 
 
-def _free_bytes(row: Any, held: list[Holder], ended: dict[tuple[str, str, int], datetime]) -> dict[tuple[str, int], int]:
+def _free_bytes(
+    row: Any, held: list[Holder], ended: dict[tuple[str, str, int], datetime]
+) -> dict[tuple[str, int], int]:
     """What a host said is free of its devices, but of those that our own runs hold, or held when it looked."""
     ours = {(holder.kind, index) for holder in held for index in holder.indexes}
-    ours |= {(kind, index) for (host, kind, index), at in ended.items() if host == row["host_id"] and at >= row["seen_at"]}
+    ours |= {
+        (kind, index) for (host, kind, index), at in ended.items() if host == row["host_id"] and at >= row["seen_at"]
+    }
     devices = [Device.model_validate(d) for d in row["devices"]]
     return {
         (d.kind, d.index): d.free_bytes for d in devices if d.free_bytes is not None and (d.kind, d.index) not in ours

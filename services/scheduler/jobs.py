@@ -228,7 +228,9 @@ async def plan_for_room(unit: Unit, work_id: UUID, free_bytes: int) -> None:
     if not await request_cancel(unit, work_key(job.job_id, job.attempt), only_unstarted=True):
         return
     need = job.made.plan.memory_upper_bytes
-    message = f"The plan needs {need / 2**30:.1f} GiB of each device, and other programs leave {free_bytes / 2**30:.1f} GiB."
+    message = (
+        f"The plan needs {need / 2**30:.1f} GiB of each device, and other programs leave {free_bytes / 2**30:.1f} GiB."
+    )
     problem = Problem(code=ErrorCode.PLAN_DOES_NOT_FIT, message=message, hint="End them, or wait for a smaller plan.")
     await store.note(unit, job.job_id, awaiting_plan=True)
     _ask_for_plan(unit, job, problem, free_bytes=free_bytes)
