@@ -14,7 +14,7 @@ from ltp.contracts.admission import ADMIT
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-from services.gateway import errors
+from services.gateway import errors, gauges
 from services.gateway.access import guarded
 from services.gateway.commands import obey, tell_refusal
 from services.gateway.door import Door
@@ -23,6 +23,7 @@ from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
 from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
+from services.gateway.observed import Observed
 from services.gateway.routes import (
     audit,
     dataset_uploads,
@@ -46,6 +47,7 @@ from services.gateway.routes import (
     plans,
     results,
     schedules,
+    scrape,
     search,
     secrets,
     tokens,
@@ -59,6 +61,7 @@ from services.gateway.walls import Walls
 
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
+runtime.exposition.readings |= gauges.readings()
 news = News()
 runtime.channels[NEWS_CHANNEL] = news.tell
 point_news = News()
@@ -94,13 +97,17 @@ app = FastAPIOffline(
 )
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
 app.state.tails, app.state.point_news = Tails(), point_news
+app.state.identities = identities
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
     app.add_middleware(
         CORSMiddleware, allow_origins=settings.gateway_cors_origins, allow_methods=["*"], allow_headers=["*"]
     )
+# Outermost, so that what the door refuses is counted too.
+app.add_middleware(Observed)
 errors.install(app)
 app.include_router(health.router)
+app.include_router(scrape.router)
 for part in (
     dataset_uploads,
     dataset_versions,

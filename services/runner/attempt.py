@@ -27,7 +27,7 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.verl_recipe.verl_0_9 import launch_spec
-from services.runner import delivery, store
+from services.runner import delivery, pulse, store
 from services.runner.backends import LaunchStatus, LinkDownError
 from services.runner.checkpoint_copies import local_copy
 from services.runner.facts import AttemptFacts
@@ -89,8 +89,9 @@ class Attempt:
         except LtpError as error:
             await self._end(Verdict("failed", Problem.of(error)))
             return
-        while not await self._look_or_wait():
-            await asyncio.sleep(self.settings.runner_poll_seconds)
+        with pulse.felt(self.attempt_id, self.made.recipe.algorithm) as self._pulse:
+            while not await self._look_or_wait():
+                await asyncio.sleep(self.settings.runner_poll_seconds)
 
     def _has_nothing_left(self) -> bool:
         """Whether the checkpoint to go on from is that of the last step: the attempt before failed after its work was done."""
@@ -117,6 +118,7 @@ class Attempt:
         return False
 
     def _out_of_sight(self, error: Exception) -> None:
+        pulse.OUT_OF_SIGHT.inc()
         structlog.get_logger().warning("lost sight of an attempt", error=str(error)[:200] or type(error).__name__)
 
     async def _launch_patiently(self) -> None:
@@ -209,6 +211,9 @@ class Attempt:
             self.backend, self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm
         )
         await self._apply_news(row, status, lines, found)
+        self._pulse.news(lines, len(found))
+        if self._pulse.wants_sample():
+            self._pulse.sampled(self.placement.host_id, await self._last_samples())
         # Before the next line: a training with many quick steps has news at every look.
         stop = await self._pass_on_stop(row)
         if lines or found:
@@ -291,8 +296,11 @@ class Attempt:
 
     async def _host_available_share(self) -> float | None:
         """What the host had left of its memory at the launcher's last sample."""
+        return last_available_share(await self._last_samples())
+
+    async def _last_samples(self) -> bytes:
         size = await self.backend.size(self.run_dir, "samples.jsonl")
-        return last_available_share(await self.backend.read(self.run_dir, "samples.jsonl", max(0, size - 8192), 8192))
+        return await self.backend.read(self.run_dir, "samples.jsonl", max(0, size - 8192), 8192)
 
     async def _log_tail(self) -> str:
         size = await self.backend.size(self.run_dir, "log.txt")

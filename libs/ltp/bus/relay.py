@@ -17,6 +17,7 @@ from ltp.store.clock import now
 from ltp.store.database import Database
 from ltp.store.metadata import outbox_table
 from ltp.store.patience import wait_at_most
+from ltp.telemetry.metrics import PUBLISHED
 
 _BATCH = 256
 _POLL_SECONDS = 1.0
@@ -65,6 +66,7 @@ class Relay:
             published = {"published_at": now(), "stream_born_at": born_at}
             await connection.execute(update(table).where(table.c.id.in_(told), table.c.keep).values(**published))
             await connection.execute(delete(table).where(table.c.id.in_(told), ~table.c.keep))
+        PUBLISHED.labels(self.database.service).inc(len(rows))
         return len(rows)
 
     async def republish_all(self) -> int:

@@ -55,6 +55,8 @@ class Work:
     deaths: int = 0
     # Cancellation was asked for before this worker took it.
     cancelled: bool = False
+    # From when it was due to when it was taken.
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ def work_of(row: Mapping[Any, Any]) -> Work:
     """Work from a row that a claim returned."""
     payload, trace, place = (decoded(row[column]) for column in ("payload", "trace", "placement"))
     placement = None if place is None else Placement.model_validate(place)
-    end = row["deaths"], row["cancel_requested"]
+    end = row["deaths"], row["cancel_requested"], row["waited"]
     return Work(row["id"], row["kind"], payload, row["lease_token"], placement, row["failures"], trace, *end)
 
 
