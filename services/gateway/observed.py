@@ -22,6 +22,7 @@ REQUESTS = counter("ltp_http_requests_total", "Requests.", "method", "route", "s
 DURATION = histogram("ltp_http_request_duration_seconds", "Duration of requests, streams left out.", "method", "route")
 OPEN = gauge("ltp_http_requests_in_progress", "Requests and streams that are open now.")
 
+_PREFIXES = ("/api/v1", "/v1")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # Asked every few seconds by machines; their spans would drown the others.
 _UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -88,4 +89,9 @@ def _method(scope: Scope) -> str:
 
 
 def _route(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path_format", None) or getattr(scope.get("route"), "path", None) or "unmatched"
+    """The template of the route, with the prefix of the router that it was included under, which FastAPI leaves out."""
+    found: str | None = getattr(scope.get("route"), "path", None)
+    if found is None:
+        return "unmatched"
+    prefix = next((each for each in _PREFIXES if scope["path"].startswith(f"{each}/")), "")
+    return found if found.startswith(prefix) else prefix + found

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from faststream import Context
 from faststream.nats import NatsRouter
+from opentelemetry import trace
 
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.rpc import answered_by, replies
@@ -41,6 +42,7 @@ from services.planner.rows import check_rows
 SERVICE = "planner"
 router = NatsRouter()
 
+_tracer = trace.get_tracer("ltp.planner")
 _LOOKS, _LOOK_SECONDS = 25, 0.2
 
 for event in (PlanMade, PlanRefused, CalibrationUpdated, CalibrationDrifted):
@@ -79,7 +81,9 @@ async def plan_job(event: JobSubmitted, unit: InboxUnit, database: Annotated[Dat
     plan_id, recipe = new_id(), event.recipe
     facts = {"recipe_hash": event.recipe_hash, "algorithm": recipe.algorithm}
     try:
-        plan = await _plan(recipe, event.dataset, database)
+        with _tracer.start_as_current_span("plan", attributes={"ltp.algorithm": recipe.algorithm}) as span:
+            plan = await _plan(recipe, event.dataset, database)
+            span.set_attributes({"ltp.plan.devices": plan.devices, "ltp.plan.device_kind": plan.device_kind})
     except LtpError as error:
         problem = Problem.of(error)
         await store.save(unit, plan_id, event.job_id, problem=problem.model_dump(), **facts)

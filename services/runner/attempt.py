@@ -27,7 +27,7 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.verl_recipe.verl_0_9 import launch_spec
-from services.runner import delivery, pulse, store
+from services.runner import delivery, pulse, store, tracing
 from services.runner.backends import LaunchStatus, LinkDownError
 from services.runner.checkpoint_copies import local_copy
 from services.runner.facts import AttemptFacts
@@ -76,6 +76,7 @@ class Attempt:
 
     async def live(self) -> None:
         """Launch unless it was launched before, then watch until it is over."""
+        structlog.contextvars.bind_contextvars(job_id=str(self.made.job_id), attempt_id=str(self.attempt_id))
         async with self.database.unit() as unit:
             row = await store.open_attempt(unit, self._row())
         if ATTEMPT.is_over(AttemptState(row["state"])):
@@ -161,6 +162,7 @@ class Attempt:
             device_indexes=self.placement.device_indexes,
             resume_from=resume_from,
         )
+        spec = tracing.traced(spec, self.attempt_id, own_host=self.placement.host_id == self.fleet.own_id)
         folders = [model] if resume_from is None else [model, resume_from]
         spec = await self.backend.bring(spec, [delivery.libraries(), *(f for f in folders if f.is_dir())])
         try:
@@ -279,6 +281,7 @@ class Attempt:
             size_bytes=found.size_bytes,
         )
         unit.emit(event, about=checkpoint_id)
+        tracing.checkpoint_found(self.attempt_id, found, event.is_final)
 
     async def _pass_on_stop(self, row: store.Row) -> Stop | None:
         """Kill the process when the job was cancelled, ask it to leave when the scheduler wants it to; what was asked of it."""
@@ -316,6 +319,7 @@ class Attempt:
             row = await store.open_attempt(unit, self._row())
             if await store.move(unit, self.attempt_id, target, ended_at=ended_at, problem=problem):
                 unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"], seen), about=self.attempt_id)
+                tracing.attempt_over(self._facts, verdict, row["started_at"] or row["created_at"], ended_at)
             await finish(unit, self.held.work, cancelled=verdict.outcome == "stopped")
 
     async def _settle(self) -> None:

@@ -55,9 +55,12 @@ def delivery_middleware(broker: Callable[[], NatsBroker], service: str) -> type[
         async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
             subject = subject_label(msg.raw_message.subject)
             started = time.perf_counter()
-            _note_lag(service, subject, (msg.headers or {}).get("ce-time"))
+            headers = msg.headers or {}
+            _note_lag(service, subject, headers.get("ce-time"))
+            known = {"subject": subject, "event_id": headers.get("ce-id"), "about": headers.get("ce-subject")}
             try:
-                return await call_next(msg)
+                with structlog.contextvars.bound_contextvars(**{k: v for k, v in known.items() if v is not None}):
+                    return await call_next(msg)
             except (HandlerException, asyncio.CancelledError):
                 raise
             except Exception as error:

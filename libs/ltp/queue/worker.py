@@ -25,10 +25,12 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue import statements
 from ltp.queue.policy import MAX_DEATHS, SUSPECT_DEATHS
 from ltp.queue.work import Work, claim_limited, end_cancelled, fail, in_order
+from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.store.line import BROKEN, Line
 from ltp.store.patience import end_all, wait_at_most
 from ltp.telemetry import metrics
+from ltp.telemetry.spans import record
 
 Handler = Callable[["Held"], Awaitable[None]]
 
@@ -194,6 +196,7 @@ class Worker:
         structlog.contextvars.bind_contextvars(work_id=str(work.id), kind=work.kind)
         try:
             self._refuse(held)
+            _trace_wait(work)
             with trace.get_tracer(__name__).start_as_current_span(f"work {work.kind}"):
                 await self.handler(held)
             if self.settles:
@@ -280,6 +283,13 @@ class Worker:
                     await self.on_failed(unit, work, problem)
         except (*BROKEN, LtpError) as trouble:
             structlog.get_logger().warning("failure not recorded; the lease will run out", error=type(trouble).__name__)
+
+
+def _trace_wait(work: Work) -> None:
+    """The time a piece of work lay in its queue, as a span beside that of its doing."""
+    taken_at = now()
+    waited = timedelta(seconds=max(0.0, work.waited_seconds))
+    record(f"wait {work.kind}", taken_at - waited, taken_at, {"ltp.work.kind": work.kind, "ltp.work.id": str(work.id)})
 
 
 def _keys(works: Sequence[Work]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from ltp.store.listener import WORK_CHANNEL, Listener, work_channel
 from ltp.store.patience import end_all
 from ltp.store.schema import wait_for_schema
 from ltp.telemetry.metrics import LOOP_FAILURES
-from ltp.telemetry.setup import tracer_provider
+from ltp.telemetry.setup import is_recording, tracer_provider
+from ltp.telemetry.statements import trace_statements
 
 _RETRY_SECONDS = 0.1
 _LOOP_BACKOFF_SECONDS = 1.0
@@ -61,6 +62,8 @@ class Runtime:
     def __post_init__(self) -> None:
         self.tracing = tracer_provider(self.service)
         self.database = Database.connect(self.settings.database_url, self.service)
+        if is_recording(self.tracing):
+            trace_statements(self.database.engine.sync_engine)
         self.broker = NatsBroker(
             self.settings.nats_url,
             name=self.service,

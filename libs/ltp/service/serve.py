@@ -15,7 +15,7 @@ from opentelemetry import trace
 
 from ltp.service.exposition import CONTENT_TYPE
 from ltp.service.runtime import Runtime
-from ltp.telemetry.setup import setup_logs
+from ltp.telemetry.logs import setup_logs
 
 _GRACE_SECONDS = 5
 
