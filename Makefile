@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := gateway,scheduler,runner,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
+EXTRAS := grafana,gateway,scheduler,runner,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 
@@ -50,6 +50,7 @@ check-rest: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/ltp proto check
+	$(BIN)/ltp grafana write --check
 
 proto: $(STAMP) ## Write proto/ and docs/states.md anew
 	$(BIN)/ltp proto write

@@ -45,6 +45,10 @@ COMMANDS = {
     "events": "ltp.cli.events:app",
     "token": "ltp.cli.tokens:app",
     "secret": "ltp.cli.secrets:app",
+    "grafana": "ltp.cli.grafana:app",
+    "init": "ltp.cli.backup:init",
+    "backup": "ltp.cli.backup:backup",
+    "restore": "ltp.cli.backup:restore",
     "proto": "ltp.cli.proto:app",
 }
 
