@@ -74,7 +74,7 @@ async def facts(here: Platform) -> dict[str, Any]:
     try:
         queries = {
             "jobs": "SELECT job_id::text, name, recipe_hash FROM gateway.jobs ORDER BY job_id",
-            "versions": "SELECT * FROM dataset.versions ORDER BY 1",
+            "datasets": "SELECT dataset_id::text, name, version FROM dataset.datasets ORDER BY 1",
             "checkpoints": "SELECT checkpoint_id::text, step, path FROM runner.checkpoints ORDER BY checkpoint_id",
             "events": "SELECT event_id::text, subject FROM gateway.events ORDER BY seq",
         }
