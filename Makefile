@@ -51,6 +51,7 @@ check-rest: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/ltp proto check
 	$(BIN)/ltp grafana write --check
+	$(BIN)/ltp docs write --check
 
 proto: $(STAMP) ## Write proto/ and docs/states.md anew
 	$(BIN)/ltp proto write

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from ltp.contracts.event import SERVICES
+from ltp.observability.boards import BOARDS
+from tests.conftest import free_port
 from tests.e2e.platform import RECIPE, Platform, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.training]
@@ -158,3 +164,53 @@ def test_the_gateways_metrics_need_a_token_and_the_scrapers_token_opens_nothing_
     assert httpx.get(f"{url}/metrics").status_code == 401
     assert httpx.get(f"{url}/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert httpx.get(f"{url}/api/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+# What a platform without GPU, webhooks, vLLM, measured runs or trouble has nothing to say of.
+SILENT_HERE = ("ltp_gpu_", "ltp_webhook", "vllm:", "ltp_planner_", "ltp_attempts_failed", '{status=~"[45].."}')
+
+
+@pytest.fixture(scope="module")
+def prometheus(platform: Platform, job: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's Prometheus on the configuration that `ltp up` wrote, but for how often it scrapes."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("Prometheus comes with Debian's package `prometheus`")
+    folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
+    config = yaml.safe_load((platform.data / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    shutil.copy(platform.data / "prometheus-rules.yml", folder)
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(20)
+
+
+def asked(prometheus: str, expression: str) -> list[Any]:
+    try:
+        answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": expression}, timeout=20)
+    except httpx.TransportError:
+        return []
+    assert answer.status_code in {200, 503}, (expression, answer.text)
+    return list(answer.json()["data"]["result"]) if answer.status_code == 200 else []
+
+
+def test_prometheus_scrapes_every_service_and_every_expression_of_a_dashboard_has_data(
+    platform: Platform, prometheus: str
+) -> None:
+    services = "|".join(SERVICES)
+    eventually(lambda: len(asked(prometheus, f'count_over_time(up{{job=~"{services}"}}[1m]) > 4')) == len(SERVICES))
+    assert {series["value"][1] for series in asked(prometheus, f'up{{job=~"{services}"}}')} == {"1"}
+    # Requests in between, so that rates have something to tell.
+    platform.json("job", "list")
+    expressions = [expression for board in BOARDS for expression in board.expressions()]
+    assert len(expressions) > 50
+    empty = {e for e in expressions if not asked(prometheus, e) and not any(part in e for part in SILENT_HERE)}
+    assert not empty
+
+
+def test_no_alert_fires_on_a_healthy_platform(prometheus: str) -> None:
+    alerts = httpx.get(f"{prometheus}/api/v1/alerts").json()["data"]["alerts"]
+    assert [a["labels"]["alertname"] for a in alerts if a["state"] == "firing"] == []

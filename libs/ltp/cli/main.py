@@ -45,6 +45,7 @@ COMMANDS = {
     "events": "ltp.cli.events:app",
     "token": "ltp.cli.tokens:app",
     "secret": "ltp.cli.secrets:app",
+    "docs": "ltp.cli.reference:app",
     "grafana": "ltp.cli.grafana:app",
     "init": "ltp.cli.backup:init",
     "backup": "ltp.cli.backup:backup",
