@@ -32,7 +32,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with spans.open("wb") as file:
         receiver = subprocess.Popen([sys.executable, "-u", "-m", "oteltap", "--port", str(port)], stdout=file)
     try:
-        here.ltp("up", "--detach", seconds=180)
+        here.ltp("up", "--detach", "--port", str(free_port()), seconds=180)
         write_rows(folder / "sums.jsonl")
         here.ltp("dataset", "add", str(folder / "sums.jsonl"), "--holdout", "0.2")
         yield here
