@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.middleware.cors import CORSMiddleware
 
 from ltp.contracts.admission import ADMIT
@@ -56,6 +58,9 @@ from services.gateway.store_points import POINTS_CHANNEL
 from services.gateway.store_tokens import TOKENS_CHANNEL
 from services.gateway.tunings import Tunings
 from services.gateway.walls import Walls
+
+# FastAPI names the body of each route by an alias, also where pydantic has deferred the body's model: no fault of the route.
+warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
 
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
