@@ -17,6 +17,7 @@ from ltp.service.serve import in_background
 from services.gateway import errors
 from services.gateway.access import guarded
 from services.gateway.commands import obey, tell_refusal
+from services.gateway.couriers import Couriers
 from services.gateway.door import Door
 from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
@@ -49,6 +50,7 @@ from services.gateway.routes import (
     search,
     secrets,
     tokens,
+    webhooks,
     work,
 )
 from services.gateway.settings import GatewaySettings
@@ -60,7 +62,16 @@ from services.gateway.walls import Walls
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
 news = News()
-runtime.channels[NEWS_CHANNEL] = news.tell
+couriers = Couriers(runtime, settings)
+
+
+def _told() -> None:
+    news.tell()
+    couriers.wake.set()
+
+
+runtime.channels[NEWS_CHANNEL] = _told
+runtime.loops.append(("webhooks", couriers.run))
 point_news = News()
 runtime.channels[POINTS_CHANNEL] = point_news.tell
 identities, walls = Identities(runtime.database, settings.gateway_token_file), Walls(runtime)
@@ -93,6 +104,7 @@ app = FastAPIOffline(
     responses={"default": {"model": errors.ProblemDocument, "description": "A problem (RFC 9457)."}},
 )
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
+app.state.couriers = couriers
 app.state.tails, app.state.point_news = Tails(), point_news
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
@@ -121,6 +133,7 @@ for part in (
     work,
     tokens,
     secrets,
+    webhooks,
     audit,
     metrics,
 ):
