@@ -16,9 +16,11 @@ from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
 from services.gateway import errors
 from services.gateway.access import guarded
+from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
 from services.gateway.couriers import Couriers
 from services.gateway.door import Door
+from services.gateway.feed import Feed
 from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
@@ -26,6 +28,7 @@ from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.routes import (
     audit,
+    bus_accounts,
     dataset_uploads,
     dataset_versions,
     datasets,
@@ -62,16 +65,18 @@ from services.gateway.walls import Walls
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
 news = News()
-couriers = Couriers(runtime, settings)
+couriers, feed = Couriers(runtime, settings), Feed(runtime)
+subscribers = BusAccounts(runtime, settings, feed)
 
 
 def _told() -> None:
     news.tell()
     couriers.wake.set()
+    feed.wake.set()
 
 
 runtime.channels[NEWS_CHANNEL] = _told
-runtime.loops.append(("webhooks", couriers.run))
+runtime.loops += [("webhooks", couriers.run), ("feed", feed.run), ("subscribers", subscribers.run)]
 point_news = News()
 runtime.channels[POINTS_CHANNEL] = point_news.tell
 identities, walls = Identities(runtime.database, settings.gateway_token_file), Walls(runtime)
@@ -104,7 +109,7 @@ app = FastAPIOffline(
     responses={"default": {"model": errors.ProblemDocument, "description": "A problem (RFC 9457)."}},
 )
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
-app.state.couriers = couriers
+app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
@@ -134,6 +139,7 @@ for part in (
     tokens,
     secrets,
     webhooks,
+    bus_accounts,
     audit,
     metrics,
 ):

@@ -46,6 +46,7 @@ COMMANDS = {
     "token": "ltp.cli.tokens:app",
     "secret": "ltp.cli.secrets:app",
     "webhook": "ltp.cli.webhooks:app",
+    "bus": "ltp.cli.bus:app",
     "proto": "ltp.cli.proto:app",
 }
 
