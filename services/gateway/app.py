@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from ltp.contracts.admission import ADMIT
+from ltp.event_catalogue import asyncapi
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
@@ -151,6 +153,15 @@ app.include_router(live.router, prefix="/api/v1")
 for part in (openai_files, fine_tuning, openai_models):
     app.include_router(part.router, prefix="/v1", dependencies=[Depends(guarded)])
 runtime.loops.append(("fine-tuning jobs", Tunings(runtime, news).run))
+
+
+@app.get("/asyncapi", tags=["events"])
+async def asyncapi_document() -> JSONResponse:
+    """Every event that other systems can listen to, as AsyncAPI 3."""
+    return JSONResponse(_asyncapi(), media_type="application/vnd.aai.asyncapi+json")
+
+
+_asyncapi = functools.cache(asyncapi)
 
 
 @app.get("/", include_in_schema=False)

@@ -53,13 +53,18 @@ def tail(
 def list_all(
     job: Annotated[str | None, typer.Option(help="Only events of this job.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only events of this subject.")] = None,
+    after: Annotated[int, typer.Option(min=0, help="Only what came after this sequence number.")] = 0,
+    since: Annotated[
+        str | None, typer.Option(help="Only what was said from this time on, as 2026-11-23T10:00:00Z.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 200,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
     """List events in the order they were heard."""
     with reported():
-        found = Gateway.find(data_dir).get("/events", job_id=job, subject=subject, limit=limit)
+        wanted = {"job_id": job, "subject": subject, "after": after, "since": since, "limit": limit}
+        found = Gateway.find(data_dir).get("/events", **wanted)
         rows = [(e["seq"], moment(e["at"]), e["subject"], e["about"]) for e in found]
         show(found, json, lambda: rows_table(("SEQ", "AT", "SUBJECT", "ABOUT"), rows))
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -21,6 +25,8 @@ from ltp.up.servers import bus_url, plan_servers
 from ltp.up.state import DataDir, prepare
 from tests.conftest import free_port, new_database, until
 from tests.service.gateway.conftest import Door, open_door
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 
 
 @dataclass
@@ -224,3 +230,26 @@ def test_what_is_no_account_is_refused(bus: Bus) -> None:
     assert bus.door.by(user).post("/bus-accounts", json={"name": "u"}).status_code == 403
     manager = bus.door.token("manager", "p1")
     assert bus.door.by(manager).post("/bus-accounts", json={"name": "u", "project": "p2"}).status_code == 403
+
+
+def test_the_example_takes_events(bus: Bus) -> None:
+    token = bus.door.token("manager", "example")
+    made = account(bus, token, "example", after=0)
+    cause(bus, token, 2)
+    environment = {"LTP_BUS_URL": f"nats://127.0.0.1:{bus.port}", "LTP_BUS_USER": made["user"], **os.environ}
+    environment["LTP_BUS_PASSWORD"] = made["password"]
+    argv = [sys.executable, str(EXAMPLES / "subscriber.py"), "2"]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["ltp.audit.v1.recorded"] * 2
+
+
+@pytest.mark.skipif(shutil.which("nats") is None, reason="the `nats` command is not installed")
+def test_the_example_in_shell_takes_events(bus: Bus) -> None:
+    token = bus.door.token("manager", "shell")
+    made = account(bus, token, "shell", after=0)
+    cause(bus, token, 2)
+    environment = {"LTP_BUS_URL": f"nats://127.0.0.1:{bus.port}", "LTP_BUS_USER": made["user"], **os.environ}
+    environment["LTP_BUS_PASSWORD"] = made["password"]
+    argv = ["sh", str(EXAMPLES / "subscriber.sh"), "2"]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count('"outcome"') == 2
