@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.middleware.cors import CORSMiddleware
 
 from ltp.contracts.admission import ADMIT
+from ltp.event_catalogue import asyncapi
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
 from services.gateway import errors
 from services.gateway.access import guarded
+from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
+from services.gateway.couriers import Couriers
 from services.gateway.door import Door
+from services.gateway.feed import Feed
 from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
@@ -27,6 +32,7 @@ from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.routes import (
     audit,
+    bus_accounts,
     dataset_uploads,
     dataset_versions,
     datasets,
@@ -51,6 +57,7 @@ from services.gateway.routes import (
     search,
     secrets,
     tokens,
+    webhooks,
     work,
 )
 from services.gateway.settings import GatewaySettings
@@ -65,7 +72,18 @@ warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
 news = News()
-runtime.channels[NEWS_CHANNEL] = news.tell
+couriers, feed = Couriers(runtime, settings), Feed(runtime)
+subscribers = BusAccounts(runtime, settings, feed)
+
+
+def _told() -> None:
+    news.tell()
+    couriers.wake.set()
+    feed.wake.set()
+
+
+runtime.channels[NEWS_CHANNEL] = _told
+runtime.loops += [("webhooks", couriers.run), ("feed", feed.run), ("subscribers", subscribers.run)]
 point_news = News()
 runtime.channels[POINTS_CHANNEL] = point_news.tell
 identities, walls = Identities(runtime.database, settings.gateway_token_file), Walls(runtime)
@@ -98,6 +116,7 @@ app = FastAPIOffline(
     responses={"default": {"model": errors.ProblemDocument, "description": "A problem (RFC 9457)."}},
 )
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
+app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
@@ -126,6 +145,8 @@ for part in (
     work,
     tokens,
     secrets,
+    webhooks,
+    bus_accounts,
     audit,
     metrics,
 ):
@@ -137,6 +158,15 @@ app.include_router(live.router, prefix="/api/v1")
 for part in (openai_files, fine_tuning, openai_models):
     app.include_router(part.router, prefix="/v1", dependencies=[Depends(guarded)])
 runtime.loops.append(("fine-tuning jobs", Tunings(runtime, news).run))
+
+
+@app.get("/asyncapi", tags=["events"])
+async def asyncapi_document() -> JSONResponse:
+    """Every event that other systems can listen to, as AsyncAPI 3."""
+    return JSONResponse(_asyncapi(), media_type="application/vnd.aai.asyncapi+json")
+
+
+_asyncapi = functools.cache(asyncapi)
 
 
 @app.get("/", include_in_schema=False)
