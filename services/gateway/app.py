@@ -18,7 +18,7 @@ from ltp.event_catalogue import asyncapi
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-from services.gateway import errors
+from services.gateway import errors, gauges
 from services.gateway.access import guarded
 from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
@@ -30,6 +30,7 @@ from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
 from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
+from services.gateway.observed import Observed
 from services.gateway.routes import (
     audit,
     bus_accounts,
@@ -54,6 +55,7 @@ from services.gateway.routes import (
     plans,
     results,
     schedules,
+    scrape,
     search,
     secrets,
     tokens,
@@ -71,6 +73,7 @@ warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
 
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
+runtime.exposition.readings |= gauges.readings()
 news = News()
 couriers, feed = Couriers(runtime, settings), Feed(runtime)
 subscribers = BusAccounts(runtime, settings, feed)
@@ -118,13 +121,17 @@ app = FastAPIOffline(
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
 app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news
+app.state.identities = identities
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
     app.add_middleware(
         CORSMiddleware, allow_origins=settings.gateway_cors_origins, allow_methods=["*"], allow_headers=["*"]
     )
+# Outermost, so that what the door refuses is counted too.
+app.add_middleware(Observed)
 errors.install(app)
 app.include_router(health.router)
+app.include_router(scrape.router)
 for part in (
     dataset_uploads,
     dataset_versions,
