@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
@@ -14,7 +13,7 @@ from ltp.contracts.admission import ADMIT
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-from services.gateway import errors
+from services.gateway import errors, pages
 from services.gateway.access import guarded
 from services.gateway.commands import obey, tell_refusal
 from services.gateway.door import Door
@@ -133,8 +132,4 @@ for part in (openai_files, fine_tuning, openai_models):
     app.include_router(part.router, prefix="/v1", dependencies=[Depends(guarded)])
 runtime.loops.append(("fine-tuning jobs", Tunings(runtime, news).run))
 
-
-@app.get("/", include_in_schema=False)
-async def documentation() -> RedirectResponse:
-    """The front door until the console is built: the API's documentation."""
-    return RedirectResponse("/docs")
+pages.install(app)

@@ -29,10 +29,11 @@ async def list_events(
     about: Annotated[str | None, Query(max_length=200)] = None,
     after: Position = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 200,
+    last: Annotated[int | None, Query(ge=1, le=10_000, description="The last so many, in place of the first.")] = None,
 ) -> list[EventLine]:
     """Events after a sequence number, in the order they were heard; of the caller's project."""
     wanted = {"job_id": job_id, "subject": subject, "about": about, "project": caller.project}
-    rows = await store.list_events(engine, after=after, limit=limit, **wanted)
+    rows = await store.list_events(engine, after=after, limit=limit, last=last, **wanted)
     return [EventLine.model_validate(dict(row)) for row in rows]
 
 
