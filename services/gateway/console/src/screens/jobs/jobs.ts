@@ -8,6 +8,8 @@ export type Job = Schemas["Job"];
 export type JobState = Job["state"];
 export type JobAction = "pause" | "resume" | "cancel";
 
+/** What the filter of states holds when it filters nothing. */
+export const ANY = "any";
 export const STATES: JobState[] = ["submitted", "planned", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
 const OVER: JobState[] = ["succeeded", "failed", "cancelled"];
 
@@ -60,7 +62,7 @@ export function useJobs(state: Ref<string>, project: Ref<string>): JobList {
     const mine = (reading = new AbortController());
     loading.value = true;
     try {
-      const query = { limit: PAGE, cursor: from, state: (state.value || null) as JobState | null, project: project.value || null };
+      const query = { limit: PAGE, cursor: from, state: state.value === ANY ? null : (state.value as JobState), project: project.value || null };
       const page = await ask(api.GET("/api/v1/jobs", { params: { query }, signal: mine.signal }));
       jobs.value = from === null ? page.jobs : [...jobs.value, ...page.jobs];
       cursor = page.next_cursor;
@@ -76,7 +78,7 @@ export function useJobs(state: Ref<string>, project: Ref<string>): JobList {
 
   function put(job: Job): void {
     const at = jobs.value.findIndex(({ job_id }) => job_id === job.job_id);
-    const fits = (!state.value || job.state === state.value) && (!project.value || job.options.project === project.value);
+    const fits = (state.value === ANY || job.state === state.value) && (!project.value || job.options.project === project.value);
     if (at >= 0 && fits) jobs.value[at] = job;
     else if (at >= 0) jobs.value.splice(at, 1);
     else if (fits) jobs.value.unshift(job);
