@@ -48,6 +48,7 @@ from services.gateway.routes import (
     search,
     secrets,
     tokens,
+    usage,
     work,
 )
 from services.gateway.settings import GatewaySettings
@@ -109,6 +110,7 @@ for part in (
     plans,
     jobs,
     job_control,
+    usage,
     host_access,
     hosts,
     results,
