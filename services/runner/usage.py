@@ -12,7 +12,7 @@ from faststream.nats import NatsRouter
 from pydantic import ValidationError
 
 from ltp.bus.rpc import answered_by, replies
-from ltp.contracts.usage import GpuUsage, Usage, UsageRequest, UsageSample
+from ltp.contracts.usage import GpuUsage, RunUsage, UsageRequest, UsageSample
 from ltp.contracts.values import Placement
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.database import Database
@@ -32,7 +32,7 @@ async def read_usage(
     request: UsageRequest,
     database: Annotated[Database, Context("database")],
     fleet: Annotated[Fleet, Context("fleet")],
-) -> Usage:
+) -> RunUsage:
     """Answer what an attempt used."""
     row = await store.latest_attempt(database.engine, request.job_id, request.attempt)
     if row is None:
@@ -46,7 +46,7 @@ async def read_usage(
     except LinkDownError as error:
         hint = "The samples lie on the host and are read again when it answers; what runs there goes on."
         raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, str(error), hint) from error
-    return Usage(
+    return RunUsage(
         attempt=row["number"],
         device_kind=placement.device_kind,
         device_indexes=placement.device_indexes,

@@ -39,7 +39,7 @@ class UsageSample(Value):
     gpus: list[GpuUsage]
 
 
-class Usage(Value):
+class RunUsage(Value):
     """The samples of an attempt, in order, and the devices that it leased, whose indexes are those of `gpus`."""
 
     attempt: int
