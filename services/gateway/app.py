@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.middleware.cors import CORSMiddleware
@@ -18,7 +18,7 @@ from ltp.event_catalogue import asyncapi
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-from services.gateway import errors, gauges
+from services.gateway import errors, gauges, pages
 from services.gateway.access import guarded
 from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
@@ -59,6 +59,7 @@ from services.gateway.routes import (
     search,
     secrets,
     tokens,
+    usage,
     webhooks,
     work,
 )
@@ -141,6 +142,7 @@ for part in (
     plans,
     jobs,
     job_control,
+    usage,
     host_access,
     hosts,
     results,
@@ -174,9 +176,5 @@ async def asyncapi_document() -> JSONResponse:
 
 
 _asyncapi = functools.cache(asyncapi)
-
-
-@app.get("/", include_in_schema=False)
-async def documentation() -> RedirectResponse:
-    """The front door until the console is built: the API's documentation."""
-    return RedirectResponse("/docs")
+# Last: what no route answers is a page of the console.
+pages.install(app)
