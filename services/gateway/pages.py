@@ -47,7 +47,7 @@ class _Assets(StaticFiles):
     """Hashed by their content, so that a browser keeps them for ever; there from the moment the console is built."""
 
     async def get_response(self, path: str, scope: Any) -> Response:
-        if not Path(str(self.directory)).is_dir():
+        if not Path(str(self.directory)).is_dir():  # noqa: ASYNC240 - one look at a local folder
             raise HTTPException(404)
         response = await super().get_response(path, scope)
         if response.status_code == 200 and "-" in Path(path).stem:
