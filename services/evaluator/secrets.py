@@ -7,7 +7,7 @@ from pathlib import Path
 from ltp.core.errors import ErrorCode, LtpError
 
 # The platform's own: sending one to an endpoint that a user names would give it away.
-_OWN = frozenset({"token", "postgres", "postgres_superuser", "keyring", "superuser"})
+_OWN = frozenset({"token", "postgres", "postgres_superuser", "keyring", "superuser", "metrics_token"})
 
 
 def read_key(root: Path, name: str) -> str:
