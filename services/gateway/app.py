@@ -16,7 +16,7 @@ from ltp.event_catalogue import asyncapi
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-from services.gateway import errors
+from services.gateway import errors, openapi
 from services.gateway.access import guarded
 from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
@@ -108,8 +108,8 @@ app = FastAPIOffline(
     version="1",
     summary="Plan, run, watch and evaluate LLM training with verl.",
     lifespan=_lifespan,
-    responses={"default": {"model": errors.ProblemDocument, "description": "A problem (RFC 9457)."}},
 )
+app.openapi = functools.partial(openapi.document, app)
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
 app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news

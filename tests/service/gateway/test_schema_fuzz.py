@@ -36,11 +36,13 @@ def fuzz(door: Door, token: str | None, examples: int) -> list[str]:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             try:
                 strategy = operation.as_strategy(generation_mode=mode)
-            except Exception:  # Nothing of this operation can be wrong.
+            except Exception:  # noqa: S112 - nothing of this operation can be wrong
                 continue
             try:
                 _run(operation, strategy, door, headers, checks, examples)
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
                 text = f"{type(error).__name__}: {str(error)[:1500]}"
                 if "Unsatisfiable" not in text and "Impossible" not in text:
                     faults.append(f"{operation.label} {mode.name}: {text}")
