@@ -22,6 +22,7 @@ from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
 from services.gateway.couriers import Couriers
 from services.gateway.door import Door
+from services.gateway.etags import Etags
 from services.gateway.feed import Feed
 from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
@@ -57,6 +58,9 @@ from services.gateway.routes import (
     tokens,
     webhooks,
     work,
+)
+from services.gateway.routes import (
+    settings as settings_route,
 )
 from services.gateway.settings import GatewaySettings
 from services.gateway.store_points import POINTS_CHANNEL
@@ -113,6 +117,7 @@ app.openapi = functools.partial(openapi.document, app)
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
 app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news
+app.add_middleware(Etags)
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
     app.add_middleware(
@@ -142,6 +147,7 @@ for part in (
     secrets,
     webhooks,
     bus_accounts,
+    settings_route,
     audit,
     metrics,
 ):
