@@ -161,10 +161,16 @@ for part in (openai_files, fine_tuning, openai_models):
 runtime.loops.append(("fine-tuning jobs", Tunings(runtime, news).run))
 
 
-@app.get("/asyncapi", tags=["events"])
-async def asyncapi_document() -> JSONResponse:
+class AsyncApiResponse(JSONResponse):
+    """The registered type of AsyncAPI documents."""
+
+    media_type = "application/vnd.aai.asyncapi+json"
+
+
+@app.get("/asyncapi", tags=["events"], response_class=AsyncApiResponse)
+async def asyncapi_document() -> AsyncApiResponse:
     """Every event that other systems can listen to, as AsyncAPI 3."""
-    return JSONResponse(_asyncapi(), media_type="application/vnd.aai.asyncapi+json")
+    return AsyncApiResponse(_asyncapi())
 
 
 _asyncapi = functools.cache(asyncapi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import httpx
@@ -27,12 +28,12 @@ def operations() -> list[Any]:
     return [operation for operation in found if not operation.path.endswith(STREAMS)]
 
 
-def fuzz(door: Door, token: str | None, examples: int) -> list[str]:
-    """Call every operation so often; returns what went wrong."""
+def fuzz(door: Door, token: str | None, examples: int, every: int = 1) -> list[str]:
+    """Call every operation, or every nth, so often; returns what went wrong."""
     checks = [getattr(openapi_checks, name) for name in NAMES]
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     faults: list[str] = []
-    for operation in operations():
+    for operation in operations()[::every]:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             try:
                 strategy = operation.as_strategy(generation_mode=mode)
@@ -88,6 +89,7 @@ def send(door: Door, case: Any, headers: dict[str, str]) -> httpx.Response:
     sent = {k: v for k, v in dict(made["headers"]).items() if isinstance(v, str | bytes)}
     try:
         request = CLIENT.build_request(made["method"], made["url"], params=made.get("params"), headers=sent, **body)
+        request.read()  # The report of a fault shows it.
     except (UnicodeError, httpx.InvalidURL, TypeError, ValueError):
         reject()
     try:
@@ -100,8 +102,8 @@ def _openai_nobody(answer: Any) -> bool:
     return bool(answer.status_code == 503 and "error" in answer.json())
 
 
-def test_every_operation_answers_as_it_says(door: Door) -> None:
-    faults = fuzz(door, door.admin, 2)
+def test_some_operations_answer_as_they_say(door: Door) -> None:
+    faults = fuzz(door, door.admin, 2, every=8)
     assert not faults, f"{len(faults)} faults\n" + "\n\n".join(faults)
 
 
@@ -109,5 +111,5 @@ def test_every_operation_answers_as_it_says(door: Door) -> None:
 @pytest.mark.parametrize("role", ["admin", "user", None])
 def test_every_operation_answers_as_it_says_often(door: Door, role: str | None) -> None:
     token = door.admin if role == "admin" else role and door.token(role, "fuzz")
-    faults = fuzz(door, token, 40)
+    faults = fuzz(door, token, int(os.environ.get("LTP_FUZZ_EXAMPLES", "25")))
     assert not faults, f"{len(faults)} faults\n" + "\n\n".join(faults)
