@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.middleware.cors import CORSMiddleware
 
 from ltp.contracts.admission import ADMIT
@@ -16,7 +18,7 @@ from ltp.event_catalogue import asyncapi
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-from services.gateway import errors, openapi
+from services.gateway import errors, gauges, openapi, pages
 from services.gateway.access import guarded
 from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
@@ -29,6 +31,7 @@ from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
 from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
+from services.gateway.observed import Observed
 from services.gateway.routes import (
     audit,
     bus_accounts,
@@ -53,9 +56,11 @@ from services.gateway.routes import (
     plans,
     results,
     schedules,
+    scrape,
     search,
     secrets,
     tokens,
+    usage,
     webhooks,
     work,
 )
@@ -68,8 +73,12 @@ from services.gateway.store_tokens import TOKENS_CHANNEL
 from services.gateway.tunings import Tunings
 from services.gateway.walls import Walls
 
+# FastAPI names the body of each route by an alias, also where pydantic has deferred the body's model: no fault of the route.
+warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
+
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
+runtime.exposition.readings |= gauges.readings()
 news = News()
 couriers, feed = Couriers(runtime, settings), Feed(runtime)
 subscribers = BusAccounts(runtime, settings, feed)
@@ -117,14 +126,18 @@ app.openapi = functools.partial(openapi.document, app)
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
 app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news
+app.state.identities = identities
 app.add_middleware(Etags)
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
     app.add_middleware(
         CORSMiddleware, allow_origins=settings.gateway_cors_origins, allow_methods=["*"], allow_headers=["*"]
     )
+# Outermost, so that what the door refuses is counted too.
+app.add_middleware(Observed)
 errors.install(app)
 app.include_router(health.router)
+app.include_router(scrape.router)
 for part in (
     dataset_uploads,
     dataset_versions,
@@ -134,6 +147,7 @@ for part in (
     plans,
     jobs,
     job_control,
+    usage,
     host_access,
     hosts,
     results,
@@ -174,9 +188,5 @@ async def asyncapi_document() -> AsyncApiResponse:
 
 
 _asyncapi = functools.cache(asyncapi)
-
-
-@app.get("/", include_in_schema=False)
-async def documentation() -> RedirectResponse:
-    """The front door until the console is built: the API's documentation."""
-    return RedirectResponse("/docs")
+# Last: what no route answers is a page of the console.
+pages.install(app)

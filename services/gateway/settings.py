@@ -16,6 +16,8 @@ class GatewaySettings(CommonSettings):
     gateway_port: int = Field(default=8700, ge=1, le=65535)
     # A file with the first administrator's token. Without it, and without tokens in the database, nobody gets in.
     gateway_token_file: Path | None = None
+    # A file with the token that Prometheus shows at /metrics, and that opens nothing else.
+    gateway_metrics_token_file: Path | None = None
     gateway_requests_per_second: float = Field(default=1000, gt=0)
     gateway_max_body_bytes: int = Field(default=16 << 20, gt=0)
     # Folders beside DATA/models and DATA/datasets that requests of one project may name.

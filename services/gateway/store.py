@@ -231,9 +231,11 @@ async def list_events(
     limit: int = 200,
     project: str | None = None,
     about: str | None = None,
+    last: int | None = None,
 ) -> list[Row]:
-    """Events in the order they were heard, after a sequence number."""
-    query = select(events).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+    """Events in the order they were heard, after a sequence number; or the last so many of those."""
+    order = events.c.seq if last is None else events.c.seq.desc()
+    query = select(events).where(events.c.seq > after).order_by(order).limit(last or limit)
     if job_id is not None:
         query = query.where(events.c.job_id == job_id)
     if subject is not None:
@@ -242,7 +244,8 @@ async def list_events(
         query = query.where(events.c.project == project)
     if about is not None:
         query = query.where(events.c.about == about)
-    return await _all(engine, query)
+    rows = await _all(engine, query)
+    return rows if last is None else rows[::-1]
 
 
 def subject_is(subject: str) -> ColumnElement[bool]:

@@ -35,12 +35,13 @@ async def list_events(
     after: Position = 0,
     since: Since = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 200,
+    last: Annotated[int | None, Query(ge=1, le=10_000, description="The last so many, in place of the first.")] = None,
 ) -> list[EventLine]:
     """Events after a sequence number, or from a time on, in the order they were heard; of the caller's project."""
     if since is not None:
         after = max(after, await store_webhooks.seq_before(engine, since))
     wanted = {"job_id": job_id, "subject": subject, "about": about, "project": caller.project}
-    rows = await store.list_events(engine, after=after, limit=limit, **wanted)
+    rows = await store.list_events(engine, after=after, limit=limit, last=last, **wanted)
     return [EventLine.model_validate(dict(row)) for row in rows]
 
 
