@@ -62,7 +62,7 @@ def install(app: FastAPI, built: Path = BUILT) -> None:
     app.mount("/assets", GZipMiddleware(assets, minimum_size=1024))
 
     @app.get("/{address:console}", include_in_schema=False)
-    async def console(address: str) -> HTMLResponse:
+    def console(address: str) -> HTMLResponse:
         """The console's page, which finds out itself what its address means."""
         try:
             page = (built / "index.html").read_text()
