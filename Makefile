@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # The console is built again whenever a file of its own or the API's description changes.
 CONSOLE := services/gateway/console
-CONSOLE_SOURCES = cd $(CONSOLE) && find src public index.html package.json package-lock.json tsconfig.json vite.config.ts ../../../proto/openapi.json -type f ! -name schema.d.ts
+CONSOLE_SOURCES = cd $(CONSOLE) && find src public scripts index.html package.json package-lock.json tsconfig.json vite.config.ts ../../../proto/openapi.json -type f ! -name schema.d.ts ! -name recipe.schema.json
 CONSOLE_STAMP = $(CONSOLE)/dist/.built-$(shell $(CONSOLE_SOURCES) | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 NODE_IS_THERE := node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' 2>/dev/null
 

@@ -19,6 +19,7 @@ from verl.utils.device import auto_set_device
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
 from ltp_verl.stop import stop_requested
+from ltp_verl.tracing import run_traced
 
 
 class BoundaryCheckpointHandler(CheckpointHandler):
@@ -96,4 +97,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_traced(main)

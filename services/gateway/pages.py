@@ -47,9 +47,10 @@ class _Assets(StaticFiles):
     """Hashed by their content, so that a browser keeps them for ever; there from the moment the console is built."""
 
     async def get_response(self, path: str, scope: Any) -> Response:
-        if not Path(str(self.directory)).is_dir():
-            raise HTTPException(404)
-        response = await super().get_response(path, scope)
+        try:
+            response = await super().get_response(path, scope)
+        except RuntimeError as error:  # Starlette's word for a directory that is not there: nothing was built
+            raise HTTPException(404) from error
         if response.status_code == 200 and "-" in Path(path).stem:
             response.headers["Cache-Control"] = _FOREVER
         return response
@@ -62,7 +63,7 @@ def install(app: FastAPI, built: Path = BUILT) -> None:
     app.mount("/assets", GZipMiddleware(assets, minimum_size=1024))
 
     @app.get("/{address:console}", include_in_schema=False)
-    async def console(address: str) -> HTMLResponse:
+    def console(address: str) -> HTMLResponse:
         """The console's page, which finds out itself what its address means."""
         try:
             page = (built / "index.html").read_text()

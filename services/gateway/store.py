@@ -239,7 +239,7 @@ async def list_events(
     if job_id is not None:
         query = query.where(events.c.job_id == job_id)
     if subject is not None:
-        query = query.where(_subject_is(subject))
+        query = query.where(subject_is(subject))
     if project is not None:
         query = query.where(events.c.project == project)
     if about is not None:
@@ -248,7 +248,7 @@ async def list_events(
     return rows if last is None else rows[::-1]
 
 
-def _subject_is(subject: str) -> ColumnElement[bool]:
+def subject_is(subject: str) -> ColumnElement[bool]:
     """A subject, or a pattern of NATS: `*` is one token, `>` all that follow."""
     if "*" not in subject and ">" not in subject:
         return events.c.subject == subject

@@ -21,12 +21,14 @@ from ltp.contracts.job import (
     JobSucceeded,
 )
 from ltp.contracts.values import Problem
+from ltp.core.errors import ErrorCode
 from ltp.core.lifecycle import JOB, JobState
 from ltp.queue.policy import Queue
 from ltp.queue.tables import work
 from ltp.queue.work import enqueue, request_cancel
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
+from ltp.telemetry.spans import record
 from services.scheduler import policy, store
 from services.scheduler.store import Job
 
@@ -82,6 +84,7 @@ async def queue_attempt(
         priority=options.priority,
         project=options.project,
         owner=options.owner,
+        trace=job.trace,
     )
     event = JobQueued(
         job_id=job.job_id, attempt=number, problem=problem, resume_step=job.checkpoint_step, not_before=not_before
@@ -120,12 +123,27 @@ async def end(unit: Unit, job: Job, target: JobState, problem: Problem | None = 
     evidence = {} if problem is None else {"problem": problem.model_dump()}
     if not await store.move(unit, job.job_id, target, **evidence):
         raise NotYetError(f"job is {job.state}, not ready to become {target}")
+    _trace(job, target, problem)
     if target is JobState.SUCCEEDED:
         unit.emit(JobSucceeded(job_id=job.job_id, steps=steps), about=job.job_id)
     elif target is JobState.CANCELLED:
         unit.emit(JobCancelled(job_id=job.job_id), about=job.job_id)
     elif problem is not None:
         unit.emit(JobFailed(job_id=job.job_id, problem=problem), about=job.job_id)
+
+
+def _trace(job: Job, target: JobState, problem: Problem | None) -> None:
+    """The whole life of a job as one span of the trace in which it was submitted."""
+    outcome = {JobState.SUCCEEDED: "success", JobState.CANCELLED: "cancellation"}.get(target, "failure")
+    attributes: dict[str, str | int] = {
+        "cicd.pipeline.run.id": str(job.job_id),
+        "cicd.pipeline.result": outcome,
+        "ltp.job.attempts": job.attempt,
+    }
+    if job.made is not None:
+        attributes |= {"cicd.pipeline.name": job.made.recipe.name, "ltp.algorithm": job.made.recipe.algorithm}
+    code = None if problem is None else problem.code
+    record("job", job.created_at, now(), attributes, thing=job.job_id, parent=job.trace, error=code)
 
 
 async def ask_to_pause(unit: Unit, job: Job) -> None:
@@ -209,11 +227,35 @@ async def _follow(unit: Unit, job: Job, following: policy.Next, problem: Problem
 
 async def _outgrow(unit: Unit, job: Job, problem: Problem, peak_bytes: int | None) -> None:
     """Wait, queued, for a smaller plan."""
-    assert job.made is not None
     await store.move(unit, job.job_id, JobState.RUNNING)
     if not await store.move(unit, job.job_id, JobState.QUEUED, awaiting_plan=True):
         raise NotYetError(f"job is {job.state}")
+    _ask_for_plan(unit, job, problem, measured_peak_bytes=peak_bytes)
+
+
+async def plan_for_room(unit: Unit, work_id: UUID, free_bytes: int) -> None:
+    """Have a queued job planned anew for what other programs leave free; refused by the planner, it fails and says so."""
+    query = select(work.c.wants["job_id"].astext).where(work.c.id == work_id, work.c.kind == "train")
+    found = (await unit.execute(query)).scalar_one_or_none()
+    if found is None:
+        return
+    job = await locked(unit, UUID(found))
+    if job.made is None or job.awaiting_plan or job.state is not JobState.QUEUED:
+        return
+    if not await request_cancel(unit, work_key(job.job_id, job.attempt), only_unstarted=True):
+        return
+    need = job.made.plan.memory_upper_bytes
+    message = (
+        f"The plan needs {need / 2**30:.1f} GiB of each device, and other programs leave {free_bytes / 2**30:.1f} GiB."
+    )
+    problem = Problem(code=ErrorCode.PLAN_DOES_NOT_FIT, message=message, hint="End them, or wait for a smaller plan.")
+    await store.note(unit, job.job_id, awaiting_plan=True)
+    _ask_for_plan(unit, job, problem, free_bytes=free_bytes)
+
+
+def _ask_for_plan(unit: Unit, job: Job, problem: Problem, **seen: int | None) -> None:
     made = job.made
+    assert made is not None
     event = JobOutgrown(
         job_id=job.job_id,
         attempt=job.attempt,
@@ -221,6 +263,6 @@ async def _outgrow(unit: Unit, job: Job, problem: Problem, peak_bytes: int | Non
         dataset=made.dataset,
         plan=made.plan,
         problem=problem,
-        measured_peak_bytes=peak_bytes,
+        **seen,
     )
     unit.emit(event, about=job.job_id)
