@@ -24,7 +24,7 @@ _IS_RIGHT = "import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_in
 _INSTALL_SECONDS = 3 * 3600.0
 
 
-class _Setup:
+class Setup:
     """One set-up of one host."""
 
     def __init__(self, backend: SshBackend, request: HostSetupRequested) -> None:
@@ -143,7 +143,7 @@ async def carry_out_setup(held: Held, fleet: Fleet) -> None:
     backend = fleet.open(rows[0])
     assert isinstance(backend, SshBackend)
     try:
-        async for check in _Setup(backend, request).steps():
+        async for check in Setup(backend, request).steps():
             checks.append(check)
             async with database.unit() as unit:
                 await hosts_store.note_checks(unit, request.report_id, checks, done=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, DateTime, String, Table, Uuid, delete, func, select, update
+from sqlalchemy import Column, DateTime, String, Table, Uuid, cast, delete, func, select, update
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -92,7 +92,7 @@ async def pin(unit: Unit, host_id: str, key: str, fingerprint: str) -> bool:
 
 async def trust(unit: Unit, host_id: str, fingerprint: str) -> None:
     """Forget the pinned key; the next one shown must have this fingerprint."""
-    access = func.jsonb_set(hosts.c.access, "{host_key}", func.to_jsonb(fingerprint))
+    access = hosts.c.access.concat(cast({"host_key": fingerprint}, JSONB))
     values = {"pinned_key": None, "fingerprint": None, "shown_fingerprint": None, "problem": None, "access": access}
     await unit.execute(update(hosts).where(hosts.c.host_id == host_id).values(**values, changed_at=now()))
 

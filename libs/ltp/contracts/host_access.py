@@ -42,7 +42,7 @@ SecretKind = Literal["none", "password", "private_key", "token"]
 class Access(BaseModel):
     """How a host is reached. Without secrets: those are kept sealed, elsewhere."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
     backend: Literal["ssh", "ray"] = "ssh"
     address: Annotated[str, Field(description="ssh: name or IP address; ray: URL of the cluster's dashboard.")]

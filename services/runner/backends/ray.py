@@ -13,6 +13,7 @@ import os
 import secrets
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -26,7 +27,6 @@ from ltp.contracts.host_access import Access
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
 from services.runner import delivery, host_facts
-from services.runner import launch as launcher
 from services.runner.backends import LinkDownError
 from services.runner.backends.files import LocalFiles
 from services.runner.backends.through_files import FileBackend
@@ -58,7 +58,6 @@ class RayBackend(FileBackend):
         self.access = access
         self._token = token
         self._python = access.python or settings.runner_python
-        self._local: asyncio.subprocess.Process | None = None
 
     async def call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """One request to the dashboard. Raises LinkDownError, HOST_AUTH_FAILED."""
@@ -75,7 +74,9 @@ class RayBackend(FileBackend):
             message = f"The Ray cluster {self.host_id} refused {'the token' if credential else 'us without a token'}."
             hint = f"Register it again with --token-file: `ltp host add {self.host_id} ... --replace`."
             raise LtpError(ErrorCode.HOST_AUTH_FAILED, message, hint)
-        if answer.status_code >= 500 and b"does not exist" not in answer.content:
+        # Ray says so of a wrong question, too.
+        known = any(word in answer.content for word in (b"does not exist", b"already exists"))
+        if answer.status_code >= 500 and not known:
             raise LinkDownError(f"the Ray cluster {self.host_id} answered {answer.status_code}")
         return answer
 
@@ -131,9 +132,19 @@ class RayBackend(FileBackend):
         return (await self._job(run_dir))[0] in _ALIVE
 
     async def reap(self, run_dir: Path) -> None:
-        """The job is over, and with it its processes; what is left is to close the status."""
+        """Jobs run on the head node: one more of them ends there what a dead launcher left."""
         await self.call("POST", f"/api/jobs/{_job_of(run_dir)}/stop")
-        await asyncio.to_thread(_close_status, run_dir)
+        code = await self._bring_code()
+        entrypoint = shlex.join([self._python, "-I", str(code / "launch.py"), "--reap", str(run_dir)])
+        await self._run_job(f"ltp-reap-{secrets.token_hex(8)}", entrypoint)
+
+    async def _run_job(self, job: str, entrypoint: str) -> dict[str, Any]:
+        """A short job to its end, as Ray describes it then."""
+        await self.call("POST", "/api/jobs/", json={"entrypoint": entrypoint, "submission_id": job})
+        async with asyncio.timeout(_FACTS_SECONDS):
+            while (found := (await self.call("GET", f"/api/jobs/{job}")).json())["status"] in _ALIVE:
+                await asyncio.sleep(0.2)
+        return found
 
     async def require_resources(self, spec: LaunchSpec) -> None:
         """Raises HOST_UNFIT when the cluster can never give what the process will ask it for."""
@@ -190,10 +201,7 @@ class RayBackend(FileBackend):
 
     async def _probe(self, job: str, folder: Path, python: str) -> dict[str, Any]:
         entrypoint = shlex.join([python, "-I", str(folder / "probe.py")])
-        await self.call("POST", "/api/jobs/", json={"entrypoint": entrypoint, "submission_id": job})
-        async with asyncio.timeout(_FACTS_SECONDS):
-            while (found := (await self.call("GET", f"/api/jobs/{job}")).json())["status"] in _ALIVE:
-                await asyncio.sleep(0.2)
+        found = await self._run_job(job, entrypoint)
         content = await self.files.read(folder / "facts.json", 0, 1 << 22)
         if found["status"] != "SUCCEEDED" or content is None:
             message = f"A job of {self.host_id} could not use {folder}: {found.get('message') or found['status']}"
@@ -219,26 +227,42 @@ class RayBackend(FileBackend):
         environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
         if credential is not None:
             environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": credential.value}
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=0", "--include-dashboard=true",
-                   "--dashboard-host=127.0.0.1", f"--dashboard-port={where.port or 8265}", "--disable-usage-stats"]  # fmt: skip
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        output, _ = await process.communicate()
-        if process.returncode != 0:
-            message = f"A local Ray could not be started: {output.decode(errors='replace').strip()[-400:]}"
-            raise LtpError(ErrorCode.HOST_UNFIT, message, "Install the extra `training`, which brings Ray.")
-        async with asyncio.timeout(_FACTS_SECONDS):
-            while True:
-                try:
-                    await self.call("GET", "/api/version")
-                    return
-                except LinkDownError:
-                    await asyncio.sleep(0.3)
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0", "--disable-usage-stats",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={where.port or 8265}",
+            # The usual ports would meet those of another cluster on this machine.
+            *(f"--{name}={_free_port()}" for name in ("dashboard-agent-listen-port", "ray-client-server-port")),
+        ]  # fmt: skip
+        log = self.root / "ray.log"
+        await self.files.write(log, b"")
+        with await asyncio.to_thread(log.open, "wb") as output:
+            # In a session of its own: what runs in it outlives the runner, and ends with the process in ray.pid.
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        await self.files.write(self.root / "ray.pid", str(process.pid).encode())
+        deadline = asyncio.get_running_loop().time() + _FACTS_SECONDS
+        while asyncio.get_running_loop().time() < deadline and process.returncode is None:
+            try:
+                await self.call("GET", "/api/version")
+                return
+            except LinkDownError:
+                await asyncio.sleep(0.3)
+        said = (await self.files.read(log, 0, 1 << 20) or b"").decode(errors="replace").strip()[-400:]
+        message = f"A local Ray could not be started: {said}"
+        raise LtpError(ErrorCode.HOST_UNFIT, message, "Install the extra `training`, which brings Ray.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def joining(spec: LaunchSpec) -> LaunchSpec:
@@ -257,10 +281,3 @@ def joining(spec: LaunchSpec) -> LaunchSpec:
 
 def _job_of(run_dir: Path) -> str:
     return f"ltp-{run_dir.parent.name}-{run_dir.name}"
-
-
-def _close_status(run_dir: Path) -> None:
-    status = json.loads((run_dir / "status.json").read_text())
-    if status["state"] == "running":
-        closed = {**status, "state": "exited", "ended_at": launcher.now(), "reason": "stopped"}
-        launcher.write_whole(run_dir / "status.json", closed)

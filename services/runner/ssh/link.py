@@ -147,7 +147,9 @@ class Link:
             # What became of the operation is unknown, so the connection is of no more use.
             self._drop(connection)
             raise LinkDownError(f"{self.target.host_id} did not answer within {timeout:.0f} s") from error
-        except _BROKEN as error:
+        except LinkDownError:
+            raise
+        except (*_BROKEN, ConnectionError) as error:
             self._drop(connection)
             raise LinkDownError(f"the link to {self.target.host_id} broke: {error}") from error
         except asyncssh.SFTPError as error:

@@ -9,20 +9,24 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from ltp.contracts.host_access import Access
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
 from services.runner import launch
 from services.runner.backends import Backend
 from services.runner.backends.local import LocalBackend
+from services.runner.backends.ray import RayBackend
 from services.runner.backends.ssh import SshBackend
+from services.runner.settings import RunnerSettings
 from services.runner.ssh.link import Credential, Link, Target
-from tests.conftest import until
+from tests.conftest import free_port, until
 from tests.service.runner.conftest import TRAINING
 from tests.service.runner.sshd import Sshd, needs_sshd
 
@@ -45,9 +49,41 @@ def link_to(server: Sshd, port: int | None = None, **changes: Any) -> Link:
     return Link(Target("gpu1", "127.0.0.1", port or server.port, server.user, **changes), read)
 
 
-@pytest_asyncio.fixture(params=["local", pytest.param("ssh", marks=needs_sshd)])
+@pytest.fixture(scope="module")
+def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The URL of a Ray cluster of one node that `start_local` started, and its token."""
+    token, address, root = "t" * 43, f"http://127.0.0.1:{free_port()}", tmp_path_factory.mktemp("ray")
+    cluster = ray_backend(address, token, root, start_local=True)
+    try:
+        # In a thread: a test's own loop runs while this fixture is made.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(cluster.facts())).result()
+        yield address, token
+    finally:
+        pid = int((root / "ray.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
+            time.sleep(0.1)
+
+
+def ray_backend(address: str, token: str, root: Path, **changes: Any) -> RayBackend:
+    async def read() -> Credential:
+        return Credential("token", token)
+
+    access = Access(backend="ray", address=address, work_dir=str(root), python=sys.executable, **changes)
+    return RayBackend("cluster", access, read, RunnerSettings())
+
+
+@pytest_asyncio.fixture(
+    params=["local", pytest.param("ssh", marks=needs_sshd), pytest.param("ray", marks=pytest.mark.slow)]
+)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     root = tmp_path / "host"
+    if request.param == "ray":
+        address, token = request.getfixturevalue("ray_address")
+        yield ray_backend(address, token, root)
+        return
     if request.param == "local":
         yield LocalBackend(root)
         return
@@ -197,3 +233,23 @@ async def test_a_second_watcher_takes_the_run_up(backend: Backend, run_dir: Path
     assert second is not None
     assert (first.pid, first.started_at, second.alive) == (second.pid, second.started_at, True)
     await asyncio.gather(*(backend.read(run_dir, "log.txt", 0, 100) for _ in range(20)))
+
+
+@pytest.mark.slow
+async def test_a_wrong_token_and_a_cluster_that_is_too_small(ray_address: tuple[str, str], tmp_path: Path) -> None:
+    address, token = ray_address
+    with pytest.raises(LtpError) as caught:
+        await ray_backend(address, "wrong" * 9, tmp_path).facts()
+    assert caught.value.code is ErrorCode.HOST_AUTH_FAILED
+    cluster = ray_backend(address, token, tmp_path)
+    words = (
+        "python",
+        "trainer.n_gpus_per_node=8",
+        "trainer.nnodes=1",
+        "trainer.device='cuda'",
+        "actor_rollout_ref.a=1",
+    )
+    spec = LaunchSpec(words, {"CUDA_VISIBLE_DEVICES": "0"}, "/", "m", "s")
+    with pytest.raises(LtpError, match=r"8 GPU .it has 0., 26 CPU") as refused:
+        await cluster.bring(spec, [])
+    assert refused.value.code is ErrorCode.HOST_UNFIT
