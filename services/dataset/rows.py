@@ -48,6 +48,8 @@ def normalise(raw: Mapping[str, Any], columns: Columns, line: int) -> Row:
             paired = "messages" not in columns.columns
             row["messages"] = _pair(raw, columns, None, line)[0] if paired else _talk(raw, columns, line)
         case RowFormat.VERL_RL:
+            if truth is None:
+                raise without_answer(line, "'reward_model.ground_truth' is null, and it is the answer")
             row["messages"] = [*_prompt(raw, columns, line), a_turn("assistant", _said(truth, line))]
         case _:
             row["messages"], truth = _pair(raw, columns, truth, line)

@@ -112,7 +112,7 @@ def _parquet(stream: BinaryIO, name: str) -> Iterator[Numbered]:
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
     # pyarrow reports a damaged file by any of these, and text that is not UTF-8 by a ValueError.
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise LtpError(
             ErrorCode.DATASET_UNREADABLE, f"{name} is no readable Parquet: {reason}.", "Write the file again."
         ) from error

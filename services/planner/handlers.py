@@ -99,8 +99,9 @@ async def plan_smaller(event: JobOutgrown, unit: InboxUnit, database: Annotated[
     plan_id, recipe = new_id(), event.recipe
     facts = {"recipe_hash": recipe.hash(), "algorithm": recipe.algorithm}
     request = ReplanRequest(
-        recipe=recipe, dataset=event.dataset, failed=event.plan, measured_peak_bytes=event.measured_peak_bytes
-    )
+        recipe=recipe, dataset=event.dataset, failed=event.plan, measured_peak_bytes=event.measured_peak_bytes,
+        reason="out-of-memory" if event.free_bytes is None else "no-room", free_bytes=event.free_bytes,
+    )  # fmt: skip
     try:
         plan = await _replan(request, database)
     except LtpError as error:

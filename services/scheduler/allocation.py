@@ -16,6 +16,8 @@ DeviceKind = Literal["cpu", "gpu"]
 
 # Work that has waited this long keeps smaller work behind it from taking the devices it needs; before, they may overtake.
 RESERVES_AFTER = timedelta(minutes=5)
+# What other programs hold of a device may be gone in a moment; a plan that has waited this long for it is made anew.
+CROWDED_AFTER = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,13 @@ class HostState:
     state: Literal["ready", "silent", "cordoned"] = "ready"
     # By SSH or Ray, where only training is started.
     is_remote: bool = False
+    # Bytes free on devices that nobody leases, by (kind, index), where the host said so since the last lease ended.
+    free: Mapping[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
+
+    def roomy(self, wants: Wants) -> list[int]:
+        """Indexes of suited devices of which other programs hold no more than the work leaves."""
+        enough = max(0, wants.memory_bytes)
+        return [index for index in self.suited(wants) if self.free.get((wants.kind, index), enough) >= enough]
 
     def suited(self, wants: Wants) -> list[int]:
         """Indexes of devices that would do, leased or not."""
@@ -161,8 +170,8 @@ def _free(host: HostState, kind: str) -> list[int]:
 
 
 def _usable(host: HostState, wants: Wants, free: Mapping[tuple[str, str], list[int]]) -> list[int]:
-    suited = set(host.suited(wants))
-    return [index for index in free[host.host_id, wants.kind] if index in suited]
+    roomy = set(host.roomy(wants))
+    return [index for index in free[host.host_id, wants.kind] if index in roomy]
 
 
 def _take(wants: Wants, hosts: Sequence[HostState], free: dict[tuple[str, str], list[int]]) -> Placement:
@@ -175,6 +184,27 @@ def _take(wants: Wants, hosts: Sequence[HostState], free: dict[tuple[str, str], 
         shares.append(HostShare(host_id=host.host_id, device_indexes=sorted(chosen)))
     first, *others = shares
     return Placement(host_id=first.host_id, device_kind=wants.kind, device_indexes=first.device_indexes, others=others)
+
+
+def crowded_out(waiting: Sequence[Waiting], hosts: Sequence[HostState], now: datetime) -> dict[UUID, int]:
+    """Work that no host has room for because of what other programs hold there -> the bytes it could have on each device.
+
+    Devices that are leased count as free: their holders leave some day, and other programs perhaps never.
+    """
+    found: dict[UUID, int] = {}
+    for work in waiting:
+        able = _able(work.wants, hosts)
+        crowded = able and all(len(host.roomy(work.wants)) < work.wants.per_host for host in able)
+        if crowded and now - work.since >= CROWDED_AFTER:
+            found[work.work_id] = max(_offer(host, work.wants) for host in able)
+    return found
+
+
+def _offer(host: HostState, wants: Wants) -> int:
+    """Bytes free on the fullest of the emptiest devices that the work would take."""
+    sizes = {device.index: device.memory_bytes for device in host.devices if device.kind == wants.kind}
+    offers = sorted((host.free.get((wants.kind, index), sizes[index]) for index in host.suited(wants)), reverse=True)
+    return offers[wants.per_host - 1]
 
 
 def _make_room(
@@ -245,6 +275,11 @@ def _about_host(wants: Wants, host: HostState, reserved_for: UUID | None, work_i
     if reserved_for not in {None, work_id}:
         message = f"{host.host_id} is kept for work {reserved_for}, whose turn is before"
         return Reason(cause="reserved", message=message, host_id=host.host_id)
+    if len(host.roomy(wants)) < wants.per_host:
+        need, offer = (f"{size / 2**30:.1f} GiB" for size in (wants.memory_bytes, _offer(host, wants)))
+        message = f"{host.host_id}: other programs leave {offer} of a device free, and the plan needs {need}"
+        remedy = f"end them (`nvidia-smi` on {host.host_id} lists them); else the job is planned again for what is free"
+        return Reason(cause="no_room", message=message, remedy=remedy, host_id=host.host_id)
     held = [h for h in host.holders if h.kind == wants.kind]
     holders = "; ".join(_about_holder(h) for h in held) or "nobody"
     free = len(_free(host, wants.kind))

@@ -155,7 +155,7 @@ async def host_states(unit: Unit, silent_after: timedelta, *, lock: bool = True)
     """Hosts with who holds what on them. Locks the hosts, so that two schedulers decide one after the other."""
     query = select(hosts).where(hosts.c.removed_at.is_(None)).order_by(hosts.c.host_id)
     seen = (await unit.execute(query.with_for_update() if lock else query)).mappings().all()
-    held = await _holders(unit)
+    held, ended = await _holders(unit), await _last_ends(unit)
     at = now()
     return [
         HostState(
@@ -165,9 +165,32 @@ async def host_states(unit: Unit, silent_after: timedelta, *, lock: bool = True)
             labels=row["labels"],
             state=_state(row, at, silent_after),
             is_remote=row["reached_by"] != "local",
+            free=_free_bytes(row, held[row["host_id"]], ended),
         )
         for row in seen
     ]
+
+
+def _free_bytes(
+    row: Any, held: list[Holder], ended: dict[tuple[str, str, int], datetime]
+) -> dict[tuple[str, int], int]:
+    """What a host said is free of its devices, but of those that our own runs hold, or held when it looked."""
+    ours = {(holder.kind, index) for holder in held for index in holder.indexes}
+    ours |= {
+        (kind, index) for (host, kind, index), at in ended.items() if host == row["host_id"] and at >= row["seen_at"]
+    }
+    devices = [Device.model_validate(d) for d in row["devices"]]
+    return {
+        (d.kind, d.index): d.free_bytes for d in devices if d.free_bytes is not None and (d.kind, d.index) not in ours
+    }
+
+
+async def _last_ends(unit: Unit) -> dict[tuple[str, str, int], datetime]:
+    """When each device's last lease ended: (host, kind, index) -> time."""
+    last = func.max(_D.released_at).label("last")
+    query = select(_D.host_id, _D.kind, _D["index"].label("device"), last).where(_D.released_at.is_not(None))
+    rows = (await unit.execute(query.group_by(_D.host_id, _D.kind, _D["index"]))).all()
+    return {(row.host_id, row.kind, row.device): row.last for row in rows}
 
 
 def _state(row: Any, at: datetime, silent_after: timedelta) -> Any:

@@ -21,6 +21,7 @@ from ltp.contracts.job import (
     JobSucceeded,
 )
 from ltp.contracts.values import Problem
+from ltp.core.errors import ErrorCode
 from ltp.core.lifecycle import JOB, JobState
 from ltp.queue.policy import Queue
 from ltp.queue.tables import work
@@ -209,11 +210,35 @@ async def _follow(unit: Unit, job: Job, following: policy.Next, problem: Problem
 
 async def _outgrow(unit: Unit, job: Job, problem: Problem, peak_bytes: int | None) -> None:
     """Wait, queued, for a smaller plan."""
-    assert job.made is not None
     await store.move(unit, job.job_id, JobState.RUNNING)
     if not await store.move(unit, job.job_id, JobState.QUEUED, awaiting_plan=True):
         raise NotYetError(f"job is {job.state}")
+    _ask_for_plan(unit, job, problem, measured_peak_bytes=peak_bytes)
+
+
+async def plan_for_room(unit: Unit, work_id: UUID, free_bytes: int) -> None:
+    """Have a queued job planned anew for what other programs leave free; refused by the planner, it fails and says so."""
+    query = select(work.c.wants["job_id"].astext).where(work.c.id == work_id, work.c.kind == "train")
+    found = (await unit.execute(query)).scalar_one_or_none()
+    if found is None:
+        return
+    job = await locked(unit, UUID(found))
+    if job.made is None or job.awaiting_plan or job.state is not JobState.QUEUED:
+        return
+    if not await request_cancel(unit, work_key(job.job_id, job.attempt), only_unstarted=True):
+        return
+    need = job.made.plan.memory_upper_bytes
+    message = (
+        f"The plan needs {need / 2**30:.1f} GiB of each device, and other programs leave {free_bytes / 2**30:.1f} GiB."
+    )
+    problem = Problem(code=ErrorCode.PLAN_DOES_NOT_FIT, message=message, hint="End them, or wait for a smaller plan.")
+    await store.note(unit, job.job_id, awaiting_plan=True)
+    _ask_for_plan(unit, job, problem, free_bytes=free_bytes)
+
+
+def _ask_for_plan(unit: Unit, job: Job, problem: Problem, **seen: int | None) -> None:
     made = job.made
+    assert made is not None
     event = JobOutgrown(
         job_id=job.job_id,
         attempt=job.attempt,
@@ -221,6 +246,6 @@ async def _outgrow(unit: Unit, job: Job, problem: Problem, peak_bytes: int | Non
         dataset=made.dataset,
         plan=made.plan,
         problem=problem,
-        measured_peak_bytes=peak_bytes,
+        **seen,
     )
     unit.emit(event, about=job.job_id)

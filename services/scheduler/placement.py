@@ -21,7 +21,7 @@ from ltp.store.database import Unit
 from ltp.store.listener import WORK_CHANNEL
 from ltp.store.patience import wait_at_most
 from services.scheduler import allocation, hosts
-from services.scheduler.jobs import attempt_over, preempt
+from services.scheduler.jobs import attempt_over, plan_for_room, preempt
 from services.scheduler.settings import SchedulerSettings
 
 
@@ -49,13 +49,16 @@ async def place_once(unit: Unit, silent_after: timedelta) -> None:
         return
     # The lock on the limits is taken before that on the hosts, by every scheduler.
     limits = await locked_allowance(unit)
-    decision = allocation.place(waiting, await hosts.host_states(unit, silent_after), now(), limits)
+    states, at = await hosts.host_states(unit, silent_after), now()
+    decision = allocation.place(waiting, states, at, limits)
     granted = [await _grant(unit, work_id, placement) for work_id, placement in decision.placed]
     if any(granted):
         await unit.notify(WORK_CHANNEL)
     for holder, needy in decision.preempted.items():
         if await hosts.ask_to_leave(unit, holder):
             await preempt(unit, holder, needy)
+    for work_id, free_bytes in allocation.crowded_out(waiting, states, at).items():
+        await plan_for_room(unit, work_id, free_bytes)
 
 
 async def _grant(unit: Unit, work_id: UUID, placement: allocation.Placement) -> bool:

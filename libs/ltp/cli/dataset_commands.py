@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ltp.cli import dedup, search
-from ltp.cli.dataset_views import app
+from ltp.cli import dataset_derive, dataset_rules, dataset_views, dedup, search
+from ltp.cli.datasets import app
 
 search.register(app)
 dedup.register(app)
 
-__all__ = ["app"]
+# The first three add their verbs to the app when they are imported.
+__all__ = ["app", "dataset_derive", "dataset_rules", "dataset_views"]

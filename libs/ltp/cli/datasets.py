@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as text_json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -13,7 +13,6 @@ from ltp.cli.client import Gateway
 from ltp.cli.dataset_files import fetched, kind_of, opened, read_options, send, wait_until_read
 from ltp.cli.dataset_text import describe, described_inspection, described_version
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show, size
-from ltp.core.errors import ErrorCode, LtpError
 
 app = typer.Typer(no_args_is_help=True, help="Bring files in, see what is in them, and make new versions of them.")
 
@@ -163,142 +162,6 @@ def export(
         params = {"format": to, "kind": kind_of(out), **({} if split is None else {"split": split})}
         rows = fetched(Gateway.find(data_dir), "GET", f"/datasets/{ref}/export", out, params=params)
         show({"path": str(out), "format": to, "rows": rows}, json, lambda: f"{rows} rows as {to}  {out}")
-
-
-@app.command()
-def mix(
-    parts: Annotated[list[str], typer.Argument(help="NAME=WEIGHT or NAME@HASH=WEIGHT, one for each version.")],
-    name: Annotated[str, typer.Option(help="The name of the mix.")],
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows in all; left out, as many as the weights allow.")
-    ] = None,
-    wait: WaitOption = True,
-    dry_run: DryRunOption = False,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Mix versions by weight into a new version; no row comes twice."""
-    request = {"name": name, "parts": _numbers(parts, "NAME=WEIGHT"), "rows": rows}
-    _make("/datasets/mix", request, wait, dry_run, data_dir, json)
-
-
-@app.command()
-def split(
-    ref: Annotated[str, typer.Argument(help="NAME, NAME@HASH or an id.")],
-    shares: Annotated[list[str], typer.Argument(help="SPLIT=RATIO, which sum to 1.")],
-    name: NameOption = None,
-    wait: WaitOption = True,
-    dry_run: DryRunOption = False,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Split a version anew by the hash of the rows' ids, as a new version."""
-    request = {"shares": _numbers(shares, "SPLIT=RATIO"), "name": name}
-    _make(f"/datasets/{ref}/split", request, wait, dry_run, data_dir, json)
-
-
-@app.command()
-def keep(
-    ref: Annotated[str, typer.Argument(help="NAME, NAME@HASH or an id.")],
-    where: Annotated[list[str], typer.Argument(help="FIELD=VALUE; the same field again means either value.")],
-    name: NameOption = None,
-    wait: WaitOption = True,
-    dry_run: DryRunOption = False,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Keep the rows whose fields have the given values, as a new version."""
-    wanted: dict[str, list[str]] = {}
-    for key, value in (_pair(item, "FIELD=VALUE") for item in where):
-        wanted.setdefault(key, []).append(value)
-    _make(f"/datasets/{ref}/keep", {"where": wanted, "name": name}, wait, dry_run, data_dir, json)
-
-
-@app.command()
-def delete(
-    ref: Annotated[str, typer.Argument(help="NAME for every version, NAME@HASH or an id for one.")],
-    dry_run: DryRunOption = False,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Delete versions and their files. Versions that a job still uses are kept."""
-    with reported():
-        gateway = Gateway.find(data_dir)
-        if dry_run:
-            found = gateway.get(f"/datasets/{ref}/version")
-            show(found, json, lambda: f"would delete {ref}: {found['name']} {found['version'][:12]} and what it names")
-            return
-        answer = gateway.delete(f"/datasets/{ref}")
-        show(answer, json, lambda: f"deleting {answer['name']} {(answer['version'] or 'in every version')[:16]}")
-
-
-@app.command()
-def mark(
-    name: str,
-    personal: Annotated[list[str] | None, typer.Option(help="A field with personal data; may be repeated.")] = None,
-    keep_days: Annotated[int | None, typer.Option(min=1, help="Delete versions older than this.")] = None,
-    project: Annotated[str | None, typer.Option(help="The project it belongs to.")] = None,
-    dry_run: DryRunOption = False,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Mark fields as personal (kept out of logs, events and profiles), and say how long versions are kept."""
-    with reported():
-        request = {"personal": personal or None, "keep_days": keep_days, "project": project}
-        answer = request if dry_run else Gateway.find(data_dir).put(f"/datasets/{name}/marks", json=request)
-        show(answer, json, lambda: f"{'would mark' if dry_run else 'marked'} {name}: {text_json.dumps(answer)}")
-
-
-@app.command()
-def quota(
-    project: Annotated[str, typer.Argument()] = "default",
-    limit: Annotated[int | None, typer.Option(min=0, help="Bytes that its versions may take.")] = None,
-    no_limit: Annotated[bool, typer.Option("--no-limit", help="Take the limit away.")] = False,
-    dry_run: DryRunOption = False,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show what a project's versions take, or limit it."""
-    with reported():
-        gateway = Gateway.find(data_dir)
-        if (limit is not None or no_limit) and not dry_run:
-            gateway.put(f"/dataset-quotas/{project}", json={"quota_bytes": limit})
-            found = {"project": project, "quota_bytes": limit}
-            show(found, json, lambda: f"{project}: {'no limit' if limit is None else size(limit)}")
-            return
-        found = gateway.get(f"/dataset-quotas/{project}")
-        allowed = "no limit" if found["quota_bytes"] is None else size(found["quota_bytes"])
-        show(found, json, lambda: f"{project}: {size(found['used_bytes'])} of {allowed}")
-
-
-def _make(path: str, request: dict[str, Any], wait: bool, dry_run: bool, data_dir: Path | None, as_json: bool) -> None:
-    with reported():
-        gateway = Gateway.find(data_dir)
-        if dry_run:
-            show(request, as_json, lambda: f"would make: {text_json.dumps(request)}")
-            return
-        dataset = gateway.post(path, json=request)
-        if wait:
-            dataset = wait_until_read(gateway, dataset)
-        show(dataset, as_json, lambda: describe(dataset))
-
-
-def _pair(item: str, form: str) -> tuple[str, str]:
-    key, equals, value = item.rpartition("=") if form != "FIELD=VALUE" else item.partition("=")
-    if not equals or not key:
-        raise LtpError(ErrorCode.INVALID_REQUEST, f"{item!r} is not of the form {form}.", "See --help.")
-    return key, value
-
-
-def _numbers(items: list[str], form: str) -> dict[str, float]:
-    with reported():
-        found: dict[str, float] = {}
-        for key, value in (_pair(item, form) for item in items):
-            try:
-                found[key] = float(value)
-            except ValueError as error:
-                raise LtpError(ErrorCode.INVALID_REQUEST, f"{value!r} in {key}={value} is no number.", "") from error
-        return found
 
 
 def _is_id(ref: str) -> bool:

@@ -34,7 +34,7 @@ def check(file: MeasuredFile, json: JsonOption = False) -> None:
 def _trace_unknown(config: Mapping[str, Any], step: Mapping[str, Any]) -> tuple[int, int] | None:
     """A trace for an architecture that nobody wrote down; None without torch, or where the model's code refuses."""
     try:
-        traced = _traced({"config": dict(config), "step": dict(step)})
+        traced = run_trace({"config": dict(config), "step": dict(step)})
     except LtpError:
         return None
     return traced["allocated"], traced["reserved"]
@@ -43,12 +43,12 @@ def _trace_unknown(config: Mapping[str, Any], step: Mapping[str, Any]) -> tuple[
 def trace(config: Path, micro_batch: int, sequence: int, checkpointing: bool, lora_rank: int, json: bool) -> None:
     """The replay and the closed form beside a trace of the model's own code, for one device in bf16."""
     with reported():
-        settings = _config(config)
+        settings = read_settings(config)
         step = Step(Precision.BF16, micro_batch, sequence, checkpointing, lora_rank)
         asked = {
             "micro_batch": micro_batch, "sequence": sequence, "checkpointing": checkpointing, "lora_rank": lora_rank
         }  # fmt: skip
-        found: dict[str, Any] = {"traced": _traced({"config": settings, "step": asked}), "predicted": None}
+        found: dict[str, Any] = {"traced": run_trace({"config": settings, "step": asked}), "predicted": None}
         try:
             arch = read_architecture(settings)
             found["predicted"] = {"closed_form": training_peak(arch, step).allocated}
@@ -66,7 +66,8 @@ def _flat(found: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(f"{name} {key}", value) for name, part in parts for key, value in part.items() if key != "stages"]
 
 
-def _config(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
+    """A model's config.json. Raises INVALID_REQUEST."""
     try:
         settings: object = json_text.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -76,8 +77,8 @@ def _config(file: Path) -> dict[str, Any]:
     return settings  # pyright: ignore[reportUnknownVariableType]
 
 
-def _traced(asked: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own, which may load torch."""
+def run_trace(asked: dict[str, Any]) -> dict[str, Any]:
+    """The model's own code in a process of its own, which may load torch. Raises DEPENDENCY_MISSING, MODEL_UNREADABLE."""
     command = [sys.executable, "-m", "ltp.tensors.trace_memory"]
     ran = subprocess.run(command, input=json_text.dumps(asked), capture_output=True, text=True, check=False)
     last = (ran.stdout.strip().splitlines() or [""])[-1]

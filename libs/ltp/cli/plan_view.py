@@ -117,6 +117,7 @@ def _row(number: int, plan: Any, on_front: bool) -> str:
 def describe_explanation(report: Any) -> str:
     """Everything known: the plan or the problem, what would help and at what price, every reason, verl's overrides."""
     lines = [describe_report(report)] if report["plans"] else _problem(report["problem"])
+    lines += _opinions(report.get("second_opinion") or {})
     if report["remedies"]:
         lines.append("what would help, the mildest first")
         lines += [f"  {remedy['change']}: {remedy['price']}" for remedy in report["remedies"]]
@@ -127,6 +128,16 @@ def describe_explanation(report: Any) -> str:
         lines.append("verl is given")
         lines += [f"  {override}" for override in report["overrides"]]
     return "\n".join(lines)
+
+
+def _opinions(found: Any) -> list[str]:
+    if not found:
+        return []
+    lines = ["second opinions on the first plan's training step, allocated at its peak (without context and generator)"]
+    for name, part in found.items():
+        said = part.get("reason") or f"{size(part['allocated_bytes'])}, {size(part['reserved_bytes'])} held"
+        lines.append(f"  {name:<18} {said}")
+    return lines
 
 
 def _problem(problem: Any) -> list[str]:

@@ -91,6 +91,9 @@ def explain(
     deadline: Deadline = None,
     rows: Rows = None,
     flash_attention: Flash = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Run the model's own code too, without weights (needs torch).")
+    ] = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -98,6 +101,10 @@ def explain(
     with reported():
         asked = _wished(read_recipe(recipe), objective, devices, budget, deadline)
         found = _report(asked, hardware or [], rows, flash_attention, data_dir)
+        if found["plans"] and hardware:
+            from ltp.cli.plan_opinion import opinions
+
+            found["second_opinion"] = opinions(asked, found["plans"][0], trace=trace)
         show(found, json, lambda: describe_explanation(found))
         if found["problem"] is not None:
             raise typer.Exit(1)

@@ -105,7 +105,7 @@ class JobPreempted(Event, subject="ltp.job.v1.preempted", speaker="scheduler"):
 
 
 class JobOutgrown(Event, subject="ltp.job.v1.outgrown", speaker="scheduler"):
-    """An attempt ran out of memory: its plan does not hold, and the planner is to find a smaller one."""
+    """An attempt ran out of memory, or other programs hold what a waiting one needs: the planner is to find a smaller plan."""
 
     job_id: UUID
     attempt: int
@@ -115,6 +115,8 @@ class JobOutgrown(Event, subject="ltp.job.v1.outgrown", speaker="scheduler"):
     problem: Problem
     # What it reached on its fullest device before it ended, where its metrics told.
     measured_peak_bytes: int | None = None
+    # What other programs leave free of each device it could have; null where it ran.
+    free_bytes: int | None = None
 
 
 class JobSucceeded(Event, subject="ltp.job.v1.succeeded", speaker="scheduler"):

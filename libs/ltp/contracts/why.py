@@ -13,6 +13,7 @@ from ltp.core.lifecycle import JobState
 Cause = Literal[
     "over", "planning", "replanning", "paused", "pausing", "cancelling", "running", "starting", "backing_off", "limit",
     "turn", "no_host", "cordoned", "silent", "labels", "avoided", "too_few_devices", "too_small", "busy", "reserved", "remote",
+    "no_room",
 ]  # fmt: skip
 
 

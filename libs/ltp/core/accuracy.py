@@ -60,8 +60,6 @@ def check_row(row: object, trace: Trace | None = None) -> dict[str, Any]:
         return named | {"status": "not_a_step", "reason": f"a measurement of kind {fields.get('kind')!r}"}
     try:
         step = step_of(fields)
-    except LtpError as error:
-        return named | {"status": "unknown", "reason": error.message}
     except _Unusable as error:
         return named | {"status": "unusable", "reason": str(error)}
     try:

@@ -49,12 +49,28 @@ def activations_of(arch: Architecture, step: Step, *, sparse: bool) -> int:
     kept = step.tokens * each
     if step.padded or arch.slides(0, step.sequence):
         # At the window's length and beyond, as if every layer had one.
-        spread = 4 * (query - kv) if arch.kv_heads > 1 else 0
-        kept += step.tokens * spread + 2 * step.masked_pairs
+        kept += _masked(arch, step)
     if rank and sparse and arch.adapts_experts:
         # peft folds each expert's adapters into a copy of its weights.
         kept += 2 * 3 * arch.experts * arch.expert_intermediate * h // parts
     return kept
+
+
+def _masked(arch: Architecture, step: Step) -> int:
+    """A bias over all pairs of positions, and keys and values for every query head."""
+    spread = 4 * (arch.query_width - arch.kv_width) if arch.kv_heads > 1 and not arch.latent else 0
+    return step.tokens * spread // step.tensor_parallel + 2 * step.masked_pairs
+
+
+def mask_bytes(arch: Architecture, step: Step) -> int:
+    """What rows of different lengths add to a step of full ones: the mask, and in every layer what it makes attention keep.
+
+    One row at a time has no padding; packed rows have no mask.
+    """
+    if step.padded or step.tokens_packed is not None or step.micro_batch == 1:
+        return 0
+    layers = 1 if step.checkpointing else arch.layers
+    return layers * _masked(arch, step) + step.masked_pairs
 
 
 def _adapted(arch: Architecture, step: Step, block: int, *, sparse: bool) -> int:

@@ -1,13 +1,14 @@
 """Turns the peak of a training step into what a device must have: the allocator's bytes, what lies outside, a margin.
 
 RL adds the generator that shares the device, a reference and a critic. Those parts are put together from known terms
-(docs/memory.md), and on an H200 they held as a bound, not as a point.
+(docs/planner.md), and on an H200 they held as a bound, not as a point.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ltp.core.activations import mask_bytes
 from ltp.core.architecture import Architecture
 from ltp.core.device_constants import CONSTANTS, outside_allocator
 from ltp.core.memory import (
@@ -80,7 +81,7 @@ def estimate(arch: Architecture, step: Step, rollout: Rollout | None = None) -> 
             stage, components = "rollout", generating
     on_cpu = step.precision is Precision.FP32
     margin = CONSTANTS.processor_margin if on_cpu else CONSTANTS.margin
-    upper = int(sum(components.values()) * (1 + margin))
+    upper = int(sum(components.values()) * (1 + margin)) + (0 if on_cpu else mask_bytes(arch, step))
     components["context"] = outside_allocator(step, with_ray=rollout is not None)
     return Estimate(stage, components, upper + components["context"], margin=margin, asked=(arch, step, rollout))
 

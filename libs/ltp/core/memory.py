@@ -1,6 +1,6 @@
 """Predicts the peak memory of one training step per device in closed form, cheap enough to search thousands of plans.
 
-Source: docs/memory.md. Coefficients are finite differences of a trace of transformers' eager modules with fused attention.
+Source: docs/planner.md. Coefficients are finite differences of a trace of transformers' eager modules with fused attention.
 `ltp.core.replay` walks through the same step allocation by allocation; tests hold the two together, and the replay against an
 H200 (tests/data/gpu_memory_h200.jsonl). All results are bytes per device.
 """
@@ -118,7 +118,7 @@ def loss_head(arch: Architecture, step: Step) -> tuple[int, int, int]:
     In units of tokens * vocabulary. Cross-entropy: 2 for bf16 logits; fp32 copy 4 and log-softmax 4; its gradient 4.
     Policy: 6 and 12 in bf16, 16 and 26 under autocast, whose softmaxes are fp32 (the replay counts them one by one).
     fp32: 4 for the logits, log-softmax 4 and gradients 8 more; entropy 4 more in either pass (derived).
-    Labels: everything in bf16, 2 for the log-softmax and 6 more in backward (verl 0.9.1's SFT on an H200, three plans).
+    Labels: a copy of the logits 2, the fp32 log-softmax 4; in backward 6 (verl 0.9.1's SFT on an H200, eight runs).
     Chunked: one chunk at a time, the fp32 gradient of the hidden states, and the gradient of the head's weights.
     """
     each = step.tokens * arch.vocab // step.tensor_parallel

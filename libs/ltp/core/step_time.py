@@ -2,7 +2,7 @@
 
 A pass over a layer takes what its matrix products, its fused attention and the traffic of its elementwise operations take,
 or what launching its kernels takes, whichever is longer. The traffic is counted operation by operation as transformers runs
-them eagerly; the shares of the peak rates that are reached are fitted (docs/memory.md has the held-out errors).
+them eagerly; the shares of the peak rates that are reached are fitted (docs/planner.md has the held-out errors).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from ltp.planning.ranking import pareto, ranked
 from ltp.planning.remedies import refusal, remedies_for
 from ltp.planning.report import plan_of, rejections
 from ltp.planning.search import Found, kinds_of, pools_for, search
+from ltp.planning.second_opinion import confirmed
 from ltp.planning.space import Margins
 
 MAX_PLANS = 10
@@ -36,7 +37,9 @@ def choose(
     found = explore(recipe, arch, hosts, rows=rows, margins=margins)
     if not found.fitting:
         raise refusal(recipe, arch, hosts, found)
-    order = ranked(recipe, found.fitting)
+    order = confirmed(recipe, arch, ranked(recipe, found.fitting), found)
+    if not order:
+        raise refusal(recipe, arch, hosts, found)
     return plan_of(recipe, arch, order[0], rejections(recipe, order, found))
 
 
@@ -50,7 +53,7 @@ def report(
 ) -> PlanReport:
     """As `choose`, with the plans behind the first, the Pareto front, and every near miss; a refusal is in `problem`."""
     found = explore(recipe, arch, hosts, rows=rows, margins=margins)
-    order = ranked(recipe, found.fitting)
+    order = confirmed(recipe, arch, ranked(recipe, found.fitting), found)
     front = pareto(recipe, order)
     shown = order[:MAX_PLANS]
     shown += [candidate for candidate in front if candidate not in shown][:MAX_PLANS]

@@ -14,7 +14,7 @@ from ltp.contracts.checkpoint_recipes import ExportRecipe
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.tensors.model_files import ModelFiles, read_json
 from ltp.tensors.operation import REPORT, Stopped, Tell, Work
-from ltp.tensors.plan import Model, refused
+from ltp.tensors.plan import Model
 from ltp.tensors.selecting import copy_of
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ def export_of(recipe: ExportRecipe, *, threads: int | None = None) -> Work:
     for place in (path, path / "actor"):
         if (place / "fsdp_config.json").is_file():
             return _Checkpoint(recipe, place)
-    if any((place / "dist_ckpt").is_dir() for place in (path, path / "actor")):
-        raise refused(
-            f"{path} is a Megatron checkpoint (dist_ckpt), which cannot be exported here.",
-            "Reading it needs megatron-core with the model's mapping. Train with save_contents: [hf_model], and give its huggingface/.",
-        )
+    # verl 0.9's Megatron engine has its model in a folder of its own, before that it lay beside the optimizer's.
+    for place in (path, path / "actor", path / "model", path / "actor" / "model"):
+        if (place / "dist_ckpt").is_dir():
+            return _Checkpoint(recipe, place)
+        if place.name == "model" and any((place / "huggingface").glob("*.safetensors")):
+            return _Directory(recipe.model_copy(update={"model": str(place / "huggingface")}), threads)
     return _Directory(recipe, threads)
 
 
@@ -84,7 +85,7 @@ class _Directory:
 
 
 class _Checkpoint:
-    """Shards of verl's FSDP engine; an interrupted export begins anew."""
+    """Shards of verl's FSDP or Megatron engine; an interrupted export begins anew."""
 
     kind, method, is_model = "export", "export", True
 
@@ -95,9 +96,9 @@ class _Checkpoint:
 
         self._source: Source = Source(place, TYPES[recipe.dtype])
         self._limit = recipe.max_file_bytes
-        shards = tuple(sorted(place.glob("model_world_size_*.pt")))
+        shards = tuple(sorted((*place.glob("model_world_size_*.pt"), *place.glob("dist_ckpt/*.distcp"))))
         config = read_json(place / "huggingface" / "config.json")
-        # The end of a shard is a zip directory with a checksum of every weight: what fingerprints are made of.
+        # The end of a shard is a zip directory with checksums (of every weight, or of the last chunks): what fingerprints are of.
         files = ModelFiles(place, config, {}, shards, tuple(_tail(path) for path in shards))
         self.recipe, self.models = recipe.settings(), [Model(recipe.model, files)]
         self.write_bytes = sum(entry.size_bytes for entry in self._source.entries)

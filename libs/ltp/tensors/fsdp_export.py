@@ -1,4 +1,4 @@
-"""Turns a verl FSDP checkpoint into a Hugging Face model directory, and believes it only after reading it back."""
+"""Turns a verl checkpoint (FSDP or Megatron) into a Hugging Face model directory, and believes it only after reading it back."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.model_config import Architecture, read_architecture, weight_shapes
 from ltp.tensors.adapted_checkpoint import AdaptedCheckpoint, is_adapted
 from ltp.tensors.fsdp_checkpoint import ShardedCheckpoint, export_failed, read_json
+from ltp.tensors.megatron_checkpoint import DIST, MegatronCheckpoint
 from ltp.tensors.shards import memory_of, same_bits
 from ltp.tensors.weights_file import DTYPE_NAMES, Entry, write_weights
 
@@ -46,12 +47,18 @@ class Source:
     def __init__(self, directory: Path, dtype: torch.dtype | None) -> None:
         self.files = directory / "huggingface"
         self.config = read_json(self.files / "config.json")
-        shards = ShardedCheckpoint(directory)
-        # A checkpoint of LoRA training is exported as the model it stands for, with the adapter in a folder of its own.
-        self.adapted = AdaptedCheckpoint(directory, shards) if is_adapted(directory, shards) else None
-        self._checkpoint = self.adapted or shards
+        arch = read_architecture(self.config)
+        self.adapted: AdaptedCheckpoint | None = None
+        self._checkpoint: ShardedCheckpoint | AdaptedCheckpoint | MegatronCheckpoint
+        if (directory / DIST).is_dir():
+            self._checkpoint = MegatronCheckpoint(directory / DIST, arch)
+        else:
+            shards = ShardedCheckpoint(directory)
+            # A checkpoint of LoRA training is exported as the model it stands for, with the adapter in a folder of its own.
+            self.adapted = AdaptedCheckpoint(directory, shards) if is_adapted(directory, shards) else None
+            self._checkpoint = self.adapted or shards
         self._dtype = dtype
-        self.entries = [self._entry(name, shape) for name, shape in self._expected(read_architecture(self.config))]
+        self.entries = [self._entry(name, shape) for name, shape in self._expected(arch)]
 
     def _expected(self, arch: Architecture) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes, once the checkpoint has exactly them. A tied head must equal the embedding it repeats."""

@@ -69,6 +69,7 @@ class Killed:
     kills: int
     dice: random.Random
     done: Counter[str] = field(default_factory=Counter)
+    process: subprocess.Popen[str] | None = None
 
     async def until_over(self, what: str, query: Any) -> None:
         """Kill until there were enough kills; then let the work end."""
@@ -76,17 +77,21 @@ class Killed:
             if await self._is_over(query):
                 break
             await self._killed_once(what, query)
-        process = await self._started()
-        try:
-            async with asyncio.timeout(300):
-                while not await self._is_over(query):
-                    await asyncio.sleep(0.05)
-        finally:
-            process.kill()
-            process.wait()
+        self.process = self.process or await self._started()
+        async with asyncio.timeout(300):
+            while not await self._is_over(query):
+                assert self.process.poll() is None
+                await asyncio.sleep(0.05)
+
+    def end(self) -> None:
+        """End what runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
 
     async def _killed_once(self, what: str, query: Any) -> None:
-        process = await self._started()
+        self.process = process = self.process or await self._started()
         await asyncio.sleep(self.dice.uniform(0.0, 1.5))
         if self.dice.random() < 0.3 and (inner := _inner(process.pid)):
             # The process of the work alone; the service lives and tries again.
@@ -94,8 +99,7 @@ class Killed:
                 os.kill(self.dice.choice(inner), signal.SIGKILL)
             await asyncio.sleep(self.dice.uniform(0.0, 1.0))
         self.done[what if not await self._is_over(query) else f"{what}, over"] += 1
-        process.kill()
-        process.wait()
+        self.end()
 
     async def _started(self) -> subprocess.Popen[str]:
         url = self.bench.library.settings.database_url
@@ -133,74 +137,82 @@ async def _events(bench: Bench) -> Counter[str]:
         return Counter(found.scalars())
 
 
-async def _killed_everywhere(bench: Bench, endpoint: Endpoint, count: int, kills: int) -> Counter[str]:  # noqa: PLR0915  # one story, from a file to its clean version
+async def _killed_everywhere(bench: Bench, endpoint: Endpoint, count: int, kills: int) -> Counter[str]:
     rows = _rows(count)
     folder = bench.library.settings.root() / "datasets"
     folder.mkdir(parents=True)
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    expected = freeze(
-        [SourceFile(source, "in.jsonl")], name="docs", holdout=0.0, versions_dir=bench.data / "expected", owner="x"
-    )
     killed = Killed(bench, endpoint, kills, random.Random(20261123))
-
-    dataset_id = new_id()
-    async with bench.database.unit() as unit:
-        asked = DatasetRequested(dataset_id=dataset_id, name="docs", source=str(source), holdout=0.0)
-        await queue_source(asked, unit)
-    over = text("SELECT ended_at, problem FROM dataset.datasets WHERE dataset_id = :id")
-    await killed.until_over("ingest", over.bindparams(id=dataset_id))
-    versions = folder / "docs"
-    assert [p.name for p in versions.iterdir()] == [expected.version]
-    ids = pq.read_table(versions / expected.version / "train.parquet", columns=["id"]).column("id").to_pylist()
-    assert sorted(ids) == sorted(row["id"] for row in rows)
-
-    embedding_id = new_id()
-    async with bench.database.unit() as unit:
-        ask = EmbedAsk(model=MODEL, part="prompt")
-        wanted = EmbeddingRequested(embedding_id=embedding_id, name="docs", version=expected.version, ask=ask)
-        await vector_handlers.queue_embedding(wanted, unit, bench.library)
-    table = vector_store.embeddings
-    await killed.until_over("embed", select(table).where(table.c.embedding_id == embedding_id))
-    made = await vector_store.embedding(bench.database.engine, embedding_id)
-    assert made is not None and made["state"] == "completed"
-    frozen_rows = pq.read_table(versions / expected.version / "train.parquet", columns=["messages"]).to_pylist()
-    prompts = [row["messages"][0]["content"] for row in frozen_rows]
-    vectors = np.load(bench.library.scan.path(matrix_key(expected.version, "prompt", made["model_key"])))
-    wanted_vectors = np.array([bag(prompt) for prompt in prompts])
-    assert np.allclose(vectors, wanted_vectors, atol=1e-6)
-    async with bench.database.engine.connect() as connection:
-        cached = (await connection.execute(select(func.count()).select_from(vector_store.vector_cache))).scalar_one()
-    assert cached == len(set(prompts))
-
-    dedup_id = new_id()
-    at = Thresholds()
-    async with bench.database.unit() as unit:
-        ask_dedup = DedupAsk(part="prompt", model=MODEL, method="combined", thresholds=at)
-        await dedup_handlers.queue_dedup(
-            DedupRequested(dedup_id=dedup_id, name="docs", version=expected.version, ask=ask_dedup, against=[]), unit
-        )
-    table = dedup_store.dedups
-    await killed.until_over("dedup", select(table).where(table.c.dedup_id == dedup_id))
-    removals = measure("combined", prompts, vectors, Thresholds(cosine=0.8, jaccard=0.6), at).removals(at)
-    run = await dedup_store.one(bench.database.engine, table, dedup_id)
-    assert run is not None and run["removals"] == len(removals) > 0
-
-    applied = new_id()
-    async with bench.database.unit() as unit:
-        request = DedupApplyRequested(dedup_id=dedup_id, dataset_id=applied, name="clean", thresholds=at)
-        await dedup_handlers.queue_apply(request, unit)
-    await killed.until_over("apply", _dataset_or_nothing(applied))
+    try:
+        version = await _read(killed, source)
+        held = pq.read_table(folder / "docs" / version / "train.parquet", columns=["id", "messages"]).to_pylist()
+        assert sorted(row["id"] for row in held) == sorted(row["id"] for row in rows)
+        prompts = [row["messages"][0]["content"] for row in held]
+        vectors = await _embedded(killed, version, prompts)
+        gone = await _deduplicated(killed, version, prompts, vectors)
+    finally:
+        killed.end()
     (clean,) = (folder / "clean").iterdir()
     stays = set(pq.read_table(clean / "train.parquet", columns=["id"]).column("id").to_pylist())
-    order = pq.read_table(versions / expected.version / "train.parquet", columns=["id"]).column("id").to_pylist()
-    assert stays == {order[i] for i in range(len(order)) if i not in set(removals.row.tolist())}
-
+    assert stays == {row["id"] for place, row in enumerate(held) if place not in gone}
     said = await _events(bench)
     once = ("dataset.v1.frozen", "embedding.v1.completed", "dedup.v1.completed", "dedup.v1.applied")
     counts = {name: said[f"ltp.{name}"] for name in once}
     assert counts == {"dataset.v1.frozen": 2, **dict.fromkeys(once[1:], 1)}
     return killed.done
+
+
+async def _read(killed: Killed, source: Path) -> str:
+    """The version, which is that of a reader nobody killed; nothing else lies beside it."""
+    bench, dataset_id = killed.bench, new_id()
+    expected = freeze(
+        [SourceFile(source, "in.jsonl")], name="docs", holdout=0.0, versions_dir=bench.data / "expected", owner="x"
+    )
+    async with bench.database.unit() as unit:
+        await queue_source(DatasetRequested(dataset_id=dataset_id, name="docs", source=str(source), holdout=0.0), unit)
+    over = text("SELECT ended_at, problem FROM dataset.datasets WHERE dataset_id = :id")
+    await killed.until_over("ingest", over.bindparams(id=dataset_id))
+    assert [path.name for path in (source.parent / "docs").iterdir()] == [expected.version]
+    return expected.version
+
+
+async def _embedded(killed: Killed, version: str, prompts: list[str]) -> np.ndarray:
+    """The vectors, one a row and each its own, and one a text in the cache."""
+    bench, embedding_id = killed.bench, new_id()
+    async with bench.database.unit() as unit:
+        ask = EmbedAsk(model=MODEL, part="prompt")
+        wanted = EmbeddingRequested(embedding_id=embedding_id, name="docs", version=version, ask=ask)
+        await vector_handlers.queue_embedding(wanted, unit, bench.library)
+    table = vector_store.embeddings
+    await killed.until_over("embed", select(table).where(table.c.embedding_id == embedding_id))
+    made = await vector_store.embedding(bench.database.engine, embedding_id)
+    assert made is not None and made["state"] == "completed"
+    vectors = np.load(bench.library.scan.path(matrix_key(version, "prompt", made["model_key"])))
+    assert np.allclose(vectors, np.array([bag(prompt) for prompt in prompts]), atol=1e-6)
+    async with bench.database.engine.connect() as connection:
+        cached = (await connection.execute(select(func.count()).select_from(vector_store.vector_cache))).scalar_one()
+    assert cached == len(set(prompts))
+    return vectors
+
+
+async def _deduplicated(killed: Killed, version: str, prompts: list[str], vectors: np.ndarray) -> set[int]:
+    """The rows that go, which are those of a search that nobody killed; they are removed into `clean`."""
+    bench, dedup_id, applied, at = killed.bench, new_id(), new_id(), Thresholds()
+    async with bench.database.unit() as unit:
+        ask = DedupAsk(part="prompt", model=MODEL, method="combined", thresholds=at)
+        wanted = DedupRequested(dedup_id=dedup_id, name="docs", version=version, ask=ask, against=[])
+        await dedup_handlers.queue_dedup(wanted, unit)
+    table = dedup_store.dedups
+    await killed.until_over("dedup", select(table).where(table.c.dedup_id == dedup_id))
+    removals = measure("combined", prompts, vectors, Thresholds(cosine=0.8, jaccard=0.6), at).removals(at)
+    run = await dedup_store.one(bench.database.engine, table, dedup_id)
+    assert run is not None and run["removals"] == len(removals) > 0
+    async with bench.database.unit() as unit:
+        request = DedupApplyRequested(dedup_id=dedup_id, dataset_id=applied, name="clean", thresholds=at)
+        await dedup_handlers.queue_apply(request, unit)
+    await killed.until_over("apply", _dataset_or_nothing(applied))
+    return set(removals.row.tolist())
 
 
 def _dataset_or_nothing(dataset_id: UUID) -> Any:
@@ -211,7 +223,6 @@ def _dataset_or_nothing(dataset_id: UUID) -> Any:
     return text(wanted).bindparams(id=dataset_id)
 
 
-@pytest.mark.slow
 async def test_killed_once_at_each_step(bench: Bench, endpoint: Endpoint) -> None:
     done = await _killed_everywhere(bench, endpoint, 400, 1)
     assert done["ingest"] == done["embed"] == 1

@@ -36,8 +36,7 @@ async def main(database_url: str, data: str, endpoint: str) -> None:
         # Nothing is wrong with work whose worker is killed on purpose.
         worker.max_deaths = None
     await apart.warm()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    print("ready", flush=True)  # noqa: T201 - the test waits for it
     await asyncio.gather(*(worker.run() for worker in workers))
 
 

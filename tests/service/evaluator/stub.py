@@ -110,3 +110,13 @@ class Stub:
             return False
         self._tokens -= 1
         return True
+
+
+async def _serve() -> None:
+    async with Stub().serving() as stub:
+        print(stub.url, flush=True)  # noqa: T201 - whoever started it reads where it is
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())

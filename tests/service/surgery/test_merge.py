@@ -220,6 +220,7 @@ def test_killed_at_random_moments_the_result_is_the_same(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_at_fifty_random_moments_the_result_is_the_same(tmp_path: Path) -> None:
     _killed(tmp_path, 50)
 

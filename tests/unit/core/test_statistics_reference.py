@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from ltp.core.distributions import beta_cdf, binomial_cdf, binomial_pmf, t_cdf, t_quantile
-from ltp.core.statistics import Interval, mcnemar, wilson
+from ltp.core.statistics import Interval, PairedCounts, mcnemar, paired_difference, verdict, wilson
 from ltp.core.statistics_means import bootstrap_mean, clustered_mean
 from ltp.core.statistics_power import mcnemar_power, minimum_detectable_gain, rows_needed
 from ltp.core.statistics_sequential import confidence_sequence, decide, evidence_of_change, holm
@@ -146,6 +146,24 @@ def test_intervals_cover_as_promised() -> None:
     assert 0.923 <= hits["wilson"] / trials <= 0.985
     assert 0.923 <= hits["clustered"] / trials <= 0.985
     assert 0.90 <= hits["bootstrap"] / trials <= 0.985
+
+
+@pytest.mark.parametrize(("gain", "discordant", "rows"), [(0.0, 0.12, 200), (0.0, 0.3, 60), (0.06, 0.2, 150)])
+def test_the_paired_interval_covers_and_a_verdict_is_seldom_false(gain: float, discordant: float, rows: int) -> None:
+    up, down = (discordant + gain) / 2, (discordant - gain) / 2
+    both = (1 - discordant) * 0.6
+    drawn = np.random.default_rng(11).multinomial(rows, [both, up, down, 1 - discordant - both], size=4000)
+    covered = false = 0
+    for table in drawn.tolist():
+        counts = PairedCounts(*table)
+        interval = paired_difference(counts)
+        said = verdict(interval, mcnemar(counts.improved, counts.regressed))
+        covered += _covers(interval, gain)
+        false += said == "worse" or (said == "better" and gain == 0)
+    # Three standard errors of 4,000 trials at 95 % are one point; Newcombe's interval is a little wide, never narrow.
+    assert 0.94 <= covered / len(drawn) <= 0.985
+    # The exact test keeps below alpha at every size.
+    assert false / len(drawn) <= 0.05
 
 
 def test_false_alarms_stay_below_alpha() -> None:

@@ -73,10 +73,14 @@ def _chunked(run: Decoder, hidden: Value, head: Weight) -> Value:
 
 def policy_loss(run: Decoder, logits: Value) -> Value:
     """Log-probabilities row by row and the entropy over all, as verl's actor without flash-attn computes them."""
+    labels = run.step.loss_head is LossHead.LABELS
+    if labels:
+        # verl copies the logits of the rows without their padding.
+        logits = run.scaled(logits)
     fine = 4 if run.step.precision is not Precision.BF16 else logits.width
     rows = run.step.micro_batch
     log_probs = _row_by_row(run, logits, rows, fine)
-    if run.step.loss_head is LossHead.LABELS:
+    if labels:
         return log_probs
     spread = _log_sum(run, logits, fine)
     entropy = _entropy(run, logits, fine)

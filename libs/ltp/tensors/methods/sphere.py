@@ -42,7 +42,8 @@ def combined(inputs: Inputs, coefficients: dict[int, float]) -> Merged:
         (first, value), *rest = terms
         result = inputs.read(first, start, stop).mul_(value)
         for index, share in rest:
-            result.add_(inputs.read(index, start, stop), alpha=share)
+            # Not add_ with alpha, which fuses: of what cancels exactly it would leave the product's rounding error.
+            result.add_(inputs.read(index, start, stop).mul_(share))
         return result
 
     return merged
