@@ -24,7 +24,9 @@ from services.gateway.identity import Identities
 from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.routes import (
+    alarms,
     audit,
+    checkpoints,
     dataset_uploads,
     dataset_versions,
     datasets,
@@ -110,6 +112,8 @@ for part in (
     plans,
     jobs,
     job_control,
+    alarms,
+    checkpoints,
     host_access,
     hosts,
     results,

@@ -27,11 +27,13 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.verl_recipe.verl_0_9 import launch_spec
-from services.runner import delivery, store
+from services.runner import delivery, keeping_store, store
 from services.runner.backends import LaunchStatus, LinkDownError
 from services.runner.checkpoint_copies import local_copy
 from services.runner.facts import AttemptFacts
 from services.runner.fleet import Fleet, located
+from services.runner.health_watch import HealthWatch
+from services.runner.keeping import judged_by
 from services.runner.measured import measured
 from services.runner.policy import Stop, Verdict, judge, last_available_share, step_of
 from services.runner.settings import RunnerSettings
@@ -73,6 +75,9 @@ class Attempt:
         self._facts = AttemptFacts(
             self.attempt_id, self.run_id, self.made.job_id, self.number, self.placement, steps, self.made.plan
         )
+        kept = self.made.recipe.checkpoints
+        self._keep = None if kept is None else kept.model_dump(mode="json")
+        self.health = HealthWatch(self._facts, self.made, self.database, self.backend, self.run_dir)
 
     async def live(self) -> None:
         """Launch unless it was launched before, then watch until it is over."""
@@ -208,7 +213,10 @@ class Attempt:
         found = await find_checkpoints(
             self.backend, self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm
         )
+        await self.health.take_up(row["metrics_offset"])
+        self.health.add(lines)
         await self._apply_news(row, status, lines, found)
+        await self.health.look(status, lambda unit: extend(unit, self.held.work, self.lease))
         # Before the next line: a training with many quick steps has news at every look.
         stop = await self._pass_on_stop(row)
         if lines or found:
@@ -255,12 +263,18 @@ class Attempt:
                     metrics_lines=row["metrics_lines"] + len(lines),
                     last_step=max([row["last_step"], *steps]),
                 )
+                for line in lines:
+                    if (value := judged_by(self._keep, line.values)) is not None:
+                        await keeping_store.note_value(unit, self.attempt_id, line.step, value)
             for checkpoint in found:
                 await self._tell_checkpoint(unit, checkpoint)
 
     async def _tell_checkpoint(self, unit: Unit, found: FoundCheckpoint) -> None:
         path = self.backend.url(found.path)
-        checkpoint_id = await store.add_checkpoint(unit, self.attempt_id, found.step, path, found.size_bytes)
+        value = None if self._keep is None else self.health.value(self._keep["metric"], found.step)
+        checkpoint_id = await store.add_checkpoint(
+            unit, self.attempt_id, step=found.step, path=path, size_bytes=found.size_bytes, value=value
+        )
         if checkpoint_id is None:
             return
         event = CheckpointWritten(
@@ -308,6 +322,7 @@ class Attempt:
             row = await store.open_attempt(unit, self._row())
             if await store.move(unit, self.attempt_id, target, ended_at=ended_at, problem=problem):
                 unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"], seen), about=self.attempt_id)
+            await self.health.end(unit)
             await finish(unit, self.held.work, cancelled=verdict.outcome == "stopped")
 
     async def _settle(self) -> None:
@@ -323,6 +338,7 @@ class Attempt:
         evidence = problem.model_dump()
         if await store.move(unit, self.attempt_id, AttemptState.FAILED, ended_at=ended_at, problem=evidence):
             unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"]), about=self.attempt_id)
+        await self.health.end(unit)
 
     def _row(self) -> dict[str, Any]:
         return {
@@ -332,4 +348,6 @@ class Attempt:
             "number": self.number,
             "run_dir": str(self.run_dir),
             "placement": self.placement.model_dump(),
+            "steps": self.made.recipe.training.steps,
+            "keep": self._keep,
         }

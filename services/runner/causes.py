@@ -26,6 +26,8 @@ class Exit:
     exit_code: int | None
     signal: int | None
     host_available_share: float | None = None
+    # Processes that the kernel of the host ended for memory meanwhile.
+    oom_kills: int = 0
 
     def __str__(self) -> str:
         return f"signal {self.signal}" if self.signal else f"exit code {self.exit_code}"

@@ -94,6 +94,8 @@ class JobPaused(Event, subject="ltp.job.v1.paused", speaker="scheduler"):
     job_id: UUID
     attempt: int
     step: int | None = None
+    # What must be mended first, where nobody asked for the pause.
+    problem: Problem | None = None
 
 
 class JobPreempted(Event, subject="ltp.job.v1.preempted", speaker="scheduler"):
