@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,6 +21,7 @@ from verl.utils.checkpoint import CheckpointHandler
 from verl.utils.device import auto_set_device
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
+from ltp_verl.reshard import data_state
 from ltp_verl.stop import stop_requested
 
 
@@ -31,7 +33,8 @@ class BoundaryCheckpointHandler(CheckpointHandler):
 
     def _load_dataloader_state(self, checkpoint_path: str) -> None:
         if self.resume_global_step % len(self.train_dataloader) != 0:
-            super()._load_dataloader_state(checkpoint_path)
+            state = data_state(Path(checkpoint_path), self.dp_rank, self.train_dataloader.batch_size)
+            self.train_dataloader.load_state_dict(state)
 
 
 class StoppableSFTTrainer(sft_trainer.SFTTrainer):

@@ -136,7 +136,7 @@ def _environment(recipe: Recipe, plan: Plan, run_dir: Path, libs: Path, device_i
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "VERL_FILE_LOGGER_PATH": str(run_dir / "metrics.jsonl"),
-        "VERL_USE_EXTERNAL_MODULES": "ltp_verl.stacks,ltp_verl.label_logprobs",
+        "VERL_USE_EXTERNAL_MODULES": "ltp_verl.stacks,ltp_verl.reshard,ltp_verl.label_logprobs",
     }
     if plan.device_kind == "cpu":
         environment["VERL_USE_EXTERNAL_MODULES"] += ",ltp_verl.cpu"
