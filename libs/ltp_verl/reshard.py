@@ -7,6 +7,7 @@ one whole tensor at a time. Loaded by verl's own `VERL_USE_EXTERNAL_MODULES`.
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ def saved_world(folder: Path) -> int | None:
 
 
 def load_checkpoint(self: Any, local_path: str, *arguments: Any, **options: Any) -> Any:
-    """verl's own where the world is the one that saved; else spread anew over this one."""
+    """As verl's own where the world is the one that saved; else spread anew over this one."""
     world = None if local_path is None else saved_world(Path(local_path))
     if world is None or world == self.world_size:
         return _load_as_saved(self, local_path, *arguments, **options)
     folder = Path(local_path)
     if self.rank == 0:
-        print(f"ltp: spreading a checkpoint of {world} ranks over {self.world_size}")
+        logging.getLogger(__name__).warning("spreading a checkpoint of %d ranks over %d", world, self.world_size)
     if self.should_load_model:
         self.model.load_state_dict(_model(_parts(folder, "model", world), self.model.state_dict()))
     if self.should_load_optimizer:

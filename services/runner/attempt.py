@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.verl_recipe.verl_0_9 import launch_spec
 from services.runner import delivery, keeping_store, store
-from services.runner.backends import LaunchStatus, LinkDownError
+from services.runner.backends import Backend, LaunchStatus, LinkDownError
 from services.runner.checkpoint_copies import local_copy
 from services.runner.facts import AttemptFacts
 from services.runner.fleet import Fleet, located
@@ -164,6 +164,7 @@ class Attempt:
             device_indexes=self.placement.device_indexes,
             resume_from=resume_from,
         )
+        spec = replace(spec, stall_seconds=self.settings.runner_stall_seconds)
         folders = [model] if resume_from is None else [model, resume_from]
         spec = await self.backend.bring(spec, [delivery.libraries(), *(f for f in folders if f.is_dir())])
         try:
@@ -227,7 +228,7 @@ class Attempt:
             status,
             stop=stop,
             final_step_saved=saved,
-            log_tail=await self._log_tail() if exited else "",
+            log_tail=await log_tail(self.backend, self.run_dir) if exited else "",
             host_available_share=await self._host_available_share() if exited else None,
         )
         if verdict.outcome == "running":
@@ -308,11 +309,6 @@ class Attempt:
         size = await self.backend.size(self.run_dir, "samples.jsonl")
         return last_available_share(await self.backend.read(self.run_dir, "samples.jsonl", max(0, size - 8192), 8192))
 
-    async def _log_tail(self) -> str:
-        size = await self.backend.size(self.run_dir, "log.txt")
-        data = await self.backend.read(self.run_dir, "log.txt", max(0, size - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
-        return data.decode(errors="replace")
-
     async def _end(self, verdict: Verdict) -> None:
         target = AttemptState(verdict.outcome)
         problem = None if verdict.problem is None else verdict.problem.model_dump()
@@ -351,3 +347,13 @@ class Attempt:
             "steps": self.made.recipe.training.steps,
             "keep": self._keep,
         }
+
+
+async def log_tail(backend: Backend, run_dir: Path) -> str:
+    """The end of an attempt's log, over the place where it was turned over."""
+    size = await backend.size(run_dir, "log.txt")
+    data = await backend.read(run_dir, "log.txt", max(0, size - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
+    missing = _LOG_TAIL_BYTES - len(data)
+    if missing and (before := await backend.size(run_dir, "log.txt.1")):
+        data = await backend.read(run_dir, "log.txt.1", max(0, before - missing), missing) + data
+    return data.decode(errors="replace")

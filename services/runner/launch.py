@@ -331,6 +331,8 @@ class Supervisor:
         self.log = Log(run_dir / "log.txt")
         self.disk = DiskForecast(self.limits)
         self.disk_at = 0.0
+        # The host that shuts down asked for the end, and nobody of ours.
+        self.preempted = False
 
     def start(self) -> None:
         """Start the training process and say so in status.json; raises OSError when either cannot be done."""
@@ -399,7 +401,8 @@ class Supervisor:
         at = time.monotonic()
         self.arrivals.look(at)
         silent, step = at - self.arrivals.at, self.arrivals.median_seconds()
-        limit = max(self.limits["stall_seconds"], self.limits["stall_steps"] * (step or 0.0))
+        limit, hang = max(self.limits["stall_seconds"], self.limits["stall_steps"] * (step or 0.0)), self._hang_limit()
+        limit = min(limit, hang)
         if silent < limit:
             self.status["stalled"] = None
         elif self.status["stalled"] is None:
@@ -408,8 +411,14 @@ class Supervisor:
                 "evidence": [f"no line of metrics for {silent:.0f} s", *dump_stacks(self.run_dir, self.members())],
             }  # fmt: skip
             self.beat_at = 0.0
+        return silent >= hang
+
+    def _hang_limit(self) -> float:
+        """After how long without metrics the run is ended. Loading may take longer than any step."""
         hang = self.limits["hang_seconds"]
-        return hang is not None and silent >= max(hang, limit)
+        if hang is None:
+            return float("inf")
+        return hang if self.arrivals.step is not None else max(hang, self.limits["stall_seconds"])
 
     def _watch_disk(self) -> None:
         """Say how long the disk lasts, and pause while there is still room for the checkpoint of the pause."""
@@ -428,6 +437,8 @@ class Supervisor:
             self.stop_file.touch()
 
     def _conclude(self, code: int) -> None:
+        if self.status["reason"] is None and self.preempted:
+            self.status["reason"] = "preempted"
         if self.status["reason"] is None and (self.stop_file.exists() or (self.run_dir / "kill").exists()):
             self.status["reason"] = "stopped"
         outcome = {"exit_code": code} if code >= 0 else {"signal": -code}
@@ -699,6 +710,7 @@ def _supervise(run_dir: Path, spec: Spec, answer: int) -> None:
     supervisor = Supervisor(run_dir, spec)
 
     def leave_in_peace(number: int, frame: object) -> None:
+        supervisor.preempted = True
         supervisor.ask_to_stop()
 
     # A host that shuts down says SIGTERM; there may be time for a checkpoint.

@@ -43,7 +43,7 @@ def judge(
     if final_step_saved and status.exit_code == 0:
         return Verdict("succeeded", exit_code=0)
     # Killed on request, it may end as it likes; asked to save and leave, it must have done so, also for its host's shutdown.
-    left_in_peace = status.exit_code == 0 and (stop == "leave" or status.reason == "stopped")
+    left_in_peace = status.exit_code == 0 and (stop == "leave" or status.reason in {"stopped", "preempted"})
     if stop == "kill" or left_in_peace:
         return Verdict("stopped", exit_code=status.exit_code)
     if status.reason == "time_limit":
@@ -55,6 +55,8 @@ def judge(
         return Verdict("failed", problem, status.exit_code)
     if status.reason == "hung":
         return Verdict("failed", _hung(status), status.exit_code)
+    if status.reason == "preempted":
+        return Verdict("failed", _preempted(status, log_tail), status.exit_code)
     if status.reason == "disk_full" and status.exit_code == 0:
         return Verdict("stopped", _no_room(status), 0)
     end = Exit(status.exit_code, status.signal, host_available_share, status.oom_kills or 0)
@@ -68,6 +70,17 @@ def _hung(status: LaunchStatus) -> Problem:
         message=f"No metrics came since step {stalled.get('last_step') or 0}, and the attempt was ended for it.",
         hint="The stacks of its processes are in stacks/ of the run's directory.",
         evidence=[str(line)[:400] for line in stalled.get("evidence", [])],
+    )
+
+
+def _preempted(status: LaunchStatus, log_tail: str) -> Problem:
+    last = [line.strip()[:400] for line in log_tail.splitlines() if line.strip()][-3:]
+    how = f"signal {status.signal}" if status.signal else f"exit code {status.exit_code}"
+    return Problem(
+        code=ErrorCode.PREEMPTED,
+        message=f"The host shut down or took its devices back (its launcher got SIGTERM); training ended with {how}.",
+        hint="The job goes on from its last checkpoint; `training.save_every` says how much such an end costs.",
+        evidence=["the launcher got SIGTERM", how, *last],
     )
 
 

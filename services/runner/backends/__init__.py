@@ -30,7 +30,7 @@ class LaunchStatus:
     exit_code: int | None
     signal: int | None
     ended_at: datetime | None
-    reason: Literal["stopped", "time_limit", "hung", "disk_full"] | None
+    reason: Literal["stopped", "time_limit", "hung", "disk_full", "preempted"] | None
     alive: bool
     # What it sees beside the process: silence of the metrics, the disk, the rollout of the step under way.
     stalled: dict[str, Any] | None = None

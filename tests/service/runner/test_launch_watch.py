@@ -38,7 +38,9 @@ with open("metrics.jsonl", "w") as file:
 """
 
 
-def train(attempt: Attempt, script: str, *arguments: str, prepare: Callable[[], Any] = lambda: None, **more: Any) -> int:
+def train(
+    attempt: Attempt, script: str, *arguments: str, prepare: Callable[[], Any] = lambda: None, **more: Any
+) -> int:
     """Launch a script as the training; its pid."""
     path = attempt.directory.parent / "script.py"
     path.write_text(script)
@@ -133,9 +135,7 @@ def test_the_rollout_within_a_step_is_read_from_the_log_wherever_it_is_cut() -> 
         }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("free", "level"), [(1000, "ok"), (290, "warn"), (190, "alarm"), (119, "pause"), (0, "pause")]
-)
+@pytest.mark.parametrize(("free", "level"), [(1000, "ok"), (290, "warn"), (190, "alarm"), (119, "pause"), (0, "pause")])
 def test_the_disk_is_judged_in_checkpoints(free: int, level: str) -> None:
     forecast = DiskForecast({"checkpoint_bytes": 100, "kept_bytes": 0, "reserve_bytes": 0})
     assert forecast.look(0.0, free)["level"] == level
@@ -189,9 +189,7 @@ def test_a_disk_that_fills_is_said_first_and_pauses_the_run_while_a_checkpoint_s
 
 
 @pytest.mark.parametrize("launcher", ["alive", "stopped", "dead"])
-def test_a_new_attempt_first_ends_the_older_one(
-    tmp_path: Path, launcher: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_attempt_first_ends_the_older_one(tmp_path: Path, launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
     older, newer = Attempt(tmp_path / "attempt-1"), Attempt(tmp_path / "attempt-2")
     older.start("wait")
     wait_for((older.directory / "log.txt").exists)
