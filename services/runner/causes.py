@@ -200,7 +200,11 @@ def _ends_of(line: str) -> str:
 def _without_sign(log: str, end: Exit) -> Problem:
     """What the exit alone tells, and the last error that the log names."""
     last = [line.strip()[:_LONGEST_LINE] for line in log.splitlines() if line.strip()][-3:]
-    if end.oom_kills:
+    errors = [line.strip()[:_LONGEST_LINE] for line in _ERROR_LINE.findall(log)]
+    died = _DIED.findall(log)
+    by_death = all(_BY_DEATH.search(line) for line in errors)
+    # The kernel counts for the whole host, so a program's own error outweighs its count.
+    if end.oom_kills and by_death and (died or end.signal == _SIGKILL):
         told = f"processes that the kernel of the host ended for memory meanwhile: {end.oom_kills} (/proc/vmstat, oom_kill)"
         return Problem(
             code=ErrorCode.HOST_OUT_OF_MEMORY,
@@ -208,9 +212,7 @@ def _without_sign(log: str, end: Exit) -> Problem:
             hint="Leave the host to this job, lower the number of data workers, or turn offloading to the CPU off.",
             evidence=[f"{end}", told, *last],
         )
-    errors = [line.strip()[:_LONGEST_LINE] for line in _ERROR_LINE.findall(log)]
-    died = _DIED.findall(log)
-    if died and all(_BY_DEATH.search(line) for line in errors):
+    if died and by_death:
         return Problem(
             code=ErrorCode.TRAINING_KILLED,
             message=f"A process of the training died without an error of its own, {end}: {died[-1].strip()[:_LONGEST_LINE]}",

@@ -277,7 +277,7 @@ def _stalled(around: Surroundings) -> Finding | None:
     return Finding(
         "stalled",
         "critical",
-        f"No metrics since step {stalled.get('last_step') or 0}, for longer than {limit} s{steps}.",
+        f"No metrics since step {str(stalled.get('last_step') or 0)[:20]}, for longer than {str(limit)[:20]} s{steps}.",
         "The stacks of its processes are in stacks/ of the run's directory. `ltp job pause` and `resume` start it anew.",
         list(_lines(stalled.get("evidence"))),
     )
@@ -289,14 +289,14 @@ def _disk(around: Surroundings) -> Finding | None:
         return None
     free, need = _bytes(disk, "free_bytes"), _bytes(disk, "checkpoint_bytes")
     full = disk.get("full_in_seconds")
-    pace = f" At the pace of the last minutes it is full in {full} s." if full is not None else ""
+    pace = f" At the pace of the last minutes it is full in {str(full)[:20]} s." if full is not None else ""
     paused = " The run saves and pauses now." if disk["level"] == "pause" else ""
     return Finding(
         "disk",
         "warning" if disk["level"] == "warn" else "critical",
         f"The run's disk has {free / _GIB:.2f} GiB free, and a checkpoint takes about {need / _GIB:.2f}.{pace}{paused}",
         "Free space there, or keep fewer checkpoints (`checkpoints:` in the recipe, `ltp checkpoint remove`).",
-        [f"{name} = {value}" for name, value in sorted(disk.items())],
+        [f"{name} = {value}"[:400] for name, value in sorted(disk.items())[:24]],
     )
 
 

@@ -67,9 +67,10 @@ def _hung(status: LaunchStatus) -> Problem:
     stalled = status.stalled or {}
     return Problem(
         code=ErrorCode.TRAINING_STALLED,
-        message=f"No metrics came since step {stalled.get('last_step') or 0}, and the attempt was ended for it.",
+        message=f"No metrics came since step {str(stalled.get('last_step') or 0)[:20]}, and the attempt was ended for it.",
         hint="The stacks of its processes are in stacks/ of the run's directory.",
-        evidence=[str(line)[:400] for line in stalled.get("evidence", [])],
+        # The file lies where training can write: what it says is quoted, and not at any length.
+        evidence=[str(line)[:400] for line in stalled.get("evidence", [])[:24]],
     )
 
 
@@ -92,7 +93,7 @@ def _no_room(status: LaunchStatus) -> Problem:
         message=f"The run saved and paused before its disk was full: {free / 2**30:.2f} GiB are free there, and a "
         f"checkpoint takes about {need / 2**30:.2f}.",
         hint="Free space there, then `ltp job resume JOB`; `checkpoints:` in the recipe keeps fewer of them.",
-        evidence=[f"{name} = {value}" for name, value in sorted(disk.items())],
+        evidence=[f"{name} = {value}"[:400] for name, value in sorted(disk.items())[:24]],
     )
 
 
