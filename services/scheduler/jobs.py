@@ -106,12 +106,11 @@ def _wants(job: Job, avoid: list[str]) -> dict[str, Any]:
     }
 
 
-async def pause_now(unit: Unit, job: Job, **facts: Any) -> None:
-    """Bring a job that holds nothing to `paused`, keeping its checkpoint."""
+async def pause_now(unit: Unit, job: Job, problem: Problem | None = None, **facts: Any) -> None:
+    """Bring a job that holds nothing to `paused`, keeping its checkpoint. `problem` is why its attempt ended, if for one."""
     await store.move(unit, job.job_id, JobState.QUEUED)
     if not await store.move(unit, job.job_id, JobState.PAUSED, pause_requested=False, **facts):
         raise NotYetError(f"job is {job.state}, not ready to be paused")
-    problem = facts.get("problem")
     event = JobPaused(job_id=job.job_id, attempt=job.attempt, step=job.checkpoint_step, problem=problem)
     unit.emit(event, about=job.job_id)
 
@@ -173,8 +172,9 @@ async def attempt_stopped(unit: Unit, job_id: UUID, problem: Problem | None = No
         return
     pause = job.pause_requested or problem is not None
     following = policy.after_stop(policy.Wishes(job.cancel_requested, pause))
-    facts = {} if problem is None else {"problem": problem.model_dump()}
-    await _follow(unit, job, following, problem, **facts)
+    if problem is not None:
+        await store.note(unit, job_id, problem=problem.model_dump())
+    await _follow(unit, job, following, problem)
 
 
 async def attempt_over(
@@ -210,7 +210,7 @@ async def _follow(unit: Unit, job: Job, following: policy.Next, problem: Problem
         await queue_attempt(unit, job, problem=problem, delay=following.delay, **facts)
     elif following.state is JobState.PAUSED:
         await store.move(unit, job.job_id, JobState.RUNNING)
-        await pause_now(unit, job, **facts)
+        await pause_now(unit, job, problem, **facts)
     else:
         await end(unit, job, following.state, problem)
 

@@ -94,7 +94,7 @@ class JobPaused(Event, subject="ltp.job.v1.paused", speaker="scheduler"):
     job_id: UUID
     attempt: int
     step: int | None = None
-    # What must be mended first, where nobody asked for the pause.
+    # Why its attempt ended, where that was not for the pause alone: what must be mended before it is resumed.
     problem: Problem | None = None
 
 
