@@ -21,6 +21,7 @@ from verl.workers.engine_workers import TrainingWorker
 
 from ltp_verl.dpo_loss import Rule, averaged, pair_loss
 from ltp_verl.sft import StoppableSFTTrainer, train
+from ltp_verl.tracing import run_traced
 
 
 class PairCollator(SFTTensorCollator):
@@ -111,4 +112,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_traced(main)

@@ -20,6 +20,7 @@ from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
 from ltp_verl.stop import stop_requested
+from ltp_verl.tracing import run_traced
 
 
 class RewardFailedError(RuntimeError):
@@ -102,4 +103,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_traced(main)

@@ -23,6 +23,7 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 
 from ltp_verl.reshard import data_state
 from ltp_verl.stop import stop_requested
+from ltp_verl.tracing import run_traced
 
 
 class BoundaryCheckpointHandler(CheckpointHandler):
@@ -121,4 +122,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_traced(main)

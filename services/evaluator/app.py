@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
-from services.evaluator import serving
+from services.evaluator import gauges, serving
 from services.evaluator.evaluation import Evaluator, tell_failure
 from services.evaluator.handlers import SERVICE, router
 from services.evaluator.opening import WORK_KIND
@@ -16,6 +16,7 @@ _CONCURRENCY = 16
 
 settings = EvaluatorSettings()
 runtime = Runtime(SERVICE, settings, [router, serving.router])
+runtime.exposition.readings |= gauges.readings()
 evaluator = Evaluator(runtime.database, settings)
 rescorer = Rescorer(evaluator)
 chat_servers = serving.Serving(settings)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import structlog
+from opentelemetry import trace
 from sqlalchemy import null
 from sqlalchemy.engine import RowMapping
 
@@ -40,6 +42,8 @@ from services.evaluator.scorers.judging import identity, opened
 from services.evaluator.servers import ModelCache
 from services.evaluator.settings import EvaluatorSettings
 
+_tracer = trace.get_tracer("ltp.evaluator")
+
 
 class EvaluationWork(Value):
     """What a worker needs to find an evaluation: the payload of the work."""
@@ -58,6 +62,11 @@ class Evaluator:
     async def evaluate(self, held: Held) -> None:
         """Serve the model, ask it every held-out row, score, and commit the result with its telling."""
         work = EvaluationWork.model_validate(held.work.payload)
+        structlog.contextvars.bind_contextvars(evaluation_id=str(work.evaluation_id))
+        with _tracer.start_as_current_span("evaluation", attributes={"ltp.evaluation.id": str(work.evaluation_id)}):
+            await self._evaluate(held, work)
+
+    async def _evaluate(self, held: Held, work: EvaluationWork) -> None:
         async with self.database.unit() as unit:
             row = await store.evaluation(unit, work.evaluation_id)
             if row is None or row["state"] in {"completed", "cancelled"}:

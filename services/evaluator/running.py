@@ -16,6 +16,7 @@ from services.evaluator import store, store_samples
 from services.evaluator.asking import Asker
 from services.evaluator.endpoint import Endpoint, hopeless
 from services.evaluator.findings import decided
+from services.evaluator.gauges import count_sample
 from services.evaluator.samples import Answer, Failure, Row, Sample, Verdict, answer_key
 from services.evaluator.scorers.judging import Judge
 
@@ -118,6 +119,7 @@ class Run:
             raise hopeless(self.endpoint, failure)
 
     def _done(self, sample: Sample) -> None:
+        count_sample(sample)
         self._verdicts[sample.row.row_id, sample.index] = sample.verdict
         self._waiting.append(sample)
         self._arrived.set()

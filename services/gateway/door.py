@@ -85,7 +85,7 @@ class Door:
         if not self.runtime.ready:
             raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The gateway is still starting.", "Try again in a moment.")
         try:
-            principal = await self.identities.principal(_token(headers))
+            principal = await self.identities.principal(token_of(headers))
         except LtpError as error:
             if error.code is ErrorCode.UNAUTHENTICATED:
                 _wait(self.failures, (scope.get("client") or (_STRANGERS,))[0])
@@ -211,7 +211,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: LtpError) -
     await problem_response(error, path=scope["path"])(scope, receive, send)
 
 
-def _token(headers: Headers) -> str:
+def token_of(headers: Headers) -> str:
     """From the header, or, for a WebSocket of a browser, which can set no header, from the subprotocols `bearer, TOKEN`."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

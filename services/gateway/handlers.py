@@ -52,6 +52,7 @@ from ltp.contracts.pipeline import (
 from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSubmitted
 from ltp.contracts.search import EmbeddingRequested
 from ltp.contracts.telemetry import StepMetrics
+from ltp.contracts.webhook import WebhookDisabled
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
 from services.gateway import store, store_owners, tenancy, views
@@ -89,7 +90,7 @@ for event in (
     HostUncordoned,
     HostGivenUp,
     *work.REQUESTS,
-    *(AdmissionRefused, TelemetryPruned, AuditRecorded),
+    *(AdmissionRefused, TelemetryPruned, AuditRecorded, WebhookDisabled),
     *(PipelineRunSubmitted, PipelineRunCancellationRequested, PipelineRunResumeRequested),
     *(PipelineArmingRequested, PipelineDisarmingRequested, ScheduleSubmitted, ScheduleChangeRequested),
 ):

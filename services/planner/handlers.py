@@ -9,7 +9,7 @@ from uuid import UUID
 
 from faststream import Context
 from faststream.nats import NatsRouter
-from opentelemetry import metrics
+from opentelemetry import trace
 
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.rpc import answered_by, replies
@@ -36,15 +36,14 @@ from ltp.store.database import Database, Unit
 from ltp.verl_recipe.planned import with_overrides
 from services.planner import policy, store
 from services.planner.calibration import Observation, intervals, observations, watch
+from services.planner.gauges import PREDICTION_ERROR
 from services.planner.rows import check_rows
 
 SERVICE = "planner"
 router = NatsRouter()
 
+_tracer = trace.get_tracer("ltp.planner")
 _LOOKS, _LOOK_SECONDS = 25, 0.2
-_ERROR = metrics.get_meter("ltp.planner").create_histogram(
-    "ltp.planner.prediction_error", unit="1", description="measured / predicted - 1 of a finished run"
-)
 
 for event in (PlanMade, PlanRefused, CalibrationUpdated, CalibrationDrifted):
     router.publisher(**said(event))
@@ -82,7 +81,9 @@ async def plan_job(event: JobSubmitted, unit: InboxUnit, database: Annotated[Dat
     plan_id, recipe = new_id(), event.recipe
     facts = {"recipe_hash": event.recipe_hash, "algorithm": recipe.algorithm}
     try:
-        plan = await _plan(recipe, event.dataset, database)
+        with _tracer.start_as_current_span("plan", attributes={"ltp.algorithm": recipe.algorithm}) as span:
+            plan = await _plan(recipe, event.dataset, database)
+            span.set_attributes({"ltp.plan.devices": plan.devices, "ltp.plan.device_kind": plan.device_kind})
     except LtpError as error:
         problem = Problem.of(error)
         await store.save(unit, plan_id, event.job_id, problem=problem.model_dump(), **facts)
@@ -180,7 +181,7 @@ async def _learn(unit: Unit, event: AttemptSucceeded | AttemptStopped) -> None:
 async def _tell(unit: Unit, attempt_id: UUID, job_id: UUID, seen: Observation) -> None:
     pairs = await store.pairs(unit, seen.quantity, seen.group)
     found, error = intervals(pairs)[seen.group], median_error(pairs[seen.group])
-    _ERROR.record(seen.pair.excess, {"group": seen.group, "quantity": seen.quantity})
+    PREDICTION_ERROR.labels(seen.quantity).observe(abs(seen.pair.excess))
     updated = CalibrationUpdated(
         attempt_id=attempt_id, job_id=job_id, quantity=seen.quantity, group=seen.group,
         predicted=seen.pair.predicted, measured=seen.pair.measured, error=seen.pair.excess,

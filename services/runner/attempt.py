@@ -27,7 +27,7 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.verl_recipe.verl_0_9 import launch_spec
-from services.runner import delivery, keeping_store, store
+from services.runner import delivery, keeping_store, pulse, store, tracing
 from services.runner.backends import Backend, LaunchStatus, LinkDownError
 from services.runner.checkpoint_copies import local_copy
 from services.runner.facts import AttemptFacts
@@ -81,6 +81,7 @@ class Attempt:
 
     async def live(self) -> None:
         """Launch unless it was launched before, then watch until it is over."""
+        structlog.contextvars.bind_contextvars(job_id=str(self.made.job_id), attempt_id=str(self.attempt_id))
         async with self.database.unit() as unit:
             row = await store.open_attempt(unit, self._row())
         if ATTEMPT.is_over(AttemptState(row["state"])):
@@ -94,8 +95,9 @@ class Attempt:
         except LtpError as error:
             await self._end(Verdict("failed", Problem.of(error)))
             return
-        while not await self._look_or_wait():
-            await asyncio.sleep(self.settings.runner_poll_seconds)
+        with pulse.felt(self.attempt_id, self.made.recipe.algorithm) as self._pulse:
+            while not await self._look_or_wait():
+                await asyncio.sleep(self.settings.runner_poll_seconds)
 
     def _has_nothing_left(self) -> bool:
         """Whether the checkpoint to go on from is that of the last step: the attempt before failed after its work was done."""
@@ -122,6 +124,7 @@ class Attempt:
         return False
 
     def _out_of_sight(self, error: Exception) -> None:
+        pulse.OUT_OF_SIGHT.inc()
         structlog.get_logger().warning("lost sight of an attempt", error=str(error)[:200] or type(error).__name__)
 
     async def _launch_patiently(self) -> None:
@@ -165,6 +168,7 @@ class Attempt:
             resume_from=resume_from,
         )
         spec = replace(spec, stall_seconds=self.settings.runner_stall_seconds)
+        spec = tracing.traced(spec, self.attempt_id, own_host=self.placement.host_id == self.fleet.own_id)
         folders = [model] if resume_from is None else [model, resume_from]
         spec = await self.backend.bring(spec, [delivery.libraries(), *(f for f in folders if f.is_dir())])
         try:
@@ -218,6 +222,9 @@ class Attempt:
         self.health.add(lines)
         await self._apply_news(row, status, lines, found)
         await self.health.look(status, lambda unit: extend(unit, self.held.work, self.lease))
+        self._pulse.news(lines, len(found))
+        if self._pulse.wants_sample():
+            self._pulse.sampled(self.placement.host_id, await self._last_samples())
         # Before the next line: a training with many quick steps has news at every look.
         stop = await self._pass_on_stop(row)
         if lines or found:
@@ -289,6 +296,7 @@ class Attempt:
             size_bytes=found.size_bytes,
         )
         unit.emit(event, about=checkpoint_id)
+        tracing.checkpoint_found(self.attempt_id, found, event.is_final)
 
     async def _pass_on_stop(self, row: store.Row) -> Stop | None:
         """Kill the process when the job was cancelled, ask it to leave when the scheduler wants it to; what was asked of it."""
@@ -306,8 +314,11 @@ class Attempt:
 
     async def _host_available_share(self) -> float | None:
         """What the host had left of its memory at the launcher's last sample."""
+        return last_available_share(await self._last_samples())
+
+    async def _last_samples(self) -> bytes:
         size = await self.backend.size(self.run_dir, "samples.jsonl")
-        return last_available_share(await self.backend.read(self.run_dir, "samples.jsonl", max(0, size - 8192), 8192))
+        return await self.backend.read(self.run_dir, "samples.jsonl", max(0, size - 8192), 8192)
 
     async def _end(self, verdict: Verdict) -> None:
         target = AttemptState(verdict.outcome)
@@ -318,6 +329,7 @@ class Attempt:
             row = await store.open_attempt(unit, self._row())
             if await store.move(unit, self.attempt_id, target, ended_at=ended_at, problem=problem):
                 unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"], seen), about=self.attempt_id)
+                tracing.attempt_over(self._facts, verdict, row["started_at"] or row["created_at"], ended_at)
             await self.health.end(unit)
             await finish(unit, self.held.work, cancelled=verdict.outcome == "stopped")
 

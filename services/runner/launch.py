@@ -556,15 +556,20 @@ def _innermost(place: Path, offset: int) -> list[str]:
 
 def gpu_samples() -> list[dict[str, float | None]]:
     """One entry per GPU of the host, or none where nvidia-smi is missing or hangs."""
-    query = ["nvidia-smi", "--query-gpu=index,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=index,utilization.gpu,memory.used,power.draw", "--format=csv,noheader,nounits"]
     try:
         output = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[_number(cell) for cell in line.split(",")] for line in output.splitlines()]
     return [
-        {"index": index, "utilization": busy and busy / 100, "memory_bytes": used and used * 1024 * 1024}
-        for index, busy, used in rows
+        {
+            "index": index,
+            "utilization": busy and busy / 100,
+            "memory_bytes": used and used * 1024 * 1024,
+            "power_watts": power,
+        }
+        for index, busy, used, power in rows
     ]
 
 

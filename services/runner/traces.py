@@ -21,6 +21,8 @@ class MetricsLine:
     step: int
     values: dict[str, float]
     end: int
+    # Whether something in it was no finite number; such values are left out.
+    not_finite: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ async def read_metrics(backend: Backend, run_dir: Path, offset: int) -> list[Met
     for raw in complete_lines(data):
         offset += len(raw)
         parsed = parse_metrics_line(raw)
-        lines.append(MetricsLine(parsed[0], parsed[1], offset) if parsed else MetricsLine(-1, {}, offset))
+        # As Python's json writes them.
+        odd = b"NaN" in raw or b"Infinity" in raw
+        lines.append(MetricsLine(parsed[0], parsed[1], offset, odd) if parsed else MetricsLine(-1, {}, offset))
     return lines
 
 

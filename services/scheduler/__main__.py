@@ -3,4 +3,4 @@
 from ltp.service.serve import HealthApp, serve
 from services.scheduler.app import runtime
 
-serve(HealthApp(runtime), port=runtime.settings.health_port)
+serve(HealthApp(runtime), port=runtime.settings.health_port, host=runtime.settings.health_host)

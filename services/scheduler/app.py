@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
-from services.scheduler import monitor, outcomes
+from services.scheduler import gauges, monitor, outcomes
 from services.scheduler.handlers import SERVICE, router
 from services.scheduler.pipelines import handlers as pipelines
 from services.scheduler.pipelines.engine import PIPELINES_CHANNEL, advance_forever
@@ -20,6 +21,8 @@ settings = SchedulerSettings()
 runtime = Runtime(SERVICE, settings, [router, monitor.router, schedules.router, pipelines.router, outcomes.router])
 schedules_changed, pipelines_changed = asyncio.Event(), asyncio.Event()
 runtime.channels |= {SCHEDULES_CHANNEL: schedules_changed.set, PIPELINES_CHANNEL: pipelines_changed.set}
+runtime.exposition.readings |= gauges.readings(timedelta(seconds=settings.scheduler_host_silent_seconds))
+runtime.exposition.bus_readings["dead letters"] = gauges.read_dead_letters
 runtime.loops.append(("placement", lambda: place_forever(runtime, settings)))
 runtime.loops.append(("hosts", lambda: look_after_hosts(runtime, settings)))
 runtime.loops.append(("deaths", lambda: monitor.tell_deaths(runtime.database)))

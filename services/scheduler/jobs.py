@@ -28,6 +28,7 @@ from ltp.queue.tables import work
 from ltp.queue.work import enqueue, request_cancel
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
+from ltp.telemetry.spans import record
 from services.scheduler import policy, store
 from services.scheduler.store import Job
 
@@ -83,6 +84,7 @@ async def queue_attempt(
         priority=options.priority,
         project=options.project,
         owner=options.owner,
+        trace=job.trace,
     )
     event = JobQueued(
         job_id=job.job_id, attempt=number, problem=problem, resume_step=job.checkpoint_step, not_before=not_before
@@ -122,12 +124,27 @@ async def end(unit: Unit, job: Job, target: JobState, problem: Problem | None = 
     evidence = {} if problem is None else {"problem": problem.model_dump()}
     if not await store.move(unit, job.job_id, target, **evidence):
         raise NotYetError(f"job is {job.state}, not ready to become {target}")
+    _trace(job, target, problem)
     if target is JobState.SUCCEEDED:
         unit.emit(JobSucceeded(job_id=job.job_id, steps=steps), about=job.job_id)
     elif target is JobState.CANCELLED:
         unit.emit(JobCancelled(job_id=job.job_id), about=job.job_id)
     elif problem is not None:
         unit.emit(JobFailed(job_id=job.job_id, problem=problem), about=job.job_id)
+
+
+def _trace(job: Job, target: JobState, problem: Problem | None) -> None:
+    """The whole life of a job as one span of the trace in which it was submitted."""
+    outcome = {JobState.SUCCEEDED: "success", JobState.CANCELLED: "cancellation"}.get(target, "failure")
+    attributes: dict[str, str | int] = {
+        "cicd.pipeline.run.id": str(job.job_id),
+        "cicd.pipeline.result": outcome,
+        "ltp.job.attempts": job.attempt,
+    }
+    if job.made is not None:
+        attributes |= {"cicd.pipeline.name": job.made.recipe.name, "ltp.algorithm": job.made.recipe.algorithm}
+    code = None if problem is None else problem.code
+    record("job", job.created_at, now(), attributes, thing=job.job_id, parent=job.trace, error=code)
 
 
 async def ask_to_pause(unit: Unit, job: Job) -> None:

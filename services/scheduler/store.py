@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from ltp.core.lifecycle import JOB, JobState
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from ltp.telemetry.spans import carried
 
 SCHEMA = "scheduler"
 outbox_table(SCHEMA)
@@ -46,6 +47,8 @@ jobs = Table(
     Column("problem", JSONB),
     Column("created_at", TIME, nullable=False, server_default=func.now()),
     Column("ended_at", TIME),
+    # The trace in which it was submitted: whatever is done for it later, by whoever's wish, belongs there.
+    Column("trace", JSONB, nullable=False, server_default=text("'{}'")),
     schema=SCHEMA,
 )
 
@@ -71,6 +74,7 @@ class Job:
     checkpoint_step: int | None
     problem: Problem | None
     created_at: datetime
+    trace: dict[str, str] = field(default_factory=dict[str, str])
 
 
 async def open_job(unit: Unit, event: JobSubmitted) -> None:
@@ -83,6 +87,7 @@ async def open_job(unit: Unit, event: JobSubmitted) -> None:
         state=JOB.initial,
         options=options.model_dump(mode="json"),
         pause_requested=not options.start,
+        trace=carried(),
         checkpoint_path=None if parent is None else parent.checkpoint_path,
         checkpoint_step=None if parent is None else parent.checkpoint_step,
     )

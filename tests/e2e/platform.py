@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ class Platform:
     """Runs commands against one data directory."""
 
     data: Path
+    # Where a receiver of OTLP writes what the platform sends it, and the variables that tell the platform of it.
+    spans_file: Path | None = None
+    told: dict[str, str] = field(default_factory=dict[str, str])
 
     def ltp(self, *words: str, check: bool = True, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command; its output as text."""
-        environment = {**os.environ, "LTP_DATA_DIR": str(self.data)}
+        environment = {**os.environ, **self.told, "LTP_DATA_DIR": str(self.data)}
         done = subprocess.run([LTP, *words], capture_output=True, text=True, env=environment, timeout=seconds)
         if check:
             assert done.returncode == 0, f"ltp {' '.join(words)}: {done.stdout}{done.stderr}"
@@ -46,6 +49,12 @@ class Platform:
     def json_lines(self, *words: str) -> list[Any]:
         """Run a command that prints JSON lines."""
         return [json.loads(line) for line in self.ltp(*words, "--json").stdout.splitlines()]
+
+    def spans(self) -> list[dict[str, Any]]:
+        """Every span that was received so far."""
+        assert self.spans_file is not None
+        lines = self.spans_file.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def pid_of(self, name: str) -> int:
         """The process id of a supervised process."""

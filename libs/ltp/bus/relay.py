@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from opentelemetry.trace import SpanKind
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
@@ -17,6 +18,8 @@ from ltp.store.clock import now
 from ltp.store.database import Database
 from ltp.store.metadata import outbox_table
 from ltp.store.patience import wait_at_most
+from ltp.telemetry.metrics import PUBLISHED
+from ltp.telemetry.spans import record
 
 _BATCH = 256
 _POLL_SECONDS = 1.0
@@ -60,11 +63,13 @@ class Relay:
             return 0
         for row in rows:
             await self._publish(row)
+            _trace(row)
         told = [row["id"] for row in rows]
         async with self.database.engine.begin() as connection:
             published = {"published_at": now(), "stream_born_at": born_at}
             await connection.execute(update(table).where(table.c.id.in_(told), table.c.keep).values(**published))
             await connection.execute(delete(table).where(table.c.id.in_(told), ~table.c.keep))
+        PUBLISHED.labels(self.database.service).inc(len(rows))
         return len(rows)
 
     async def republish_all(self) -> int:
@@ -81,3 +86,18 @@ class Relay:
         await self.js.publish(
             row["subject"], row["payload"], timeout=_PUBLISH_TIMEOUT_SECONDS, headers=dict(row["headers"])
         )
+
+
+def _trace(row: Any) -> None:
+    """The message's way through the outbox as a span of the trace it was said in."""
+    headers = row["headers"]
+    if "traceparent" not in headers or not row["keep"]:
+        return
+    attributes = {
+        "messaging.system": "nats",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "publish",
+        "messaging.destination.name": row["subject"],
+        "messaging.message.id": row["message_id"],
+    }
+    record(f"publish {row['subject']}", row["created_at"], now(), attributes, parent=headers, kind=SpanKind.PRODUCER)

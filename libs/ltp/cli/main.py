@@ -46,6 +46,8 @@ COMMANDS = {
     "events": "ltp.cli.events:app",
     "token": "ltp.cli.tokens:app",
     "secret": "ltp.cli.secrets:app",
+    "webhook": "ltp.cli.webhooks:app",
+    "bus": "ltp.cli.bus:app",
     "proto": "ltp.cli.proto:app",
 }
 

@@ -15,7 +15,9 @@ SET state = 'running', claims = w.claims + 1, worker = CAST(:worker AS text), le
     lease_until = now() + CAST(:lease AS interval), started_at = coalesce(w.started_at, now()), claimed_at = now()
 """
 _HELD = (
-    "w.id, w.kind, w.payload, w.lease_token, w.placement, w.failures, w.deaths, w.trace, w.cancel_requested, w.sort_at"
+    "w.id, w.kind, w.payload, w.lease_token, w.placement, w.failures, w.deaths, w.trace, w.cancel_requested, w.sort_at, "
+    # A job that goes on keeps its old turn; it waits since it was put in again.
+    "CAST(extract(epoch FROM now() - greatest(w.run_at, w.enqueued_at)) AS float8) AS waited"
 )
 
 # Placement waits for freed devices; workers held back by a limit wait for a freed place.

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from opentelemetry import propagate
 from sqlalchemy import text, update
 
 from ltp.contracts.values import Placement, Problem
@@ -30,15 +29,10 @@ from ltp.queue.tables import work
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.together import joined
+from ltp.telemetry.spans import carried
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}")
 _ANY_DEATHS = 1_000_000
-
-
-def _trace() -> dict[str, str]:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,8 @@ class Work:
     deaths: int = 0
     # Cancellation was asked for before this worker took it.
     cancelled: bool = False
+    # From when it was due to when it was taken.
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class NewWork:
     owner: str = "default"
     run_at: datetime | None = None
     id: UUID = field(default_factory=new_id)
-    trace: dict[str, str] = field(default_factory=_trace)
+    trace: dict[str, str] = field(default_factory=carried)
 
     def __post_init__(self) -> None:
         known_queue(self.queue)
@@ -131,12 +127,15 @@ def enqueue(
     project: str = "default",
     owner: str = "default",
     run_at: datetime | None = None,
+    trace: dict[str, str] | None = None,
 ) -> None:
     """Add work when the unit commits, unless its key was enqueued before; not to be done before `run_at`.
 
+    It belongs to `trace`, or to the one in which it is put in.
     Raises INVALID_REQUEST as `NewWork` does.
     """
-    new = NewWork(queue, kind, payload, dedup_key, wants, priority, project, owner, run_at)
+    more = {"trace": trace} if trace else {}
+    new = NewWork(queue, kind, payload, dedup_key, wants, priority, project, owner, run_at, **more)
     unit.add(statements.ENQUEUE, new.columns())
 
 
@@ -238,7 +237,7 @@ def work_of(row: Mapping[Any, Any]) -> Work:
     """Work from a row that a claim returned."""
     payload, trace, place = (decoded(row[column]) for column in ("payload", "trace", "placement"))
     placement = None if place is None else Placement.model_validate(place)
-    end = row["deaths"], row["cancel_requested"]
+    end = row["deaths"], row["cancel_requested"], row["waited"]
     return Work(row["id"], row["kind"], payload, row["lease_token"], placement, row["failures"], trace, *end)
 
 

@@ -25,9 +25,12 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue import statements
 from ltp.queue.policy import MAX_DEATHS, SUSPECT_DEATHS
 from ltp.queue.work import Work, claim_limited, end_cancelled, fail, in_order
+from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.store.line import BROKEN, Line
 from ltp.store.patience import end_all, wait_at_most
+from ltp.telemetry import metrics
+from ltp.telemetry.spans import record
 
 Handler = Callable[["Held"], Awaitable[None]]
 
@@ -167,6 +170,10 @@ class Worker:
 
     def _begin(self, found: list[Work], *, taken_over: bool = False) -> list[Work]:
         for work in found:
+            if taken_over:
+                metrics.WORK_TAKEN_OVER.labels(self.kind).inc()
+            else:
+                metrics.DISPATCH.labels(self.kind).observe(max(0.0, work.waited_seconds))
             held = Held(work)
             if work.cancelled and taken_over:
                 # It had begun in other hands: its handler must end what that one left.
@@ -185,19 +192,23 @@ class Worker:
 
     async def _do(self, held: Held) -> None:
         work = held.work
-        token = context.attach(propagate.extract(work.trace))
+        token, started, outcome = context.attach(propagate.extract(work.trace)), time.monotonic(), "failed"
         structlog.contextvars.bind_contextvars(work_id=str(work.id), kind=work.kind)
         try:
             self._refuse(held)
+            _trace_wait(work)
             with trace.get_tracer(__name__).start_as_current_span(f"work {work.kind}"):
                 await self.handler(held)
             if self.settles:
                 self._finished.append(work)
+            outcome = "done"
         except asyncio.CancelledError:
+            outcome = "let go"
             raise
         except Exception as error:
             await self._note_failure(work, error)
         finally:
+            metrics.WORK_DURATION.labels(self.kind, outcome).observe(time.monotonic() - started)
             context.detach(token)
 
     def _refuse(self, held: Held) -> None:
@@ -233,6 +244,7 @@ class Worker:
             if task.done():
                 continue
             if each.work.id not in alive:
+                metrics.WORK_LEASES_LOST.labels(self.kind).inc()
                 structlog.get_logger().warning("lost the lease", work_id=str(each.work.id))
                 task.cancel()
             elif alive[each.work.id]:
@@ -271,6 +283,13 @@ class Worker:
                     await self.on_failed(unit, work, problem)
         except (*BROKEN, LtpError) as trouble:
             structlog.get_logger().warning("failure not recorded; the lease will run out", error=type(trouble).__name__)
+
+
+def _trace_wait(work: Work) -> None:
+    """The time a piece of work lay in its queue, as a span beside that of its doing."""
+    taken_at = now()
+    waited = timedelta(seconds=max(0.0, work.waited_seconds))
+    record(f"wait {work.kind}", taken_at - waited, taken_at, {"ltp.work.kind": work.kind, "ltp.work.id": str(work.id)})
 
 
 def _keys(works: Sequence[Work]) -> dict[str, Any]:

@@ -24,12 +24,15 @@ from ltp.bus.relay import Relay
 from ltp.bus.streams import ensure_streams
 from ltp.bus.subscriptions import reconcile
 from ltp.queue.worker import Worker
+from ltp.service.exposition import Exposition
 from ltp.service.settings import CommonSettings
 from ltp.store.database import Database, wake_channel
 from ltp.store.listener import WORK_CHANNEL, Listener, work_channel
 from ltp.store.patience import end_all
 from ltp.store.schema import wait_for_schema
-from ltp.telemetry.setup import tracer_provider
+from ltp.telemetry.metrics import LOOP_FAILURES
+from ltp.telemetry.setup import is_recording, tracer_provider
+from ltp.telemetry.statements import trace_statements
 
 _RETRY_SECONDS = 0.1
 _LOOP_BACKOFF_SECONDS = 1.0
@@ -47,6 +50,7 @@ class Runtime:
     database: Database = field(init=False)
     broker: NatsBroker = field(init=False)
     tracing: TracerProvider = field(init=False)
+    exposition: Exposition = field(init=False)
     loops: list[tuple[str, Loop]] = field(default_factory=list[tuple[str, Loop]])
     workers: list[Worker] = field(default_factory=list[Worker])
     # Postgres channels to listen on, beside the outbox and the table of work.
@@ -58,6 +62,8 @@ class Runtime:
     def __post_init__(self) -> None:
         self.tracing = tracer_provider(self.service)
         self.database = Database.connect(self.settings.database_url, self.service)
+        if is_recording(self.tracing):
+            trace_statements(self.database.engine.sync_engine)
         self.broker = NatsBroker(
             self.settings.nats_url,
             name=self.service,
@@ -65,12 +71,13 @@ class Runtime:
             reconnect_time_wait=1,
             middlewares=(
                 NatsTelemetryMiddleware(tracer_provider=self.tracing),
-                delivery_middleware(lambda: self.broker),
+                delivery_middleware(lambda: self.broker, self.service),
             ),
             # Our own logs say what failed; FastStream's say each message received.
             logger=None,
         )
         self.broker.include_routers(*self.routers)
+        self.exposition = Exposition(self.database, lambda: self.js, lambda: self.ready, self.healthy)
 
     def provide(self, **values: Any) -> None:
         """Make values available to handlers as `Context("name")`."""
@@ -149,5 +156,6 @@ async def _forever(name: str, loop: Loop) -> None:
             await loop()
             return
         except Exception:
+            LOOP_FAILURES.labels(name).inc()
             structlog.get_logger().exception("loop failed, restarting it", loop=name)
             await asyncio.sleep(_LOOP_BACKOFF_SECONDS)

@@ -13,8 +13,9 @@ import structlog
 import uvicorn
 from opentelemetry import trace
 
+from ltp.service.exposition import CONTENT_TYPE
 from ltp.service.runtime import Runtime
-from ltp.telemetry.setup import setup_logs
+from ltp.telemetry.logs import setup_logs
 
 _GRACE_SECONDS = 5
 
@@ -49,7 +50,7 @@ async def _run(runtime: Runtime, stop: asyncio.Event) -> None:
 
 
 class HealthApp:
-    """An ASGI application that runs the service and answers `/healthz` (alive) and `/readyz` (ready for work)."""
+    """An ASGI application that runs the service and answers `/healthz` (alive), `/readyz` (ready for work) and `/metrics`."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -68,6 +69,11 @@ class HealthApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, path: str, send: Send) -> None:
+        if path == "/metrics":
+            body, kind = await self.runtime.exposition.text(), CONTENT_TYPE.encode()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+            await send({"type": "http.response.body", "body": body})
+            return
         good = path == "/healthz" or (path == "/readyz" and self.runtime.healthy())
         status = 200 if good else 503 if path == "/readyz" else 404
         body = json.dumps({"service": self.runtime.service, "ready": self.runtime.healthy()}).encode()

@@ -16,6 +16,8 @@ class CommonSettings(BaseSettings):
     nats_url: str = "nats://127.0.0.1:4222"
     database_url: str = Field(default="postgresql+asyncpg://127.0.0.1:5432/ltp", repr=False)
     data_dir: Path = Path("~/.ltp")
+    # Health and metrics, without a token: for the machine itself, or the network of the services alone.
+    health_host: str = "127.0.0.1"
     health_port: int = Field(default=8701, ge=1, le=65535)
     log_level: str = "INFO"
 

@@ -1,63 +1,67 @@
-"""Structured logs on standard output and OpenTelemetry traces, silent where no exporter is configured."""
+"""Traces set up once per process: exported where the standard OTEL_* variables say, silent and near-free where none does."""
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-from typing import Any
+import socket
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 
-import structlog
-from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from ltp.telemetry.spans import SCHEMA_URL, GivenIds
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
-def _add_trace_ids(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    span = trace.get_current_span().get_span_context()
-    if span.is_valid:
-        event["trace_id"] = format(span.trace_id, "032x")
-    return event
-
-
-def setup_logs(service: str, level: str) -> None:
-    """JSON lines on standard output, from structlog and from the standard library alike."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _add_trace_ids,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    renderer = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str),
-        ],
-    )
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(renderer)
-    root = logging.getLogger()
-    root.handlers, root.level = [handler], logging.getLevelName(level.upper())
-    # One line per HTTP request or per received message drowns what matters.
-    for noisy in ("httpx", "uvicorn.access", "alembic.runtime.migration"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(service=service)
+def exporter_of(environ: Mapping[str, str]) -> str:
+    """`otlp`, `console` or `none`, as OTEL_TRACES_EXPORTER says; left out, `otlp` where an endpoint is given."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return "none"
+    named = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if named in {"otlp", "console", "none"}:
+        return named
+    return "otlp" if any(environ.get(name) for name in _ENDPOINTS) else "none"
 
 
 def tracer_provider(service: str) -> TracerProvider:
-    """A tracer provider for a service; spans leave the process only when OTEL_EXPORTER_OTLP_ENDPOINT is set."""
-    provider = TracerProvider(resource=Resource.create({"service.name": f"ltp-{service}", "service.namespace": "ltp"}))
-    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+    """A tracer provider for a service, sampling as OTEL_TRACES_SAMPLER says (all, unless the caller's trace is not sampled).
+
+    Without an exporter nothing is recorded; trace ids are still drawn and passed on, so that logs can be joined by them.
+    """
+    resource = Resource.create(
+        {
+            "service.name": os.environ.get("OTEL_SERVICE_NAME") or f"ltp-{service}",
+            "service.namespace": "ltp",
+            "service.version": _version(),
+            "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
+        },
+        SCHEMA_URL,
+    )
+    exporter = exporter_of(os.environ)
+    if exporter == "none":
+        return TracerProvider(sampler=ALWAYS_OFF, resource=resource, shutdown_on_exit=False)
+    provider = TracerProvider(resource=resource, id_generator=GivenIds())
+    if exporter == "console":
+        provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+    else:
         # Imported here because it doubles a service's import time and most run without it.
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
+
+
+def is_recording(provider: TracerProvider) -> bool:
+    """Whether spans of this provider go anywhere."""
+    return provider.sampler is not ALWAYS_OFF
+
+
+def _version() -> str:
+    try:
+        return version("ltp")
+    except PackageNotFoundError:
+        return "unknown"
