@@ -92,7 +92,7 @@ slow: $(STAMP) ## The tests that train or kill for minutes
 	$(BIN)/python -m pytest --timeout 3600 -m "slow and not gpu"
 
 test-training: $(STAMP) ## Train a tiny model with every algorithm on processors (about half an hour)
-	$(BIN)/python -m pytest -m "slow and not gpu" -s tests/training
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800 -s tests/training
 
 chaos: $(STAMP) ## Kill every service in turn while a job runs (minutes)
 	$(BIN)/python -m pytest --timeout 3600 -m slow tests/chaos

@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "ltp.cli.up:status",
     "doctor": "ltp.cli.up:doctor",
     "checkpoints": "ltp.cli.results:checkpoints",
+    "checkpoint": "ltp.cli.checkpoints:app",
     "compare": "ltp.cli.comparisons:compare",
     "demo": "ltp.cli.demo:demo",
     "eval": "ltp.cli.evaluations:app",
