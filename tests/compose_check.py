@@ -35,7 +35,10 @@ def main(tools: Path) -> int:
         checked = run([str(tools / "docker-compose"), *PROFILES, "config", "--format", "json"], here)
         require(checked.stdout.startswith("{"), checked.stderr)
         check(json.loads(checked.stdout))
-    for command in ([str(tools / "hadolint"), "deploy/Dockerfile"], [str(tools / "compose-lint"), "--fail-on", "high", "docker-compose.yml"]):
+    for command in (
+        [str(tools / "hadolint"), "deploy/Dockerfile"],
+        [str(tools / "compose-lint"), "--fail-on", "high", "docker-compose.yml"],
+    ):
         done = run(command, ROOT)
         require(done.returncode == 0, done.stdout + done.stderr)
     print(f"docker-compose.yml and deploy/Dockerfile are sound; {len(made)} secrets are drawn by `ltp init`")
@@ -45,7 +48,18 @@ def main(tools: Path) -> int:
 def check(config: dict[str, Any]) -> None:
     """What the linters do not know."""
     services = config["services"]
-    wanted = {*SERVICES, "nats", "postgres", "milvus", "etcd", "minio", "otel-collector", "prometheus", "tempo", "grafana"}
+    wanted = {
+        *SERVICES,
+        "nats",
+        "postgres",
+        "milvus",
+        "etcd",
+        "minio",
+        "otel-collector",
+        "prometheus",
+        "tempo",
+        "grafana",
+    }
     require(wanted <= set(services), f"missing: {sorted(wanted - set(services))}")
     for name, service in services.items():
         image = service["image"]

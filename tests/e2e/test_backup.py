@@ -148,5 +148,7 @@ def test_a_place_that_is_not_empty_and_a_broken_file_are_refused(tmp_path: Path)
     cut = tmp_path / "cut.ltp"
     cut.write_bytes((tmp_path / "one.ltp").read_bytes()[:-20_000])
     assert "cannot be restored" in here.ltp("restore", str(cut), "--force", check=False).stderr
-    assert json.loads(here.ltp("restore", str(tmp_path / "one.ltp"), "--force", "--dry-run", "--json").stdout)["dry_run"]
+    assert json.loads(here.ltp("restore", str(tmp_path / "one.ltp"), "--force", "--dry-run", "--json").stdout)[
+        "dry_run"
+    ]
     here.ltp("restore", str(tmp_path / "one.ltp"), "--force")

@@ -47,7 +47,9 @@ def test_lines_of_both_kinds_of_loggers_are_masked(capsys: pytest.CaptureFixture
     handlers, level = root.handlers, root.level
     try:
         setup_logs("planner", "INFO")
-        structlog.get_logger().info("asked", password="hunter22", url="nats://u:hunter22@h", nested={"api_key": "hunter22"})
+        structlog.get_logger().info(
+            "asked", password="hunter22", url="nats://u:hunter22@h", nested={"api_key": "hunter22"}
+        )
         logging.getLogger("foreign").warning("cannot reach amqp://u:hunter22@h")
         try:
             raise ValueError("Bearer hunter22hunter22")

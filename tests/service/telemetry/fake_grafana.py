@@ -94,13 +94,23 @@ class FakeGrafana:
         secure = body.pop("secureJsonData", {})
         if "password" in secure:
             self.passwords[uid] = secure["password"]
-        self.sources[uid] = {"id": 1, "orgId": 1, "readOnly": False, **body, "secureJsonFields": dict.fromkeys(secure, True)}
+        self.sources[uid] = {
+            "id": 1,
+            "orgId": 1,
+            "readOnly": False,
+            **body,
+            "secureJsonFields": dict.fromkeys(secure, True),
+        }
         return 200, {"datasource": self.sources[uid], "message": "Datasource added"}
 
     def _board(self, method: str, uid: str | None, body: Any) -> tuple[int, Any]:
         if method == "GET":
             found = self.boards.get(uid or "")
-            return (200, {"dashboard": found, "meta": {"folderUid": "ltp"}}) if found else (404, {"message": "Dashboard not found"})
+            return (
+                (200, {"dashboard": found, "meta": {"folderUid": "ltp"}})
+                if found
+                else (404, {"message": "Dashboard not found"})
+            )
         board = body["dashboard"]
         if body.get("folderUid") not in self.folders:
             return 400, {"message": "folder not found"}
