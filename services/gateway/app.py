@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.middleware.cors import CORSMiddleware
 
 from ltp.contracts.admission import ADMIT
+from ltp.event_catalogue import asyncapi
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-from services.gateway import errors, gauges
+from services.gateway import errors, gauges, openapi, pages
 from services.gateway.access import guarded
+from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
+from services.gateway.couriers import Couriers
 from services.gateway.door import Door
+from services.gateway.etags import Etags
+from services.gateway.feed import Feed
 from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
@@ -25,7 +33,10 @@ from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.observed import Observed
 from services.gateway.routes import (
+    alarms,
     audit,
+    bus_accounts,
+    checkpoints,
     dataset_uploads,
     dataset_versions,
     datasets,
@@ -51,7 +62,12 @@ from services.gateway.routes import (
     search,
     secrets,
     tokens,
+    usage,
+    webhooks,
     work,
+)
+from services.gateway.routes import (
+    settings as settings_route,
 )
 from services.gateway.settings import GatewaySettings
 from services.gateway.store_points import POINTS_CHANNEL
@@ -59,11 +75,25 @@ from services.gateway.store_tokens import TOKENS_CHANNEL
 from services.gateway.tunings import Tunings
 from services.gateway.walls import Walls
 
+# FastAPI names the body of each route by an alias, also where pydantic has deferred the body's model: no fault of the route.
+warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
+
 settings = GatewaySettings()
 runtime = Runtime(SERVICE, settings, [router])
 runtime.exposition.readings |= gauges.readings()
 news = News()
-runtime.channels[NEWS_CHANNEL] = news.tell
+couriers, feed = Couriers(runtime, settings), Feed(runtime)
+subscribers = BusAccounts(runtime, settings, feed)
+
+
+def _told() -> None:
+    news.tell()
+    couriers.wake.set()
+    feed.wake.set()
+
+
+runtime.channels[NEWS_CHANNEL] = _told
+runtime.loops += [("webhooks", couriers.run), ("feed", feed.run), ("subscribers", subscribers.run)]
 point_news = News()
 runtime.channels[POINTS_CHANNEL] = point_news.tell
 identities, walls = Identities(runtime.database, settings.gateway_token_file), Walls(runtime)
@@ -93,11 +123,13 @@ app = FastAPIOffline(
     version="1",
     summary="Plan, run, watch and evaluate LLM training with verl.",
     lifespan=_lifespan,
-    responses={"default": {"model": errors.ProblemDocument, "description": "A problem (RFC 9457)."}},
 )
+app.openapi = functools.partial(openapi.document, app)
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
+app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news
 app.state.identities = identities
+app.add_middleware(Etags)
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
     app.add_middleware(
@@ -117,6 +149,9 @@ for part in (
     plans,
     jobs,
     job_control,
+    alarms,
+    checkpoints,
+    usage,
     host_access,
     hosts,
     results,
@@ -128,6 +163,9 @@ for part in (
     work,
     tokens,
     secrets,
+    webhooks,
+    bus_accounts,
+    settings_route,
     audit,
     metrics,
 ):
@@ -141,7 +179,18 @@ for part in (openai_files, fine_tuning, openai_models):
 runtime.loops.append(("fine-tuning jobs", Tunings(runtime, news).run))
 
 
-@app.get("/", include_in_schema=False)
-async def documentation() -> RedirectResponse:
-    """The front door until the console is built: the API's documentation."""
-    return RedirectResponse("/docs")
+class AsyncApiResponse(JSONResponse):
+    """The registered type of AsyncAPI documents."""
+
+    media_type = "application/vnd.aai.asyncapi+json"
+
+
+@app.get("/asyncapi", tags=["events"], response_class=AsyncApiResponse)
+async def asyncapi_document() -> AsyncApiResponse:
+    """Every event that other systems can listen to, as AsyncAPI 3."""
+    return AsyncApiResponse(_asyncapi())
+
+
+_asyncapi = functools.cache(asyncapi)
+# Last: what no route answers is a page of the console.
+pages.install(app)

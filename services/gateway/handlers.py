@@ -14,6 +14,7 @@ from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts import REGISTRY, work
 from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
+from ltp.contracts.checkpoint_keeping import CheckpointPinRequested, CheckpointRemovalRequested
 from ltp.contracts.dataset import (
     DatasetDeletionRequested,
     DatasetDerivationRequested,
@@ -51,6 +52,7 @@ from ltp.contracts.pipeline import (
 from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSubmitted
 from ltp.contracts.search import EmbeddingRequested
 from ltp.contracts.telemetry import StepMetrics
+from ltp.contracts.webhook import WebhookDisabled
 from ltp.store.clock import now
 from ltp.store.envelope import event_id_of
 from services.gateway import store, store_owners, tenancy, views
@@ -88,7 +90,7 @@ for event in (
     HostUncordoned,
     HostGivenUp,
     *work.REQUESTS,
-    *(AdmissionRefused, TelemetryPruned, AuditRecorded),
+    *(AdmissionRefused, TelemetryPruned, AuditRecorded, WebhookDisabled),
     *(PipelineRunSubmitted, PipelineRunCancellationRequested, PipelineRunResumeRequested),
     *(PipelineArmingRequested, PipelineDisarmingRequested, ScheduleSubmitted, ScheduleChangeRequested),
 ):
@@ -101,6 +103,8 @@ for event in (
     OperationResumeRequested,
     OperationAccepted,
     OperationRejected,
+    CheckpointPinRequested,
+    CheckpointRemovalRequested,
 ):
     router.publisher(**said(event))
 

@@ -26,6 +26,16 @@ class GatewaySettings(CommonSettings):
     gateway_cors_origins: list[str] = Field(default_factory=list[str])
     gateway_tls_certificate: Path | None = None
     gateway_tls_key: Path | None = None
+    # Networks (CIDR) that webhooks may reach beside the public internet; none is the default.
+    gateway_webhook_networks: list[str] = Field(default_factory=list[str])
+    # The pause after the first failure; each further one is four times as long, up to six hours.
+    gateway_webhook_retry_seconds: float = Field(default=5.0, gt=0)
+    gateway_webhook_attempts: int = Field(default=10, ge=1, le=100)
+    gateway_webhook_disable_after_seconds: float = Field(default=5 * 86_400.0, gt=0)
+    # The folder of the file of users that NATS includes, and the URL of its system account's user, which reads it anew.
+    # `ltp up` sets both; without them no subscriber can be made.
+    gateway_bus_folder: Path | None = None
+    gateway_bus_system_url: str | None = Field(default=None, repr=False)
     gateway_max_upload_bytes: int = Field(default=20 << 30, gt=0)
     # Further directories of reward functions beside DATA/rewards, separated as in PATH.
     reward_roots: str = ""

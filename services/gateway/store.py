@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import datetime
 from typing import Any
@@ -166,7 +167,8 @@ async def add_step(unit: Unit, step: StepMetrics) -> bool:
         attempt=step.attempt,
         step=step.step,
         at=step.seen_at,
-        metrics=step.metrics,
+        # A database's JSON has no NaN either; the string is read back as the number.
+        metrics={name: value if math.isfinite(value) else str(value) for name, value in step.metrics.items()},
     )
     return await unit.change(statement.on_conflict_do_nothing()) == 1
 
@@ -231,21 +233,24 @@ async def list_events(
     limit: int = 200,
     project: str | None = None,
     about: str | None = None,
+    last: int | None = None,
 ) -> list[Row]:
-    """Events in the order they were heard, after a sequence number."""
-    query = select(events).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+    """Events in the order they were heard, after a sequence number; or the last so many of those."""
+    order = events.c.seq if last is None else events.c.seq.desc()
+    query = select(events).where(events.c.seq > after).order_by(order).limit(last or limit)
     if job_id is not None:
         query = query.where(events.c.job_id == job_id)
     if subject is not None:
-        query = query.where(_subject_is(subject))
+        query = query.where(subject_is(subject))
     if project is not None:
         query = query.where(events.c.project == project)
     if about is not None:
         query = query.where(events.c.about == about)
-    return await _all(engine, query)
+    rows = await _all(engine, query)
+    return rows if last is None else rows[::-1]
 
 
-def _subject_is(subject: str) -> ColumnElement[bool]:
+def subject_is(subject: str) -> ColumnElement[bool]:
     """A subject, or a pattern of NATS: `*` is one token, `>` all that follow."""
     if "*" not in subject and ">" not in subject:
         return events.c.subject == subject

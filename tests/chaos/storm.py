@@ -21,7 +21,9 @@ import nats
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
+from ltp.bus.permissions import OPERATOR
 from ltp.contracts import SERVICES
+from ltp.up.servers import bus_url
 from ltp.up.state import DataDir
 from tests.conftest import free_port
 
@@ -169,7 +171,7 @@ class Storm:
     def _nats_url(self) -> str:
         record = DataDir(self.data).read_record()
         assert record is not None
-        return record.urls["nats"]
+        return bus_url(DataDir(self.data), OPERATOR, record.ports["nats"])
 
     async def _delete_the_stream(self) -> str | None:
         async def delete(client: Any) -> str:

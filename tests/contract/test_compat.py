@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ltp.cli.proto import event_schema
 from ltp.contracts.compat import breaks
+from ltp.event_catalogue import event_schema
 
 
 def schema() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import jsonschema
 import pytest
 
 from ltp.bus.subscriptions import DECLARED
-from ltp.cli.proto import event_schema, generate
+from ltp.cli.proto import generate
 from ltp.contracts import REGISTRY, SERVICES
 from ltp.contracts.compat import breaks
 from ltp.contracts.event import EVENT_SUBJECTS, TELEMETRY_SUBJECTS, Event
+from ltp.event_catalogue import asyncapi, event_schema, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,3 +84,16 @@ def test_asyncapi_documents_name_what_a_service_says_and_hears() -> None:
     assert document["asyncapi"] == "3.0.0"
     addresses = {channel["address"] for channel in document["channels"].values()}
     assert {"ltp.job.v1.submitted", "ltp.plan.v1.made", "ltp.plan.v1.refused"} <= addresses
+
+
+def test_subscribers_are_told_of_every_event_and_its_fields() -> None:
+    document, page = asyncapi(), markdown()
+    assert set(document["channels"]) == set(REGISTRY)
+    for subject, event in REGISTRY.items():
+        assert f"#### `{subject}`" in page
+        assert all(f"| `{field}` |" in page for field in event.model_fields)
+        payload = document["components"]["messages"][subject]["payload"]
+        for found in re.findall(r'"\$ref": "#(/[^"]+)"', json.dumps(payload)):
+            place: Any = document
+            for part in found.strip("/").split("/"):
+                place = place[part]

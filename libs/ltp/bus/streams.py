@@ -8,6 +8,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
+from ltp.bus.permissions import FEED, FEED_SUBJECTS
 from ltp.contracts.event import EVENT_SUBJECTS, TELEMETRY_SUBJECTS
 
 EVENTS = "LTP_EVENTS"
@@ -16,6 +17,7 @@ DEAD = "LTP_DEAD"
 DEAD_SUBJECTS = "ltp-dead.>"
 
 _DAY = 86_400.0
+FEED_SECONDS = 7 * _DAY
 
 # Facts are kept a month, and can be refilled from the outboxes; telemetry is news of the hour; dead letters wait for a person.
 STREAMS = (
@@ -36,6 +38,16 @@ STREAMS = (
         storage=StorageType.FILE,
         max_age=0.25 * _DAY,
         max_bytes=256 << 20,
+        discard=DiscardPolicy.OLD,
+        duplicate_window=600.0,
+    ),
+    # What subscribers read, each its project's part; filled by the gateway while there are any.
+    StreamConfig(
+        name=FEED,
+        subjects=[FEED_SUBJECTS],
+        storage=StorageType.FILE,
+        max_age=FEED_SECONDS,
+        max_bytes=2 << 30,
         discard=DiscardPolicy.OLD,
         duplicate_window=600.0,
     ),

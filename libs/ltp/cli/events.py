@@ -16,6 +16,7 @@ import typer
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from ltp.bus.permissions import OPERATOR
 from ltp.bus.relay import Relay
 from ltp.bus.streams import ensure_streams
 from ltp.cli.client import Gateway
@@ -24,7 +25,7 @@ from ltp.contracts.event import SERVICES
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.database import Database
 from ltp.up.record import RunRecord
-from ltp.up.servers import database_url
+from ltp.up.servers import bus_url, database_url
 from ltp.up.state import DataDir
 
 app = typer.Typer(no_args_is_help=True, help="Follow and read the platform's events.")
@@ -52,13 +53,18 @@ def tail(
 def list_all(
     job: Annotated[str | None, typer.Option(help="Only events of this job.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only events of this subject.")] = None,
+    after: Annotated[int, typer.Option(min=0, help="Only what came after this sequence number.")] = 0,
+    since: Annotated[
+        str | None, typer.Option(help="Only what was said from this time on, as 2026-11-23T10:00:00Z.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 200,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
     """List events in the order they were heard."""
     with reported():
-        found = Gateway.find(data_dir).get("/events", job_id=job, subject=subject, limit=limit)
+        wanted = {"job_id": job, "subject": subject, "after": after, "since": since, "limit": limit}
+        found = Gateway.find(data_dir).get("/events", **wanted)
         rows = [(e["seq"], moment(e["at"]), e["subject"], e["about"]) for e in found]
         show(found, json, lambda: rows_table(("SEQ", "AT", "SUBJECT", "ABOUT"), rows))
 
@@ -101,7 +107,13 @@ async def _refill(nats_url: str, database_url: str) -> int:
 
 
 def _nats_url(data_dir: Path | None) -> str:
-    return os.environ.get("LTP_NATS_URL") or _running(data_dir).urls["nats"]
+    given = os.environ.get("LTP_NATS_URL")
+    if given:
+        return given
+    record = _running(data_dir)
+    # Without a port of ours, somebody else runs it and the record says where.
+    port = record.ports.get("nats")
+    return bus_url(DataDir.at(data_dir), OPERATOR, port) if port else record.urls["nats"]
 
 
 def _database_url(data_dir: Path | None) -> str:

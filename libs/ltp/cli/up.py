@@ -79,7 +79,7 @@ def _painter(live: Live) -> Callable[[RunRecord], None]:
 
 
 def _announce(data: DataDir, record: RunRecord, first: bool) -> None:
-    out.print(f"[bold green]ready[/] {record.urls['gateway']}")
+    out.print(f"[bold green]ready[/] {record.urls['gateway']}  (open it in a browser: the console)")
     for label, path in (("token", data.secret("token")), ("data", data.root), ("logs", data.root / "logs")):
         out.print(f"  {label:<6}{path}", markup=False)
     if first:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ltp.bus.permissions import SYSTEM
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import new_token
 from ltp.security.keyring import make_keyring
@@ -18,7 +19,7 @@ from ltp.up.ports import LOOPBACK, choose_gateway_port, choose_ports
 from ltp.up.process import ProcessSpec
 from ltp.up.record import RunRecord, now, write_record
 from ltp.up.scraping import write_scrape_config
-from ltp.up.servers import Server, needed_ports, plan_servers
+from ltp.up.servers import Server, bus_url, needed_ports, plan_servers
 from ltp.up.services import Commands
 from ltp.up.state import DataDir, claim, prepare, read_or_make_secret, require_free_space
 from ltp.up.supervisor import Supervisor
@@ -88,10 +89,18 @@ def make_plan(data: DataDir, port: int | None, commands: Commands, environ: Mapp
         "LTP_GATEWAY_TOKEN_FILE": str(data.secret("token")),
         "LTP_GATEWAY_METRICS_TOKEN_FILE": str(data.secret("metrics_token")),
     }
+    buses: dict[str, dict[str, str]] = {}
+    if "nats" in ports:
+        # Each service is let in as itself, and may say only what is its to say.
+        buses = {name: {"LTP_NATS_URL": bus_url(data, name, ports["nats"])} for name in commands.services}
+        system = {"LTP_GATEWAY_BUS_SYSTEM_URL": bus_url(data, SYSTEM, ports["nats"])}
+        buses["gateway"] = {**buses.get("gateway", {}), "LTP_GATEWAY_BUS_FOLDER": str(data.bus), **system}
     urls = {"gateway": f"http://{LOOPBACK}:{gateway}"} | {server.name: server.public_url for server in servers}
     return Plan(
         servers=servers,
-        services=[_service(data, name, argv, ports, shared) for name, argv in commands.services.items()],
+        services=[
+            _service(data, name, argv, ports, shared | buses.get(name, {})) for name, argv in commands.services.items()
+        ],
         migration=ProcessSpec("migrate", argv, shared, data.log("migrate")) if (argv := commands.migration) else None,
         ports=ports,
         urls=urls,

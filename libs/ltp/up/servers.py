@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltp.bus import users_file
+from ltp.bus.permissions import OPERATOR, SYSTEM, service_users
+from ltp.contracts import SERVICES
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.up import postgres
 from ltp.up.ports import LOOPBACK
@@ -70,7 +73,13 @@ def _nats(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str]) -
     config.write_text(
         f'listen: "{LOOPBACK}:{port}"\nhttp: "{LOOPBACK}:{monitor}"\n'
         f"jetstream {{\n  store_dir: {json.dumps(str(data.nats), ensure_ascii=False)}\n  sync_interval: always\n}}\n"
+        "system_account: SYS\n"
+        f"accounts {{ SYS {{ users: [ {{user: {SYSTEM}, password: {json.dumps(_bus_digest(data, SYSTEM))}}} ] }} }}\n"
+        f'authorization {{ include "bus/{users_file.USERS}" }}\n'
     )
+    config.chmod(0o600)
+    digests = {name: _bus_digest(data, name) for name in (*SERVICES, OPERATOR)}
+    users_file.write_part(data.bus, users_file.SERVICES_PART, service_users(digests))
     spec = ProcessSpec(
         name="nats",
         argv=(str(nats_binary()), "--config", str(config)),
@@ -83,6 +92,19 @@ def _nats(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str]) -
     )
     url = f"nats://{LOOPBACK}:{port}"
     return Server("nats", KINDS["nats"].variable, url, url, spec)
+
+
+def bus_url(data: DataDir, user: str, port: int) -> str:
+    """Return where the embedded NATS is for one of its users, with the password: for the environment, never for argv or logs."""
+    return f"nats://{user}:{_bus_password(data, user)}@{LOOPBACK}:{port}"
+
+
+def _bus_password(data: DataDir, user: str) -> str:
+    return read_or_make_secret(data.secret(f"nats_{user}"))
+
+
+def _bus_digest(data: DataDir, user: str) -> str:
+    return users_file.digest_of(_bus_password(data, user))
 
 
 def _postgres(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str]) -> Server:

@@ -51,6 +51,11 @@ class DataDir:
         return self.root / "nats"
 
     @property
+    def bus(self) -> Path:
+        """The users of NATS."""
+        return self.root / "bus"
+
+    @property
     def postgres(self) -> Path:
         """The Postgres cluster."""
         return self.root / "pg"

@@ -7,9 +7,10 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
+from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
-from services.gateway import store
+from services.gateway import store, store_webhooks
 from services.gateway.access import Engine, Headlines
 from services.gateway.routes.models import EventLine
 from services.gateway.streams import Position, resume_point, stream
@@ -18,6 +19,10 @@ from services.gateway.walls import Caller
 router = APIRouter(tags=["events"])
 
 Subject = Annotated[str | None, Query(max_length=200, description="A subject, or a pattern: `ltp.job.v1.*`, `ltp.>`.")]
+
+Since = Annotated[
+    AwareDatetime | None, Query(description="Only what was said from this time on (RFC 3339, with a zone).")
+]
 
 
 @router.get("/events")
@@ -28,11 +33,15 @@ async def list_events(
     subject: Subject = None,
     about: Annotated[str | None, Query(max_length=200)] = None,
     after: Position = 0,
+    since: Since = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 200,
+    last: Annotated[int | None, Query(ge=1, le=10_000, description="The last so many, in place of the first.")] = None,
 ) -> list[EventLine]:
-    """Events after a sequence number, in the order they were heard; of the caller's project."""
+    """Events after a sequence number, or from a time on, in the order they were heard; of the caller's project."""
+    if since is not None:
+        after = max(after, await store_webhooks.seq_before(engine, since))
     wanted = {"job_id": job_id, "subject": subject, "about": about, "project": caller.project}
-    rows = await store.list_events(engine, after=after, limit=limit, **wanted)
+    rows = await store.list_events(engine, after=after, limit=limit, last=last, **wanted)
     return [EventLine.model_validate(dict(row)) for row in rows]
 
 
@@ -46,9 +55,12 @@ async def follow_events(
     subject: Subject = None,
     about: Annotated[str | None, Query(max_length=200)] = None,
     after: Position = 0,
+    since: Since = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> EventSourceResponse:
     """Events as they come (server-sent events `event`)."""
+    if since is not None:
+        after = max(after, await store_webhooks.seq_before(engine, since))
 
     async def read(position: int) -> Sequence[EventLine]:
         return await list_events(engine, caller, job_id=job_id, subject=subject, about=about, after=position)

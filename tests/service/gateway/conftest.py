@@ -95,7 +95,13 @@ def open_door(nats_url: str, database_url: str, folder: Path, **settings: str) -
 def door(nats_url: str, postgres: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """One gateway for all tests that need none of their own."""
     url = asyncio.run(new_database(postgres, "template_ltp"))
-    here = open_door(nats_url, url, tmp_path_factory.mktemp("door"))
+    quick = {
+        "LTP_GATEWAY_WEBHOOK_NETWORKS": '["127.0.0.1/32"]',
+        "LTP_GATEWAY_WEBHOOK_RETRY_SECONDS": "0.05",
+        "LTP_GATEWAY_WEBHOOK_ATTEMPTS": "3",
+        "LTP_GATEWAY_WEBHOOK_DISABLE_AFTER_SECONDS": "1.5",
+    }
+    here = open_door(nats_url, url, tmp_path_factory.mktemp("door"), **quick)
     yield here
     here.process.terminate()
     here.process.wait(20)

@@ -14,8 +14,11 @@ from typing import Any, cast
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 import nats
+import pytest
 
+from ltp.bus.permissions import OPERATOR
 from ltp.up import procfs
+from ltp.up.servers import bus_url
 from ltp.up.services import SERVICES
 from tests.service.up.driver import Platform, eventually
 
@@ -69,7 +72,10 @@ def test_servers_work(platform: Platform) -> None:
     assert sql(platform.database(), "CREATE TABLE t (x int)", is_superuser) is False
 
     async def publish() -> int:
-        client = await cast(Any, nats).connect(platform.record().urls["nats"])
+        with pytest.raises(nats.errors.Error):
+            await cast(Any, nats).connect(platform.record().urls["nats"], allow_reconnect=False)
+        url = bus_url(platform.data, OPERATOR, platform.record().ports["nats"])
+        client = await cast(Any, nats).connect(url)
         stream = client.jetstream()
         await stream.add_stream(name="S", subjects=["ltp.>"])
         sequence = (await stream.publish("ltp.job.v1.submitted", b"")).seq

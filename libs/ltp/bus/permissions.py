@@ -1,0 +1,102 @@
+"""Who may say and hear what on the bus: each service its own subjects, each subscriber its own part of the feed. Pure.
+
+Subscribers do not read the streams of the services, where the events of all projects lie side by side. The gateway says every
+event again on `ltp-feed.<project>.<type>`, so that a permission can name a project.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ltp.contracts import REGISTRY, SERVICES
+from ltp.contracts.event import EVENT_SUBJECTS, TELEMETRY_SUBJECTS
+
+FEED = "LTP_FEED"
+FEED_SUBJECTS = "ltp-feed.>"
+# What belongs to no project. No project can be called so.
+_NOBODY = "_"
+OPERATOR = "operator"
+SYSTEM = "system"
+
+
+@dataclass(frozen=True)
+class BusUser:
+    """One who may connect. `digest` is the bcrypt hash of the password."""
+
+    name: str
+    digest: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def service_permissions(service: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a service may publish and hear: it says its own facts, answers its own questions, and hears all facts."""
+    if service == OPERATOR:
+        return (">",), (">",)
+    own = tuple(subject for subject, event in REGISTRY.items() if event.speaker == service)
+    publish = (*own, "ltp-dead.>", "ltp-rpc.>", "_INBOX.>", "$JS.API.>", "$JS.ACK.>")
+    if service == "runner":
+        publish += (TELEMETRY_SUBJECTS,)
+    if service == "scheduler":
+        # It says dead letters again, which may be anybody's.
+        publish = (EVENT_SUBJECTS, TELEMETRY_SUBJECTS, *(subject for subject in publish if subject not in own))
+    if service == "gateway":
+        publish += (FEED_SUBJECTS,)
+    hear = ("ltp.>", TELEMETRY_SUBJECTS, "ltp-dead.>", f"ltp-rpc.{service}.>", "_INBOX.>")
+    return publish, hear
+
+
+def service_users(digests: dict[str, str]) -> list[BusUser]:
+    """The services and the operator, by their passwords' hashes."""
+    return [BusUser(name, digests[name], *service_permissions(name)) for name in (*SERVICES, OPERATOR)]
+
+
+def subscriber(user: str, digest: str, project: str | None, subjects: Iterable[str]) -> BusUser:
+    """A subscriber: it follows its subjects live, and takes from its own consumer, which it can neither make nor change."""
+    publish = (
+        f"$JS.API.CONSUMER.MSG.NEXT.{FEED}.{user}",
+        f"$JS.API.CONSUMER.INFO.{FEED}.{user}",
+        f"$JS.ACK.{FEED}.{user}.>",
+    )
+    return BusUser(user, digest, publish, (*feed_patterns(project, subjects), f"{inbox_prefix(user)}.>"))
+
+
+def inbox_prefix(user: str) -> str:
+    """Where a subscriber's answers come: a place of its own, so that it cannot read those of others."""
+    return f"_INBOX_{user}"
+
+
+def feed_subject(project: str | None, subject: str) -> str:
+    """Where an event is said for subscribers."""
+    return f"ltp-feed.{_NOBODY if project is None else _token(project)}.{subject}"
+
+
+def feed_patterns(project: str | None, subjects: Iterable[str]) -> list[str]:
+    """What a subscriber of a project (None: of all) hears."""
+    whose = "*" if project is None else _token(project)
+    return [f"ltp-feed.{whose}.{subject}" for subject in subjects]
+
+
+def rendered(users: Sequence[BusUser]) -> str:
+    """The users as NATS configuration."""
+    lines = [
+        f"  {{user: {_text(user.name)}, password: {_text(user.digest)}, permissions: "
+        f"{{publish: {{allow: {_texts(user.publish)}}}, subscribe: {{allow: {_texts(user.subscribe)}}}}}}}"
+        for user in users
+    ]
+    return "\n".join(["users = [", *lines, "]", ""])
+
+
+def _token(project: str) -> str:
+    # A project's name may hold dots, which would be tokens of their own; it never holds a tilde.
+    return project.replace(".", "~")
+
+
+def _texts(values: Iterable[str]) -> str:
+    return "[" + ", ".join(map(_text, values)) + "]"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value)

@@ -1,0 +1,40 @@
+// Asking the gateway to do something: one request at a time, a word when it is done, and the refusal in the gateway's own words.
+import { useToast } from "primevue/usetoast";
+import { ref, type Ref } from "vue";
+import { useI18n } from "vue-i18n";
+import { asProblem } from "@/api/problem";
+
+export interface Action {
+  busy: Ref<boolean>;
+  /** The answer, or undefined when it was refused (the person was told). */
+  run: <T>(request: () => Promise<T>, done?: string | ((answer: T) => string)) => Promise<T | undefined>;
+  refused: (thrown: unknown) => void;
+}
+
+export function useAction(): Action {
+  const toast = useToast();
+  const { t } = useI18n();
+  const busy = ref(false);
+
+  function refused(thrown: unknown): void {
+    const problem = asProblem(thrown);
+    toast.add({ severity: "error", summary: t("frame.refused"), detail: `${problem.detail} ${problem.hint}`, life: 10_000 });
+  }
+
+  async function run<T>(request: () => Promise<T>, done?: string | ((answer: T) => string)): Promise<T | undefined> {
+    busy.value = true;
+    try {
+      const answer = await request();
+      const detail = typeof done === "function" ? done(answer) : done;
+      toast.add({ severity: "success", summary: t("frame.done"), detail, life: 5000 });
+      return answer;
+    } catch (thrown) {
+      refused(thrown);
+      return undefined;
+    } finally {
+      busy.value = false;
+    }
+  }
+
+  return { busy, run, refused };
+}
