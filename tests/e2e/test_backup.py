@@ -16,7 +16,8 @@ import asyncpg
 import nats
 import pytest
 
-from ltp.up.servers import database_url
+from ltp.bus.permissions import OPERATOR
+from ltp.up.servers import bus_url, database_url
 from ltp.up.state import DataDir
 from tests.conftest import free_port
 from tests.e2e.platform import RECIPE, Platform, eventually, write_rows
@@ -70,7 +71,7 @@ async def facts(here: Platform) -> dict[str, Any]:
     assert record is not None
     url = database_url(DataDir(here.data), record.ports["postgres"]).replace("+asyncpg", "")
     connection = await asyncpg.connect(url)
-    client = await nats.connect(record.urls["nats"])
+    client = await nats.connect(bus_url(DataDir(here.data), OPERATOR, record.ports["nats"]))
     try:
         queries = {
             "jobs": "SELECT job_id::text, name, recipe_hash FROM gateway.jobs ORDER BY job_id",

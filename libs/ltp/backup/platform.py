@@ -17,13 +17,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ltp.backup import archive, database, streams
+from ltp.bus.permissions import OPERATOR
 from ltp.bus.recovery import stream_born_at
 from ltp.bus.streams import EVENTS
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.clock import now
 from ltp.store.schema import head
 from ltp.up.platform import make_plan
-from ltp.up.servers import database_url
+from ltp.up.servers import bus_url, database_url
 from ltp.up.services import Commands
 from ltp.up.state import DataDir, claim, prepare, require_free_space
 from ltp.up.supervisor import Supervisor
@@ -39,7 +40,7 @@ _NEEDED = text("""
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the bus and the database are; the URL of the database holds its password."""
+    """Where the bus and the database are; both URLs hold passwords."""
 
     nats_url: str
     database_url: str
@@ -48,7 +49,7 @@ class Servers:
 def running_servers(data: DataDir, environ: Mapping[str, str]) -> Servers:
     """The servers of the platform that runs now. Raises SERVICE_UNAVAILABLE when none does."""
     record = data.running()
-    nats_url = environ.get("LTP_NATS_URL") or (record.urls["nats"] if record else None)
+    nats_url = environ.get("LTP_NATS_URL") or (bus_url(data, OPERATOR, record.ports["nats"]) if record else None)
     url = environ.get("LTP_DATABASE_URL") or (database_url(data, record.ports["postgres"]) if record else None)
     if nats_url is None or url is None:
         message = f"No platform runs on {data.root}."
@@ -147,7 +148,8 @@ async def _servers(data: DataDir, environ: Mapping[str, str]) -> AsyncIterator[S
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
-        yield Servers(urls["LTP_NATS_URL"], urls["LTP_DATABASE_URL"])
+        nats_url = bus_url(data, OPERATOR, plan.ports["nats"]) if "nats" in plan.ports else urls["LTP_NATS_URL"]
+        yield Servers(nats_url, urls["LTP_DATABASE_URL"])
     finally:
         waiting.cancel()
         stop.set()
@@ -172,7 +174,7 @@ def _used(data: DataDir) -> list[str]:
 
 def _clear(data: DataDir, environ: Mapping[str, str]) -> None:
     """Take away what is to be overwritten, servers' stores included; models and what is nobody's stay."""
-    gone = ["datasets", "uploads", "runs", "rewards", "scorers", "hosts"]
+    gone = ["datasets", "uploads", "runs", "rewards", "scorers", "hosts", "bus"]
     gone += [] if environ.get("LTP_DATABASE_URL") else ["pg"]
     gone += [] if environ.get("LTP_NATS_URL") else ["nats"]
     gone += [] if environ.get("LTP_MILVUS_URI") else ["milvus"]
