@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ltp.bus.streams import DEAD
+from ltp.core.lifecycle import JobState
 from ltp.queue.monitor import counts_of_queues
 from ltp.queue.policy import Queue
 from ltp.service.exposition import Reading
@@ -58,7 +59,9 @@ async def _read_queues(connection: AsyncConnection) -> None:
 
 async def _read_jobs(connection: AsyncConnection) -> None:
     rows = (await connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))).all()
-    replace_all(JOBS, [({"state": state}, count) for state, count in rows])
+    # All states: a curve that is missing looks like one that is broken.
+    counts = dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in rows}
+    replace_all(JOBS, [({"state": state.value}, float(count)) for state, count in counts.items()])
 
 
 async def _read_hosts(connection: AsyncConnection, silent_after: timedelta) -> None:
@@ -77,7 +80,8 @@ async def _read_hosts(connection: AsyncConnection, silent_after: timedelta) -> N
 async def _read_leases(connection: AsyncConnection) -> None:
     d = leased_devices.c
     query = select(d.kind, func.count()).where(d.released_at.is_(None)).group_by(d.kind)
-    replace_all(DEVICES_LEASED, _by_kind([(kind, count) for kind, count in (await connection.execute(query)).all()]))
+    leased = {"cpu": 0, "gpu": 0} | {kind: count for kind, count in (await connection.execute(query)).all()}
+    replace_all(DEVICES_LEASED, _by_kind(list(leased.items())))
     held = "SELECT count(*) FROM scheduler.leases WHERE released_at IS NULL"
     LEASES_HELD.set(float(await connection.scalar(text(held)) or 0))
     granted = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM scheduler.lease_fence"

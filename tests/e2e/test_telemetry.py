@@ -166,8 +166,17 @@ def test_the_gateways_metrics_need_a_token_and_the_scrapers_token_opens_nothing_
     assert httpx.get(f"{url}/api/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status_code == 401
 
 
-# What a platform without GPU, webhooks, vLLM, measured runs or trouble has nothing to say of.
-SILENT_HERE = ("ltp_gpu_", "ltp_webhook", "vllm:", "ltp_planner_", "ltp_attempts_failed", '{status=~"[45].."}')
+# What a platform without GPU, webhooks, vLLM, measured runs, trouble, or a run at this moment has nothing to say of.
+SILENT_HERE = (
+    "ltp_host_memory_available_bytes",
+    "ltp_training_memory_bytes",
+    "ltp_gpu_",
+    "ltp_webhook",
+    "vllm:",
+    "ltp_planner_",
+    "ltp_attempts_failed",
+    '{status=~"[45].."}',
+)
 
 
 @pytest.fixture(scope="module")
