@@ -21,7 +21,6 @@ _OLDEST = text("""
     SELECT coalesce(extract(epoch FROM now() - min(d.created_at)), 0) FROM gateway.deliveries d
     JOIN gateway.webhooks w USING (webhook_id) WHERE d.state = 'pending' AND w.enabled
 """)
-_THERE = text("SELECT to_regclass('gateway.webhooks') IS NOT NULL AND to_regclass('gateway.deliveries') IS NOT NULL")
 
 
 def readings() -> dict[str, Reading]:
@@ -30,9 +29,6 @@ def readings() -> dict[str, Reading]:
 
 
 async def _read_webhooks(connection: AsyncConnection) -> None:
-    # During an upgrade the tables may be younger than this code.
-    if not await connection.scalar(_THERE):
-        return
     row = (await connection.execute(_WEBHOOKS)).mappings().one()
     replace_all(WEBHOOKS, [({"state": state}, float(count)) for state, count in row.items()])
     states = (await connection.execute(_DELIVERIES)).mappings().all()

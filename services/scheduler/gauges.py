@@ -80,7 +80,7 @@ async def _read_hosts(connection: AsyncConnection, silent_after: timedelta) -> N
 async def _read_leases(connection: AsyncConnection) -> None:
     d = leased_devices.c
     query = select(d.kind, func.count()).where(d.released_at.is_(None)).group_by(d.kind)
-    leased = {"cpu": 0, "gpu": 0} | {kind: count for kind, count in (await connection.execute(query)).all()}
+    leased = {"cpu": 0, "gpu": 0} | {row.kind: row[1] for row in (await connection.execute(query)).all()}
     replace_all(DEVICES_LEASED, _by_kind(list(leased.items())))
     held = "SELECT count(*) FROM scheduler.leases WHERE released_at IS NULL"
     LEASES_HELD.set(float(await connection.scalar(text(held)) or 0))
