@@ -71,7 +71,7 @@ class Oidc:
 
     def _caller(self, claims: dict[str, Any]) -> Principal:
         role, project = claims.get(self.role_claim), claims.get(self.project_claim)
-        if role not in GRANTS:
+        if not isinstance(role, str) or role not in GRANTS:
             message = f"The token's claim {self.role_claim!r} gives no role of this platform."
             raise LtpError(ErrorCode.FORBIDDEN, message, f"It must be one of {', '.join(GRANTS)}.")
         if project is not None and not (isinstance(project, str) and _PROJECT.fullmatch(project)):
