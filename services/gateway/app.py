@@ -33,8 +33,10 @@ from services.gateway.live import Tails
 from services.gateway.news import NEWS_CHANNEL, News
 from services.gateway.observed import Observed
 from services.gateway.routes import (
+    alarms,
     audit,
     bus_accounts,
+    checkpoints,
     dataset_uploads,
     dataset_versions,
     datasets,
@@ -147,6 +149,8 @@ for part in (
     plans,
     jobs,
     job_control,
+    alarms,
+    checkpoints,
     usage,
     host_access,
     hosts,

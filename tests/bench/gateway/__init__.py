@@ -32,9 +32,7 @@ from tests.service.gateway.conftest import Door, open_door
 _RUNS, _EACH, _SECONDS = 100, 100, int(os.environ.get("LTP_BENCH_SECONDS", "60"))
 _STREAMS, _SOCKETS = 450, 50
 _ASKED = 150
-_RECIPE = (
-    "name: r\nalgorithm: sft\nmodel: {path: models/tiny}\ndataset: {name: d}\ntraining: {steps: 12, batch_size: 32, learning_rate: 1.0e-4, max_length: 512}\n"
-)
+_RECIPE = "name: r\nalgorithm: sft\nmodel: {path: models/tiny}\ndataset: {name: d}\ntraining: {steps: 12, batch_size: 32, learning_rate: 1.0e-4, max_length: 512}\n"
 
 
 def run() -> list[Result]:
