@@ -18,4 +18,15 @@ export default definePreset(Aura, {
       },
     },
   },
+  components: {
+    togglebutton: {
+      colorScheme: { light: { root: { color: "{surface.600}" } }, dark: { root: { color: "{surface.300}" } } },
+    },
+    button: {
+      colorScheme: {
+        light: { text: { danger: { color: "{red.700}" } }, outlined: { secondary: { color: "{surface.700}" } }, root: { danger: { background: "{red.700}" } } },
+        dark: { text: { danger: { color: "{red.300}" } }, outlined: { secondary: { color: "{surface.200}" } } },
+      },
+    },
+  },
 });
