@@ -1,12 +1,13 @@
 """Tries what only an installed verl can tell about a recipe, before anything is launched: its overrides and its reward.
 
 `python -m ltp_verl.check` reads one JSON request on standard input and writes one JSON answer as the last line of its
-standard output: {"faults": [...], "trials": [...]}.
+standard output: {"missing": [...], "faults": [...], "trials": [...]}.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import sys
@@ -19,7 +20,11 @@ from ltp_verl.rewards import Asked, Judge, RewardError, open_reward
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to one request with `algorithm`, `emitted`, `overrides`, and, to try it, `reward` with `file` and `rows`."""
+    """The answer to one request with `algorithm`, `emitted`, `overrides`, and, to try it, `reward` with `file` and `rows`.
+
+    `packages` are looked for, and not imported.
+    """
+    missing = [name for name in request.get("packages", ()) if importlib.util.find_spec(name) is None]
     found: list[str] = []
     trials: list[dict[str, Any]] = []
     if request["overrides"]:
@@ -31,7 +36,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
             trials = asyncio.run(_tried(request))
         except (LtpError, RewardError) as error:
             found = [str(error)]
-    return {"faults": found, "trials": trials}
+    return {"missing": missing, "faults": found, "trials": trials}
 
 
 async def _tried(request: Mapping[str, Any]) -> list[dict[str, Any]]:

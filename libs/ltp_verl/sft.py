@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -14,10 +16,12 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 from verl.trainer import sft_trainer
+from verl.utils import tensordict_utils
 from verl.utils.checkpoint import CheckpointHandler
 from verl.utils.device import auto_set_device
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
+from ltp_verl.reshard import data_state
 from ltp_verl.stop import stop_requested
 from ltp_verl.tracing import run_traced
 
@@ -30,7 +34,8 @@ class BoundaryCheckpointHandler(CheckpointHandler):
 
     def _load_dataloader_state(self, checkpoint_path: str) -> None:
         if self.resume_global_step % len(self.train_dataloader) != 0:
-            super()._load_dataloader_state(checkpoint_path)
+            state = data_state(Path(checkpoint_path), self.dp_rank, self.train_dataloader.batch_size)
+            self.train_dataloader.load_state_dict(state)
 
 
 class StoppableSFTTrainer(sft_trainer.SFTTrainer):
@@ -43,15 +48,15 @@ class StoppableSFTTrainer(sft_trainer.SFTTrainer):
         self._watch_for_stop()
 
     def _watch_for_stop(self) -> None:
-        train_batch = self.training_client.train_batch
+        train_batch, pace = self.training_client.train_batch, Pace()
 
         def train_batch_then_look(data: Any) -> Any:
-            output = train_batch(data=data)
+            output = pace.noted(train_batch, data)
             if _any_rank(stop_requested()):
                 # fit() takes any step at or beyond the total for the last one: it saves and returns. A pause does not
-                # wait for a validation; over no batches verl logs a loss of NaN, which readers of metrics drop.
+                # wait for a validation.
                 self.total_training_steps = 0
-                self.val_dataloader = self.val_dataloader and ()
+                self.val_dataloader, self.test_freq = None, -1
             return output
 
         self.training_client.train_batch = train_batch_then_look
@@ -59,6 +64,26 @@ class StoppableSFTTrainer(sft_trainer.SFTTrainer):
     def _build_dataloader(self) -> None:
         super()._build_dataloader()
         self.train_sampler.seed = self.config.trainer.seed
+
+
+class Pace:
+    """The time of a step and the tokens of a second and device, which verl logs for reinforcement learning only."""
+
+    def __init__(self) -> None:
+        self._ended_at: float | None = None
+
+    def noted(self, train_batch: Any, data: Any) -> Any:
+        """Train a batch, and add both to its metrics, by the names that verl has for them."""
+        began_at = time.perf_counter()
+        output = train_batch(data=data)
+        ended_at = time.perf_counter()
+        seconds, self._ended_at = ended_at - (self._ended_at or began_at), ended_at
+        metrics: dict[str, Any] | None = None if output is None else tensordict_utils.get(output, "metrics")
+        if metrics is not None:
+            tokens = sum(tensordict_utils.get(data, "global_token_num"))
+            metrics["perf/time_per_step"] = seconds
+            metrics["perf/throughput"] = tokens / seconds / dist.get_world_size()
+        return output
 
 
 def _any_rank(flag: bool) -> bool:

@@ -72,9 +72,10 @@ async def admit(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion) -> No
 async def try_own(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion, plan: Plan | None) -> list[str]:
     """Have the recipe's own overrides and reward tried on real rows; returns warnings. Foreign code is never let in untried.
 
-    Raises INVALID_RECIPE, REWARD_FAILED, SERVICE_UNAVAILABLE.
+    Raises INVALID_RECIPE, REWARD_FAILED, DEPENDENCY_MISSING, SERVICE_UNAVAILABLE.
     """
-    if not recipe.overrides and (recipe.reinforcement is None or recipe.reinforcement.reward is None):
+    own_reward = recipe.reinforcement is not None and recipe.reinforcement.reward is not None
+    if not (recipe.overrides or recipe.tracking or own_reward):
         return []
     asked = RecipeCheckAsked(recipe=recipe, dataset=dataset, plan=plan)
     return (await ask(runtime.client, "runner", "check-recipe", asked, RecipeChecked, timeout=110.0)).warnings

@@ -194,7 +194,9 @@ class Couriers:
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> Outcome:
         extensions = {"timeout": _TIMEOUT}
-        async with self._pool.stream("POST", url, headers=[*headers.items()], content=body, extensions=extensions) as answer:
+        async with self._pool.stream(
+            "POST", url, headers=[*headers.items()], content=body, extensions=extensions
+        ) as answer:
             read = 0
             async for piece in answer.aiter_stream():
                 read += len(piece)

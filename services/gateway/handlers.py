@@ -14,6 +14,7 @@ from ltp.bus.streams import EVENTS, TELEMETRY
 from ltp.bus.subscriptions import heard_in_order_by, said
 from ltp.contracts import REGISTRY, work
 from ltp.contracts.admission import AdmissionRefused, TelemetryPruned
+from ltp.contracts.checkpoint_keeping import CheckpointPinRequested, CheckpointRemovalRequested
 from ltp.contracts.dataset import (
     DatasetDeletionRequested,
     DatasetDerivationRequested,
@@ -102,6 +103,8 @@ for event in (
     OperationResumeRequested,
     OperationAccepted,
     OperationRejected,
+    CheckpointPinRequested,
+    CheckpointRemovalRequested,
 ):
     router.publisher(**said(event))
 

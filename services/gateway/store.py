@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import datetime
 from typing import Any
@@ -166,7 +167,8 @@ async def add_step(unit: Unit, step: StepMetrics) -> bool:
         attempt=step.attempt,
         step=step.step,
         at=step.seen_at,
-        metrics=step.metrics,
+        # A database's JSON has no NaN either; the string is read back as the number.
+        metrics={name: value if math.isfinite(value) else str(value) for name, value in step.metrics.items()},
     )
     return await unit.change(statement.on_conflict_do_nothing()) == 1
 

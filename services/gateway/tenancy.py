@@ -23,7 +23,17 @@ _MODEL_KEYS = frozenset(
 )  # fmt: skip
 # Path parameters that name what belongs to a project: unowned is not there.
 OWNED = frozenset(
-    {"job_id", "dataset_id", "evaluation_id", "operation_id", "run_id", "embedding_id", "dedup_id", "upload_id"}
+    {
+        "job_id",
+        "dataset_id",
+        "evaluation_id",
+        "operation_id",
+        "run_id",
+        "embedding_id",
+        "dedup_id",
+        "upload_id",
+        "checkpoint_id",
+    }
 )
 _NAMED = {"datasets": "dataset", "schedules": "schedule", "pipelines": "pipeline", "secrets": "secret"}
 _NAME_PARAMETERS = frozenset({"named", "ref", "name", "schedule", "dataset_id"})

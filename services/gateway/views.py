@@ -57,6 +57,10 @@ def job_changes(event: Event, at: datetime) -> dict[str, Any]:
         changes["checkpoint_step"] = event.step
     if isinstance(event, JobQueued | JobPaused):
         changes["requested"] = None
+    if isinstance(event, JobPaused) and event.problem is not None:
+        changes["problem"] = event.problem.model_dump()
+    if isinstance(event, JobSucceeded):
+        changes["problem"] = None
     if isinstance(event, JobFailed):
         changes["problem"] = event.problem.model_dump()
     if isinstance(event, JobSucceeded | JobFailed | JobCancelled):

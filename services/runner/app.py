@@ -9,13 +9,14 @@ from ltp.queue.work import Work
 from ltp.queue.worker import Held, Worker
 from ltp.service.runtime import Runtime
 from ltp.store.database import Unit
-from services.runner import gauges, host_handlers, usage
+from services.runner import gauges, host_handlers, keeping_handlers, usage
 from services.runner.attempt import Attempt
 from services.runner.fleet import Fleet
 from services.runner.handlers import SERVICE, router
 from services.runner.host_setup import carry_out_setup
 from services.runner.host_testing import carry_out_test
 from services.runner.host_watch import tell_host, watch_hosts
+from services.runner.keeping import keep_forever
 from services.runner.settings import RunnerSettings
 from services.runner.sweep import sweep_forever
 
@@ -23,13 +24,14 @@ from services.runner.sweep import sweep_forever
 _CONCURRENCY = 64
 
 settings = RunnerSettings()
-runtime = Runtime(SERVICE, settings, [router, host_handlers.router, usage.router])
+runtime = Runtime(SERVICE, settings, [router, host_handlers.router, keeping_handlers.router, usage.router])
 runtime.exposition.readings |= gauges.readings(settings.root)
 fleet = Fleet(runtime.database, settings)
 runtime.provide(fleet=fleet)
 runtime.loops.append(("host", lambda: tell_host(runtime.database, settings)))
 runtime.loops.append(("hosts", lambda: watch_hosts(fleet)))
 runtime.loops.append(("sweep", lambda: sweep_forever(fleet)))
+runtime.loops.append(("keeping", lambda: keep_forever(fleet, lambda: runtime.client)))
 
 
 def _attempt(held: Held) -> Attempt:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from ltp.store.database import Database, Unit
 from ltp.verl_recipe.verl_0_9 import launch_spec
-from services.runner import delivery, pulse, store, tracing
-from services.runner.backends import LaunchStatus, LinkDownError
+from services.runner import delivery, keeping_store, pulse, store, tracing
+from services.runner.backends import Backend, LaunchStatus, LinkDownError
 from services.runner.checkpoint_copies import local_copy
 from services.runner.facts import AttemptFacts
 from services.runner.fleet import Fleet, located
+from services.runner.health_watch import HealthWatch
+from services.runner.keeping import judged_by
 from services.runner.measured import measured
 from services.runner.policy import Stop, Verdict, judge, last_available_share, step_of
 from services.runner.settings import RunnerSettings
@@ -73,6 +75,9 @@ class Attempt:
         self._facts = AttemptFacts(
             self.attempt_id, self.run_id, self.made.job_id, self.number, self.placement, steps, self.made.plan
         )
+        kept = self.made.recipe.checkpoints
+        self._keep = None if kept is None else kept.model_dump(mode="json")
+        self.health = HealthWatch(self._facts, self.made, self.database, self.backend, self.run_dir)
 
     async def live(self) -> None:
         """Launch unless it was launched before, then watch until it is over."""
@@ -162,6 +167,7 @@ class Attempt:
             device_indexes=self.placement.device_indexes,
             resume_from=resume_from,
         )
+        spec = replace(spec, stall_seconds=self.settings.runner_stall_seconds)
         spec = tracing.traced(spec, self.attempt_id, own_host=self.placement.host_id == self.fleet.own_id)
         folders = [model] if resume_from is None else [model, resume_from]
         spec = await self.backend.bring(spec, [delivery.libraries(), *(f for f in folders if f.is_dir())])
@@ -212,7 +218,10 @@ class Attempt:
         found = await find_checkpoints(
             self.backend, self.run_dir, known, self.made.plan.devices, self.made.recipe.algorithm
         )
+        await self.health.take_up(row["metrics_offset"])
+        self.health.add(lines)
         await self._apply_news(row, status, lines, found)
+        await self.health.look(status, lambda unit: extend(unit, self.held.work, self.lease))
         self._pulse.news(lines, len(found))
         if self._pulse.wants_sample():
             self._pulse.sampled(self.placement.host_id, await self._last_samples())
@@ -226,7 +235,7 @@ class Attempt:
             status,
             stop=stop,
             final_step_saved=saved,
-            log_tail=await self._log_tail() if exited else "",
+            log_tail=await log_tail(self.backend, self.run_dir) if exited else "",
             host_available_share=await self._host_available_share() if exited else None,
         )
         if verdict.outcome == "running":
@@ -262,12 +271,18 @@ class Attempt:
                     metrics_lines=row["metrics_lines"] + len(lines),
                     last_step=max([row["last_step"], *steps]),
                 )
+                for line in lines:
+                    if (value := judged_by(self._keep, line.values)) is not None:
+                        await keeping_store.note_value(unit, self.attempt_id, line.step, value)
             for checkpoint in found:
                 await self._tell_checkpoint(unit, checkpoint)
 
     async def _tell_checkpoint(self, unit: Unit, found: FoundCheckpoint) -> None:
         path = self.backend.url(found.path)
-        checkpoint_id = await store.add_checkpoint(unit, self.attempt_id, found.step, path, found.size_bytes)
+        value = None if self._keep is None else self.health.value(self._keep["metric"], found.step)
+        checkpoint_id = await store.add_checkpoint(
+            unit, self.attempt_id, step=found.step, path=path, size_bytes=found.size_bytes, value=value
+        )
         if checkpoint_id is None:
             return
         event = CheckpointWritten(
@@ -305,11 +320,6 @@ class Attempt:
         size = await self.backend.size(self.run_dir, "samples.jsonl")
         return await self.backend.read(self.run_dir, "samples.jsonl", max(0, size - 8192), 8192)
 
-    async def _log_tail(self) -> str:
-        size = await self.backend.size(self.run_dir, "log.txt")
-        data = await self.backend.read(self.run_dir, "log.txt", max(0, size - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
-        return data.decode(errors="replace")
-
     async def _end(self, verdict: Verdict) -> None:
         target = AttemptState(verdict.outcome)
         problem = None if verdict.problem is None else verdict.problem.model_dump()
@@ -320,6 +330,7 @@ class Attempt:
             if await store.move(unit, self.attempt_id, target, ended_at=ended_at, problem=problem):
                 unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"], seen), about=self.attempt_id)
                 tracing.attempt_over(self._facts, verdict, row["started_at"] or row["created_at"], ended_at)
+            await self.health.end(unit)
             await finish(unit, self.held.work, cancelled=verdict.outcome == "stopped")
 
     async def _settle(self) -> None:
@@ -335,6 +346,7 @@ class Attempt:
         evidence = problem.model_dump()
         if await store.move(unit, self.attempt_id, AttemptState.FAILED, ended_at=ended_at, problem=evidence):
             unit.emit(self._facts.ended(verdict, ended_at, row["metrics_lines"]), about=self.attempt_id)
+        await self.health.end(unit)
 
     def _row(self) -> dict[str, Any]:
         return {
@@ -344,4 +356,16 @@ class Attempt:
             "number": self.number,
             "run_dir": str(self.run_dir),
             "placement": self.placement.model_dump(),
+            "steps": self.made.recipe.training.steps,
+            "keep": self._keep,
         }
+
+
+async def log_tail(backend: Backend, run_dir: Path) -> str:
+    """The end of an attempt's log, over the place where it was turned over."""
+    size = await backend.size(run_dir, "log.txt")
+    data = await backend.read(run_dir, "log.txt", max(0, size - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
+    missing = _LOG_TAIL_BYTES - len(data)
+    if missing and (before := await backend.size(run_dir, "log.txt.1")):
+        data = await backend.read(run_dir, "log.txt.1", max(0, before - missing), missing) + data
+    return data.decode(errors="replace")

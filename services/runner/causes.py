@@ -15,6 +15,8 @@ from ltp.core.errors import ErrorCode
 
 _SIGKILL, _SIGTERM = 9, 15
 _MOST_LINES, _LONGEST_LINE = 8, 400
+# What is looked through of a line.
+_READ_OF_LINE = 8192
 # Less than this share of a host's memory left: the kernel's memory guard is the likeliest sender of a silent SIGKILL.
 _SCARCE = 0.05
 
@@ -26,6 +28,8 @@ class Exit:
     exit_code: int | None
     signal: int | None
     host_available_share: float | None = None
+    # Processes that the kernel of the host ended for memory meanwhile.
+    oom_kills: int = 0
 
     def __str__(self) -> str:
         return f"signal {self.signal}" if self.signal else f"exit code {self.exit_code}"
@@ -45,6 +49,16 @@ def _rule(code: ErrorCode, signs: Sequence[str], message: str, hint: str) -> _Ru
 
 _RULES = (
     _rule(
+        ErrorCode.PREEMPTED,
+        [
+            r"DUE TO PREEMPTION",
+            r"CANCELLED AT \S+ DUE TO (?:PREEMPTION|NODE FAILURE)",
+            r"Spot [Ii]nstance .*(?:interrupt|terminat)",
+        ],
+        "The host took its devices back",
+        "The job goes on from its last checkpoint; `training.save_every` says how much such an end costs.",
+    ),
+    _rule(
         ErrorCode.DISK_FULL,
         [r"No space left on device", r"Disk quota exceeded", r"PytorchStreamWriter failed writing"],
         "The disk filled up during training",
@@ -56,9 +70,11 @@ _RULES = (
             r"Workers \(tasks / actors\) killed due to memory pressure",
             r"ray\.exceptions\.OutOfMemoryError",
             r"\bMemoryError\b",
-            r"Cannot allocate memory",
+            # Not that of torch's CPU allocator, which is the device's where there is no other.
+            r"(?<!Error code 12 \()Cannot allocate memory",
             r"unable to mmap \d+ bytes",
             r"oom-kill|Out of memory: Killed process",
+            r"DataLoader worker .* is killed by signal: (?:Killed|Bus error)",
         ],
         "The host's main memory ran out during training",
         "Leave the host to this job, lower the number of data workers, or turn offloading to the CPU off.",
@@ -67,7 +83,7 @@ _RULES = (
         ErrorCode.TRAINING_OUT_OF_MEMORY,
         [
             r"(?:CUDA|HIP) out of memory",
-            r"(?:CUDA|HIP) error: out of memory",
+            r"(?:CUDA|HIP) [Ee]rror: out of memory",
             r"torch\.(?:cuda\.)?OutOfMemoryError",
             r"CUBLAS_STATUS_ALLOC_FAILED",
             r"No available memory for the cache blocks",
@@ -95,6 +111,9 @@ _RULES = (
             r"undefined symbol: .*",
             r"version `(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+' not found",
             r"CUDA driver version is insufficient",
+            r"The NVIDIA driver on your system is too old",
+            r"unsupported display driver / cuda driver combination",
+            r"Torch not compiled with CUDA enabled",
             r"no kernel image is available for execution",
         ],
         "A package of the training environment is missing or does not fit",
@@ -116,6 +135,7 @@ _RULES = (
         ErrorCode.DEVICE_FAILED,
         [
             r"uncorrectable ECC error",
+            r"No CUDA GPUs are available|Found no NVIDIA driver|CUDA error: invalid device ordinal",
             r"GPU (?:is lost|has fallen off the bus)",
             r"NVRM: Xid",
             r"CUDA error: (?:unspecified launch failure|hardware|device unavailable|all CUDA-capable devices are busy)",
@@ -131,7 +151,8 @@ _RULES = (
             r"nccl(?:UnhandledCuda|System|Internal|Remote)Error",
             r"\bDistBackendError\b",
             r"[Gg]loo.*(?:[Tt]imed out|Connection closed by peer|Connection reset)",
-            r"Timed out waiting for clients to join",
+            r"Timed out (?:after \d+ seconds )?waiting for clients",
+            r"\bDistStoreError\b",
         ],
         "Communication between the training processes failed",
         "Check the network between the devices; NCCL_DEBUG=INFO in the environment prints more.",
@@ -139,19 +160,26 @@ _RULES = (
 )
 # What the program did when a device ran out of memory, from the functions in its traceback.
 _PHASES = (
-    ("rollout", re.compile(r"generate_sequences|vllm|rollout")),
+    ("rollout", re.compile(r"generate_sequences|wake_up|vllm|rollout")),
     ("log-prob", re.compile(r"compute_(?:ref_)?log_prob|infer_batch")),
     ("optimizer step", re.compile(r"optimizer_step|optim/|in step\b.*\n.*_foreach|\badamw?\b")),
     ("checkpoint", re.compile(r"save_checkpoint|load_checkpoint|get_model_state_dict")),
     ("update", re.compile(r"update_(?:actor|critic|policy)|train_batch|backward|forward_step")),
     ("init", re.compile(r"from_pretrained|init_model|_build_engine|initialize|fully_shard")),
 )
+# Ray's words for a worker that vanished; of the causes that it lists none is known.
+_DIED = re.compile(
+    r"^.*(?:worker process has died|[Tt]he actor died unexpectedly|A worker died or was killed).*$", re.MULTILINE
+)
+# Lines of the driver that only pass such a death on.
+_BY_DEATH = re.compile(r"ActorDiedError|ActorUnavailableError|RayActorError|Error executing job")
 # A line that names an error, as Python's tracebacks end.
 _ERROR_LINE = re.compile(r"^(?:.*\) )?(?:[\w.]*(?:Error|Exception|Interrupt)\b.*|Error executing job.*)$", re.MULTILINE)
 
 
 def diagnose(log: str, end: Exit) -> Problem:
     """The most likely cause of a failure, from the training log and the way the process ended."""
+    log = "\n".join(line if len(line) <= _READ_OF_LINE else _ends_of(line) for line in log.split("\n"))
     for rule in _RULES:
         found = rule.signs.search(log)
         if found is not None:
@@ -164,8 +192,33 @@ def diagnose(log: str, end: Exit) -> Problem:
     return _without_sign(log, end)
 
 
+def _ends_of(line: str) -> str:
+    """A line of megabytes by its ends: an error stands at one of them, and a search in all of it takes long."""
+    return f"{line[: _READ_OF_LINE // 2]} … {line[-_READ_OF_LINE // 2 :]}"
+
+
 def _without_sign(log: str, end: Exit) -> Problem:
+    """What the exit alone tells, and the last error that the log names."""
+    last = [line.strip()[:_LONGEST_LINE] for line in log.splitlines() if line.strip()][-3:]
     errors = [line.strip()[:_LONGEST_LINE] for line in _ERROR_LINE.findall(log)]
+    died = _DIED.findall(log)
+    by_death = all(_BY_DEATH.search(line) for line in errors)
+    # The kernel counts for the whole host, so a program's own error outweighs its count.
+    if end.oom_kills and by_death and (died or end.signal == _SIGKILL):
+        told = f"processes that the kernel of the host ended for memory meanwhile: {end.oom_kills} (/proc/vmstat, oom_kill)"
+        return Problem(
+            code=ErrorCode.HOST_OUT_OF_MEMORY,
+            message=f"The host's main memory ran out during training, {end}: its kernel ended a process for it.",
+            hint="Leave the host to this job, lower the number of data workers, or turn offloading to the CPU off.",
+            evidence=[f"{end}", told, *last],
+        )
+    if died and by_death:
+        return Problem(
+            code=ErrorCode.TRAINING_KILLED,
+            message=f"A process of the training died without an error of its own, {end}: {died[-1].strip()[:_LONGEST_LINE]}",
+            hint="`dmesg` on the host tells whether the kernel ended it. The job is tried again from its last checkpoint.",
+            evidence=[f"{end}", *(line.strip()[:_LONGEST_LINE] for line in died[-_MOST_LINES:])],
+        )
     if errors:
         return Problem(
             code=ErrorCode.TRAINING_FAILED,
@@ -173,7 +226,6 @@ def _without_sign(log: str, end: Exit) -> Problem:
             hint="`ltp job logs JOB` shows the whole log.",
             evidence=errors[-_MOST_LINES:],
         )
-    last = [line.strip()[:_LONGEST_LINE] for line in log.splitlines() if line.strip()][-3:]
     if end.signal == _SIGKILL and end.host_available_share is not None and end.host_available_share < _SCARCE:
         proof = [f"{end}", f"memory the host had left at the last sample: {end.host_available_share:.1%}", *last]
         return Problem(

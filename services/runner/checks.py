@@ -24,14 +24,17 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
 def needs_check(recipe: Recipe) -> bool:
     """Whether there is anything that only a try can tell: the platform's own settings are tested with it."""
     section = recipe.reinforcement
-    return bool(recipe.overrides) or (section is not None and section.reward is not None)
+    return bool(recipe.overrides or recipe.tracking) or (section is not None and section.reward is not None)
 
 
 async def check_recipe(asked: RecipeCheckAsked, python: str, root: Path) -> RecipeChecked:
     """Try what the recipe brings along. Raises INVALID_RECIPE, REWARD_FAILED, DEPENDENCY_MISSING, SERVICE_UNAVAILABLE."""
     if not needs_check(asked.recipe):
-        return RecipeChecked(checked=False, why="the recipe has no overrides and no reward of its own")
+        return RecipeChecked(checked=False, why="the recipe has no overrides, no reward of its own and no sinks")
     found = await _ask(python, _request(asked, root))
+    if found["missing"]:
+        message = f"tracking: the training environment has no package {', '.join(found['missing'])}."
+        raise LtpError(ErrorCode.DEPENDENCY_MISSING, message, "Install the extra `tracking` there, or leave it out.")
     if found["faults"]:
         code = ErrorCode.INVALID_RECIPE if asked.recipe.overrides else ErrorCode.REWARD_FAILED
         hint = "docs/recipes.md says what may be overridden, and how a reward is written."
@@ -61,6 +64,7 @@ def _request(asked: RecipeCheckAsked, root: Path) -> dict[str, Any]:
         emitted = planned_overrides(recipe.model_copy(update={"overrides": []}), asked.plan)
     request: dict[str, Any] = {
         "algorithm": recipe.algorithm, "emitted": emitted, "overrides": recipe.overrides, "hidden": [str(root)],
+        "packages": recipe.tracking,
     }  # fmt: skip
     if recipe.reinforcement is not None and recipe.reinforcement.reward is not None:
         train = asked.dataset.splits[recipe.dataset.train_split]
@@ -78,7 +82,9 @@ async def _ask(python: str, request: dict[str, Any]) -> dict[str, Any]:
         python, "-m", "ltp_verl.check", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=_REPLY_BYTES, env=_environment()
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(json.dumps(request).encode()), _SECONDS)
+        # Not wait_for: on Python 3.11 it may forget that it was cancelled.
+        async with asyncio.timeout(_SECONDS):
+            output, _ = await process.communicate(json.dumps(request).encode())
     except (TimeoutError, asyncio.CancelledError) as error:
         process.kill()
         await process.wait()

@@ -43,7 +43,7 @@ class AttemptFacts:
         if verdict.outcome == "succeeded":
             return AttemptSucceeded(**known, steps=self.steps)
         if verdict.outcome == "stopped" or verdict.problem is None:
-            return AttemptStopped(**known)
+            return AttemptStopped(**known, problem=verdict.problem)
         host_id = self.placement.host_id
         return AttemptFailed(**known, problem=verdict.problem, exit_code=verdict.exit_code, host_id=host_id)
 

@@ -12,6 +12,15 @@ from ltp.bus.delivery import NotYetError
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.rpc import answered_by, replies
 from ltp.bus.subscriptions import heard_by, said
+from ltp.contracts.alarm import (
+    Alarm,
+    AlarmCleared,
+    AlarmList,
+    AlarmRaised,
+    AlarmsRequest,
+    Progress,
+    ProgressRequest,
+)
 from ltp.contracts.attempt import (
     AttemptFailed,
     AttemptLost,
@@ -28,10 +37,11 @@ from ltp.contracts.values import Placement
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import ATTEMPT, AttemptState
 from ltp.store.database import Database
-from services.runner import store
+from services.runner import alarms_store, store
 from services.runner.backends import LinkDownError
 from services.runner.checks import check_recipe
 from services.runner.fleet import Fleet
+from services.runner.progress import progress_of
 from services.runner.settings import RunnerSettings
 
 SERVICE = "runner"
@@ -45,6 +55,8 @@ for event in (
     AttemptStopped,
     AttemptLost,
     CheckpointWritten,
+    AlarmRaised,
+    AlarmCleared,
 ):
     router.publisher(**said(event))
 
@@ -85,6 +97,26 @@ async def read_log(
         text=data.decode(errors="replace"),
         is_over=over,
     )
+
+
+@router.subscriber(**answered_by(SERVICE, "alarms"))
+@replies
+async def list_alarms(request: AlarmsRequest, database: Annotated[Database, Context("database")]) -> AlarmList:
+    rows = await alarms_store.of_job(database.engine, request.job_id, active=request.active)
+    return AlarmList(alarms=[Alarm.model_validate(dict(row)) for row in rows])
+
+
+@router.subscriber(**answered_by(SERVICE, "progress"))
+@replies
+async def show_progress(
+    request: ProgressRequest,
+    database: Annotated[Database, Context("database")],
+    fleet: Annotated[Fleet, Context("fleet")],
+) -> Progress:
+    row = await store.latest_attempt(database.engine, request.job_id, None)
+    if row is None:
+        raise LtpError(ErrorCode.NOT_FOUND, "The job has no attempt yet.", "`ltp job why JOB` says what it waits for.")
+    return await progress_of(fleet.of(Placement.model_validate(row["placement"])), row)
 
 
 @router.subscriber(**answered_by(SERVICE, "check-recipe"), max_workers=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from statistics import median
 
 from ltp.contracts.attempt import Measured
@@ -25,7 +26,7 @@ def measured(lines: Iterable[Mapping[str, float]]) -> Measured | None:
             continue
         count += 1
         allocated, reserved = max(allocated, peak), max(reserved, _largest(values, _RESERVED))
-        steps += [value for name, value in values.items() if name.endswith(_STEP)]
+        steps += [value for name, value in values.items() if name.endswith(_STEP) and isfinite(value)]
     if not count:
         return None
     return Measured(
@@ -37,4 +38,4 @@ def measured(lines: Iterable[Mapping[str, float]]) -> Measured | None:
 
 
 def _largest(values: Mapping[str, float], ending: str) -> float:
-    return max((value for name, value in values.items() if name.endswith(ending)), default=0.0)
+    return max((value for name, value in values.items() if name.endswith(ending) and isfinite(value)), default=0.0)

@@ -43,7 +43,7 @@ def judge(
     if final_step_saved and status.exit_code == 0:
         return Verdict("succeeded", exit_code=0)
     # Killed on request, it may end as it likes; asked to save and leave, it must have done so, also for its host's shutdown.
-    left_in_peace = status.exit_code == 0 and (stop == "leave" or status.reason == "stopped")
+    left_in_peace = status.exit_code == 0 and (stop == "leave" or status.reason in {"stopped", "preempted"})
     if stop == "kill" or left_in_peace:
         return Verdict("stopped", exit_code=status.exit_code)
     if status.reason == "time_limit":
@@ -53,8 +53,48 @@ def judge(
             hint="Raise resources.time_limit_seconds, or train fewer steps.",
         )
         return Verdict("failed", problem, status.exit_code)
-    end = Exit(status.exit_code, status.signal, host_available_share)
+    if status.reason == "hung":
+        return Verdict("failed", _hung(status), status.exit_code)
+    if status.reason == "preempted":
+        return Verdict("failed", _preempted(status, log_tail), status.exit_code)
+    if status.reason == "disk_full" and status.exit_code == 0:
+        return Verdict("stopped", _no_room(status), 0)
+    end = Exit(status.exit_code, status.signal, host_available_share, status.oom_kills or 0)
     return Verdict("failed", diagnose(log_tail, end), status.exit_code)
+
+
+def _hung(status: LaunchStatus) -> Problem:
+    stalled = status.stalled or {}
+    return Problem(
+        code=ErrorCode.TRAINING_STALLED,
+        message=f"No metrics came since step {str(stalled.get('last_step') or 0)[:20]}, and the attempt was ended for it.",
+        hint="The stacks of its processes are in stacks/ of the run's directory.",
+        # The file lies where training can write: what it says is quoted, and not at any length.
+        evidence=[str(line)[:400] for line in stalled.get("evidence", [])[:24]],
+    )
+
+
+def _preempted(status: LaunchStatus, log_tail: str) -> Problem:
+    last = [line.strip()[:400] for line in log_tail.splitlines() if line.strip()][-3:]
+    how = f"signal {status.signal}" if status.signal else f"exit code {status.exit_code}"
+    return Problem(
+        code=ErrorCode.PREEMPTED,
+        message=f"The host shut down or took its devices back (its launcher got SIGTERM); training ended with {how}.",
+        hint="The job goes on from its last checkpoint; `training.save_every` says how much such an end costs.",
+        evidence=["the launcher got SIGTERM", how, *last],
+    )
+
+
+def _no_room(status: LaunchStatus) -> Problem:
+    disk = status.disk or {}
+    free, need = disk.get("free_bytes") or 0, disk.get("checkpoint_bytes") or 0
+    return Problem(
+        code=ErrorCode.DISK_FULL,
+        message=f"The run saved and paused before its disk was full: {free / 2**30:.2f} GiB are free there, and a "
+        f"checkpoint takes about {need / 2**30:.2f}.",
+        hint="Free space there, then `ltp job resume JOB`; `checkpoints:` in the recipe keeps fewer of them.",
+        evidence=[f"{name} = {value}"[:400] for name, value in sorted(disk.items())[:24]],
+    )
 
 
 def _lost() -> Problem:
@@ -73,10 +113,16 @@ def complete_lines(data: bytes) -> list[bytes]:
 
 def last_available_share(samples: bytes) -> float | None:
     """The share of its memory that the host had left at the last whole sample; None where no sample tells."""
+    found = host_memory_of(samples)
+    return found[0] / found[1] if found and found[1] else None
+
+
+def host_memory_of(samples: bytes) -> tuple[int, int] | None:
+    """Bytes of the host's memory that were available at the last whole sample, and all; None where no sample tells."""
     for line in reversed(complete_lines(samples)):
-        with suppress(ValueError, KeyError, ZeroDivisionError):
+        with suppress(ValueError, KeyError, TypeError):
             sample = json.loads(line)
-            return float(sample["host_available_bytes"]) / float(sample["host_total_bytes"])
+            return int(sample["host_available_bytes"]), int(sample["host_total_bytes"])
     return None
 
 

@@ -16,6 +16,8 @@ class RunnerSettings(CommonSettings):
     runner_poll_seconds: float = 0.5
     runner_host_seen_seconds: float = 60.0
     runner_sweep_seconds: float = 30.0
+    # No metrics for so long, and for five steps: the run is marked stalled.
+    runner_stall_seconds: float = 600.0
     # Keep this host's name stable across restarts; left out, the machine's name is taken.
     runner_host_name: str | None = None
 

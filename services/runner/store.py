@@ -5,7 +5,21 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, String, Table, Uuid, func, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    Integer,
+    String,
+    Table,
+    Uuid,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -38,6 +52,9 @@ attempts = Table(
     Column("metrics_offset", BigInteger, nullable=False, server_default=text("0")),
     Column("metrics_lines", Integer, nullable=False, server_default=text("0")),
     Column("last_step", Integer, nullable=False, server_default=text("0")),
+    # Of the recipe: how many steps it trains, and its rule about checkpoints.
+    Column("steps", Integer, nullable=False, server_default=text("0")),
+    Column("keep", JSONB),
     Column("problem", JSONB),
     Column("created_at", TIME, nullable=False, server_default=func.now()),
     Column("started_at", DateTime(timezone=True)),
@@ -53,6 +70,14 @@ checkpoints = Table(
     Column("path", String, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("written_at", TIME, nullable=False, server_default=func.now()),
+    # A user wants it to stay; the metric that its job keeps the best by; whether its export is over, well or badly.
+    Column("pinned", Boolean, nullable=False, server_default=text("false")),
+    Column("value", Float),
+    Column("settled", Boolean, nullable=False, server_default=text("false")),
+    # A user wants it gone; when it was, and whether by the recipe's rule or by a user.
+    Column("removal_wanted", Boolean, nullable=False, server_default=text("false")),
+    Column("removed_at", TIME),
+    Column("removed_for", String),
     schema=SCHEMA,
 )
 
@@ -111,10 +136,14 @@ async def given_up(unit: Unit, host_id: str) -> list[Row]:
     return list((await unit.execute(query)).mappings().all())
 
 
-async def add_checkpoint(unit: Unit, attempt_id: UUID, step: int, path: str, size_bytes: int) -> UUID | None:
-    """Note a complete checkpoint; None when it was noted before."""
-    values = {"checkpoint_id": new_id(), "attempt_id": attempt_id, "step": step, "path": path, "size_bytes": size_bytes}
-    statement = insert(checkpoints).values(**values).on_conflict_do_nothing().returning(checkpoints.c.checkpoint_id)
+async def add_checkpoint(unit: Unit, attempt_id: UUID, **values: Any) -> UUID | None:
+    """Note a complete checkpoint (`step`, `path`, `size_bytes`, `value`); None when it was noted before."""
+    statement = (
+        insert(checkpoints)
+        .values(checkpoint_id=new_id(), attempt_id=attempt_id, **values)
+        .on_conflict_do_nothing()
+        .returning(checkpoints.c.checkpoint_id)
+    )
     return (await unit.execute(statement)).scalar_one_or_none()
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import structlog
 
+from ltp.contracts.alarm import AlarmCleared
 from ltp.contracts.attempt import AttemptLost
 from ltp.contracts.values import Placement, Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import AttemptState
 from ltp.store.clock import now
 from ltp.store.database import Database
-from services.runner import store
+from services.runner import alarms_store, store
 from services.runner.fleet import Fleet
 
 
@@ -67,3 +68,6 @@ async def _tell(database: Database, orphan: store.Row, host_id: str) -> None:
                 metrics_lines=orphan["metrics_lines"],
             )
             unit.emit(event, about=attempt_id)
+            for row in await alarms_store.clear(unit, attempt_id, None, ended_at):
+                ids = {name: row[name] for name in ("alarm_id", "job_id", "run_id", "attempt_id", "rule")}
+                unit.emit(AlarmCleared(**ids, cleared_at=ended_at), about=row["alarm_id"])

@@ -163,7 +163,7 @@ async def retry_or_fail(event: AttemptFailed, unit: InboxUnit) -> None:
 @router.subscriber(**heard_by(SERVICE, AttemptStopped))
 async def go_on_after_stop(event: AttemptStopped, unit: InboxUnit) -> None:
     if await _is_newest(unit, event):
-        await jobs.attempt_stopped(unit, event.job_id)
+        await jobs.attempt_stopped(unit, event.job_id, event.problem)
 
 
 @router.subscriber(**heard_by(SERVICE, AttemptLost))

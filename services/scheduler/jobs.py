@@ -108,12 +108,13 @@ def _wants(job: Job, avoid: list[str]) -> dict[str, Any]:
     }
 
 
-async def pause_now(unit: Unit, job: Job, **facts: Any) -> None:
-    """Bring a job that holds nothing to `paused`, keeping its checkpoint."""
+async def pause_now(unit: Unit, job: Job, problem: Problem | None = None, **facts: Any) -> None:
+    """Bring a job that holds nothing to `paused`, keeping its checkpoint. `problem` is why its attempt ended, if for one."""
     await store.move(unit, job.job_id, JobState.QUEUED)
     if not await store.move(unit, job.job_id, JobState.PAUSED, pause_requested=False, **facts):
         raise NotYetError(f"job is {job.state}, not ready to be paused")
-    unit.emit(JobPaused(job_id=job.job_id, attempt=job.attempt, step=job.checkpoint_step), about=job.job_id)
+    event = JobPaused(job_id=job.job_id, attempt=job.attempt, step=job.checkpoint_step, problem=problem)
+    unit.emit(event, about=job.job_id)
 
 
 async def end(unit: Unit, job: Job, target: JobState, problem: Problem | None = None, steps: int = 0) -> None:
@@ -178,13 +179,19 @@ async def _ask_to_stop(unit: Unit, job: Job, reason: Any) -> None:
     unit.emit(event, about=job.job_id)
 
 
-async def attempt_stopped(unit: Unit, job_id: UUID) -> None:
-    """An attempt ended because it was asked to: cancelled, paused, or waiting for its devices to come back."""
+async def attempt_stopped(unit: Unit, job_id: UUID, problem: Problem | None = None) -> None:
+    """An attempt ended because it was asked to: cancelled, paused, or waiting for its devices to come back.
+
+    One that left by itself for a `problem` is paused: queued again, it would leave again.
+    """
     job = await locked(unit, job_id)
     if JOB.is_over(job.state):
         return
-    following = policy.after_stop(policy.Wishes(job.cancel_requested, job.pause_requested))
-    await _follow(unit, job, following, None)
+    pause = job.pause_requested or problem is not None
+    following = policy.after_stop(policy.Wishes(job.cancel_requested, pause))
+    if problem is not None:
+        await store.note(unit, job_id, problem=problem.model_dump())
+    await _follow(unit, job, following, problem)
 
 
 async def attempt_over(
@@ -220,7 +227,7 @@ async def _follow(unit: Unit, job: Job, following: policy.Next, problem: Problem
         await queue_attempt(unit, job, problem=problem, delay=following.delay, **facts)
     elif following.state is JobState.PAUSED:
         await store.move(unit, job.job_id, JobState.RUNNING)
-        await pause_now(unit, job, **facts)
+        await pause_now(unit, job, problem, **facts)
     else:
         await end(unit, job, following.state, problem)
 

@@ -34,6 +34,7 @@ RULES: dict[str, RetryRule] = {
     ErrorCode.ATTEMPT_LOST: RetryRule(5, base_seconds=0.0),
     ErrorCode.HOST_LOST: RetryRule(5, base_seconds=0.0, change="host"),
     ErrorCode.TRAINING_KILLED: RetryRule(3),
+    ErrorCode.PREEMPTED: RetryRule(20, base_seconds=0.0),
     # The same plan would fail again; a smaller one keeps the effective batch.
     ErrorCode.TRAINING_OUT_OF_MEMORY: RetryRule(4, base_seconds=0.0, change="plan"),
     # Who else was on the host may be gone by then.

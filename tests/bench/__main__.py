@@ -17,6 +17,7 @@ def suites() -> list[str]:
 
 def main(names: list[str]) -> int:
     """Exit code: 0 when every bar was met, 1 when one was not, 2 when a suite is unknown."""
+    names = [name.replace("-", "_") for name in names]
     unknown = set(names) - set(suites())
     if unknown:
         print(f"No such suite: {', '.join(sorted(unknown))}. There are: {', '.join(suites())}.")

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Plan
 from ltp.verl_recipe.verl_0_9 import launch_spec, parse_metrics_line
+from services.runner import launch
 from services.runner.backends.local import LocalBackend
 from tests.service.runner.conftest import wait_for
 
@@ -56,6 +57,22 @@ class Run:
         status = wait_for(self._ended, seconds=seconds)
         assert status["exit_code"] == 0, self.log()[-6000:]
         return self
+
+    def over(self) -> bool:
+        """Whether it has ended, well or badly."""
+        return self._ended() is not None
+
+    def processes(self) -> set[int]:
+        """What of it lives, by pid."""
+        return launch.processes(self.directory.resolve(), -1, None)
+
+    @staticmethod
+    def lives(pid: int) -> bool:
+        """Whether a process is there and no zombie."""
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
 
     def _ended(self) -> dict[str, Any] | None:
         status = json.loads((self.directory / "status.json").read_text())

@@ -1,16 +1,19 @@
 """Every algorithm learns a toy task on processors, through the platform's own launch and launcher: `make test-training`.
 
 The reward of reinforcement learning is the share of lower-case letters in eight bytes, about 0.1 by chance. A rise is believed
-when the last steps lie above the first by three standard errors of the difference.
+when its trend over the steps is beyond chance.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from math import sqrt
 from pathlib import Path
-from statistics import mean, variance
+from random import Random
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -46,11 +49,26 @@ CASES: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 def rises(values: Sequence[float]) -> bool:
-    """Whether the last third lies above the first by three standard errors of the difference of their means."""
-    third = len(values) // 3
-    first, last = values[:third], values[-third:]
-    error = sqrt(variance(first) / third + variance(last) / third)
-    return mean(last) - mean(first) > 3 * error
+    """Whether there is an upward trend beyond chance (Mann-Kendall, z > 2.58) and the last third lies above the first.
+
+    A test on means alone takes the rise itself for noise: a model that has learnt by its third step has a first third
+    with a large spread.
+    """
+    pairs = list(combinations(values, 2))
+    score = sum((b > a) - (b < a) for a, b in pairs)
+    n = len(values)
+    ties = sum(t * (t - 1) * (2 * t + 5) for t in Counter(values).values())
+    spread = sqrt((n * (n - 1) * (2 * n + 5) - ties) / 18)
+    third = n // 3
+    return score - 1 > 2.58 * spread and mean(values[-third:]) > mean(values[:third])
+
+
+def test_the_measure_of_a_rise() -> None:
+    assert rises([0.01, 0.424, 0.924, 0.967, 0.969, 0.965, 0.98, 0.99, 0.99, 0.98, 0.992, 0.994])
+    assert not rises([0.1, 0.12, 0.09, 0.11, 0.1, 0.13, 0.1, 0.12, 0.11, 0.1, 0.12, 0.11])
+    chance = Random(1)
+    found = sum(rises([chance.random() for _ in range(STEPS)]) for _ in range(2000))
+    assert found < 20  # 0.5 % by the normal approximation
 
 
 def believable(run: Run, step: int) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from ltp.cli.alarms import alarms, progress
 from ltp.cli.client import Gateway
 from ltp.cli.jobs import JobId, app, resolve
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, show
@@ -100,5 +101,5 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 # Put beside the noun's other verbs: who asks for `ltp job` gets the application from here.
-for _verb in (pause, resume, cancel, retry, clone, why):
+for _verb in (pause, resume, cancel, retry, clone, why, alarms, progress):
     app.command()(_verb)

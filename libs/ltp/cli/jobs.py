@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -85,6 +86,7 @@ def get(job: JobId, data_dir: DataDirOption = None, json: JsonOption = False) ->
     with reported():
         gateway = Gateway.find(data_dir)
         found = gateway.get(f"/jobs/{resolve(gateway, job)}")
+        found["alarms"] = open_alarms(gateway, found)
         show(found, json, lambda: describe(found))
 
 
@@ -144,6 +146,18 @@ def resolve(gateway: Gateway, job: str) -> str:
     return str(found[0]["job_id"])
 
 
+def open_alarms(gateway: Gateway, job: Any) -> list[Any]:
+    """The alarms that hold now: none of a job that does not run, nor while the runner does not answer."""
+    if job["state"] != JobState.RUNNING:
+        return []
+    try:
+        return list(gateway.get(f"/jobs/{job['job_id']}/alarms", active=True))
+    except LtpError as error:
+        if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
+            raise
+        return []
+
+
 def wait_until_over(gateway: Gateway, job_id: str) -> Any:
     """Return the job once it is in a final state."""
     while True:
@@ -188,6 +202,7 @@ def describe(job: Any) -> str:
     if job["checkpoint_step"] is not None:
         lines.append(f"  checkpoint of step {job['checkpoint_step']}, attempt {job['attempt']}")
     lines += [f"  warning    {warning}" for warning in job.get("warnings", ())]
+    lines += [f"  alarm      {a['severity']} {a['rule']}: {a['message']}" for a in job.get("alarms", ())]
     if job["problem"]:
         lines += [f"  {job['problem']['code']}: {job['problem']['message']}", f"  {job['problem']['hint']}"]
         lines += [f"    | {line}" for line in job["problem"].get("evidence", [])]
@@ -196,12 +211,13 @@ def describe(job: Any) -> str:
 
 def loss_curve(lines: list[Any]) -> str:
     """The training loss as a sparkline with its ends."""
-    losses = [line["metrics"]["train/loss"] for line in lines if "train/loss" in line["metrics"]]
-    return f"{losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}" if losses else "no loss was logged"
+    losses = [float(line["metrics"]["train/loss"]) for line in lines if "train/loss" in line["metrics"]]
+    curve = sparkline([loss for loss in losses if math.isfinite(loss)])
+    return f"{losses[0]:.3f} {curve} {losses[-1]:.3f}" if losses else "no loss was logged"
 
 
 def _metrics_line(line: Any) -> str:
-    values = "  ".join(f"{name} {value:.6g}" for name, value in sorted(line["metrics"].items()))
+    values = "  ".join(f"{name} {float(value):.6g}" for name, value in sorted(line["metrics"].items()))
     return f"{moment(line['at'])}  attempt {line['attempt']}  step {line['step']}  {values}"
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "ltp.cli.up:status",
     "doctor": "ltp.cli.up:doctor",
     "checkpoints": "ltp.cli.results:checkpoints",
+    "checkpoint": "ltp.cli.checkpoints:app",
     "compare": "ltp.cli.comparisons:compare",
     "demo": "ltp.cli.demo:demo",
     "eval": "ltp.cli.evaluations:app",
@@ -47,6 +48,10 @@ COMMANDS = {
     "secret": "ltp.cli.secrets:app",
     "webhook": "ltp.cli.webhooks:app",
     "bus": "ltp.cli.bus:app",
+    "grafana": "ltp.cli.grafana:app",
+    "init": "ltp.cli.backup:init",
+    "backup": "ltp.cli.backup:backup",
+    "restore": "ltp.cli.backup:restore",
     "proto": "ltp.cli.proto:app",
 }
 

@@ -74,7 +74,7 @@ class AttemptFailed(Event, subject="ltp.attempt.v1.failed", speaker="runner"):
 
 
 class AttemptStopped(Event, subject="ltp.attempt.v1.stopped", speaker="runner"):
-    """The training process ended because it was asked to."""
+    """The training process ended because it was asked to, or left by itself for the reason that `problem` names."""
 
     attempt_id: UUID
     run_id: UUID
@@ -85,6 +85,8 @@ class AttemptStopped(Event, subject="ltp.attempt.v1.stopped", speaker="runner"):
     measured: Measured | None = None
     # The plan that ran, which after an out-of-memory error is no longer the first one made.
     plan: Plan | None = None
+    # Why it saved and left without being asked, as for a disk that was nearly full: its job waits, paused.
+    problem: Problem | None = None
 
 
 class AttemptLost(Event, subject="ltp.attempt.v1.lost", speaker="runner"):

@@ -94,6 +94,8 @@ class JobPaused(Event, subject="ltp.job.v1.paused", speaker="scheduler"):
     job_id: UUID
     attempt: int
     step: int | None = None
+    # Why its attempt ended, where that was not for the pause alone: what must be mended before it is resumed.
+    problem: Problem | None = None
 
 
 class JobPreempted(Event, subject="ltp.job.v1.preempted", speaker="scheduler"):

@@ -58,6 +58,11 @@ class Resources(Section):
     labels: dict[str, str] = Field(default_factory=dict[str, str], description="Labels a host must have.")
     micro_batch_size: int | None = Field(default=None, gt=0, description="Left out, the planner chooses.")
     time_limit_seconds: float | None = Field(default=None, gt=0)
+    stall_limit_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="End an attempt that logged no metrics for so long. Left out, it is marked stalled and left to run.",
+    )
     max_devices: int | None = Field(
         default=None,
         gt=0,
@@ -87,6 +92,22 @@ class EvaluationSpec(Section):
     gate: Gate | None = Field(default=None, description="When a checkpoint may be promoted; asked of each evaluated.")
 
 
+class Checkpoints(Section):
+    """Which checkpoints stay on the disk. The newest one, and those that are pinned or in use, always do."""
+
+    keep_last: int | None = Field(default=None, gt=0, description="The newest ones that stay; left out, all do.")
+    keep_best: int | None = Field(default=None, gt=0, description="And the best ones by `metric`.")
+    metric: str = Field(default="val/loss", min_length=1, max_length=200)
+    direction: Literal["min", "max"] = "min"
+
+    @model_validator(mode="after")
+    def _best_needs_last(self) -> Checkpoints:
+        if self.keep_best is not None and self.keep_last is None:
+            raise ValueError("keep_best says what stays beside the last ones: set keep_last too")
+        return self
+
+
+Sink = Literal["tensorboard", "mlflow", "wandb"]
 Override = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
@@ -103,6 +124,13 @@ class Recipe(Section):
     evaluation: EvaluationSpec | None = None
     preference: Preference | None = None
     critic: Critic | None = None
+    checkpoints: Checkpoints | None = Field(default=None, description="Left out, every checkpoint stays.")
+    tracking: list[Sink] = Field(
+        default_factory=list[Sink],
+        max_length=3,
+        description="Further places where metrics are written, beside the run on its host; none of them is called over a network.",
+        json_schema_extra=MAY_GROW,
+    )
     overrides: list[Override] = Field(
         default_factory=list[str],
         max_length=200,
@@ -120,6 +148,12 @@ class Recipe(Section):
                 raise ValueError(f"section '{name}' has no meaning for algorithm {self.algorithm}; remove it")
         if self.critic is not None and self.algorithm != "ppo":
             raise ValueError(f"algorithm {self.algorithm} has no critic; remove the section, or choose algorithm ppo")
+        return self
+
+    @model_validator(mode="after")
+    def _each_sink_once(self) -> Recipe:
+        if len(set(self.tracking)) < len(self.tracking):
+            raise ValueError("tracking names a sink twice")
         return self
 
     @model_validator(mode="after")

@@ -63,6 +63,7 @@ class ErrorCode(StrEnum):
     TRAINING_DATA_INVALID = "training_data_invalid"
     TRAINING_STALLED = "training_stalled"
     TRAINING_KILLED = "training_killed"
+    PREEMPTED = "preempted"
     ATTEMPT_LOST = "attempt_lost"
     HOST_LOST = "host_lost"
     TIME_LIMIT = "time_limit"

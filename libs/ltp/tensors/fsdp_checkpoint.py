@@ -69,7 +69,7 @@ class ShardedCheckpoint:
         """The whole weight, gathered from its shards."""
         pieces = [shard[name] for shard in self._ranks]
         try:
-            whole = _whole(pieces)
+            whole = whole_of(pieces)
         except (ValueError, RuntimeError) as error:
             raise export_failed(f"The shards of {name} do not fit together: {error}.") from error
         if tuple(whole.shape) != self.shape(name):
@@ -77,7 +77,8 @@ class ShardedCheckpoint:
         return whole
 
 
-def _whole(pieces: list[torch.Tensor]) -> torch.Tensor:
+def whole_of(pieces: list[torch.Tensor]) -> torch.Tensor:
+    """A tensor from the pieces of all ranks. Raises ValueError where they do not fit together."""
     first = pieces[0]
     if not isinstance(first, DTensor):
         # FSDP leaves as it is what it does not shard: every rank has a copy.

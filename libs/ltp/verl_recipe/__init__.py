@@ -17,3 +17,9 @@ class LaunchSpec:
     stop_file: str
     time_limit_seconds: float | None = None
     grace_seconds: float = 60.0
+    # What the launcher watches by; `launch.Limits` says what each means.
+    stall_seconds: float = 600.0
+    stall_steps: float = 5.0
+    hang_seconds: float | None = None
+    checkpoint_bytes: int = 0
+    kept_bytes: int = 0

@@ -101,7 +101,7 @@ def shared_settings(inputs: Inputs) -> dict[str, Setting]:
         "checkpoints": inputs.run_dir / "checkpoints",
         "resume_mode": "disable" if inputs.resume_from is None else "resume_path",
         "resume_from": inputs.resume_from,
-        "loggers": ["console", "file"],
+        "loggers": ["console", "file", *inputs.recipe.tracking],
         "project": "ltp",
         "experiment": inputs.recipe.name,
         "hydra_dir": inputs.run_dir / "hydra",

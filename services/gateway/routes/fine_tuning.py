@@ -154,7 +154,7 @@ async def tuning_checkpoints(
         if checkpoint is None:
             continue
         step = checkpoint["data"]["step"]
-        metrics = lines.get(step, {})
+        loss = lines.get(step, {}).get("train/loss")
         items.append(
             {
                 "id": f"ftckpt-{UUID(event['data']['checkpoint_id']).hex}",
@@ -162,7 +162,7 @@ async def tuning_checkpoints(
                 "created_at": seconds(event["at"]),
                 "fine_tuned_model_checkpoint": model_name(row["body"], row["job_id"], step),
                 "fine_tuning_job_id": tuning_id,
-                "metrics": {"step": step, "train_loss": metrics.get("train/loss")},
+                "metrics": {"step": step, "train_loss": None if isinstance(loss, str) else loss},
                 "step_number": step,
             }
         )
@@ -219,7 +219,8 @@ def _fact(event: store.Row) -> dict[str, Any]:
 
 
 def _metrics(line: store.Row) -> dict[str, Any]:
-    metrics = line["metrics"]
+    # Their clients know numbers only; one that is not finite is a string here.
+    metrics = {name: None if isinstance(value, str) else value for name, value in line["metrics"].items()}
     loss = metrics.get("train/loss")
     message = f"Step {line['step']}" + ("" if loss is None else f": training loss={loss:.4f}")
     data = {"step": line["step"], "train_loss": loss, **metrics}

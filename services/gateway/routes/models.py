@@ -84,7 +84,12 @@ class Dataset(_Answer):
 
 
 class StepLine(BaseModel):
-    """The metrics of one logged line. `seq` orders them and is what `after` and Last-Event-ID take."""
+    """The metrics of one logged line. `seq` orders them and is what `after` and Last-Event-ID take.
+
+    A value that is not a number stands as the string "NaN": left out, a diverged loss would look like one not logged.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     seq: int
     attempt: int

@@ -30,8 +30,14 @@ class LaunchStatus:
     exit_code: int | None
     signal: int | None
     ended_at: datetime | None
-    reason: Literal["stopped", "time_limit"] | None
+    reason: Literal["stopped", "time_limit", "hung", "disk_full", "preempted"] | None
     alive: bool
+    # What it sees beside the process: silence of the metrics, the disk, the rollout of the step under way.
+    stalled: dict[str, Any] | None = None
+    disk: dict[str, Any] | None = None
+    progress: dict[str, Any] | None = None
+    # Processes of the host that the kernel ended for memory while it ran.
+    oom_kills: int | None = None
 
 
 class Backend(Protocol):
@@ -75,6 +81,10 @@ class Backend(Protocol):
 
     async def tree(self, run_dir: Path, folder: str) -> dict[str, int]:
         """All files below a folder of the run, relative to it, with their bytes."""
+        ...
+
+    async def remove(self, run_dir: Path, folder: str) -> None:
+        """Delete a folder of the run; one that does not exist is deleted already. Raises INVALID_REQUEST outside the run."""
         ...
 
     async def request_stop(self, run_dir: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +48,10 @@ class Files(Protocol):
         """Copy a file to `target` on this machine, whole or not at all."""
         ...
 
+    async def remove(self, folder: Path) -> None:
+        """Delete a folder with all that is in it, links themselves and not what they lead to; nothing where there is none."""
+        ...
+
     async def move(self, source: Path, target: Path) -> None:
         """Rename a folder; a target that another put there meanwhile stays."""
         ...
@@ -77,6 +82,9 @@ class LocalFiles:
         await asyncio.to_thread(_copy, source, target)
 
     get = put
+
+    async def remove(self, folder: Path) -> None:
+        await asyncio.to_thread(_remove, folder)
 
     async def move(self, source: Path, target: Path) -> None:
         await asyncio.to_thread(_move, source, target)
@@ -113,6 +121,11 @@ def _copy(source: Path, target: Path) -> None:
     draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     shutil.copyfile(source, draft)
     os.replace(draft, target)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _move(source: Path, target: Path) -> None:

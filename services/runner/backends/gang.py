@@ -104,6 +104,9 @@ class Gang:
         found = await self._each(lambda member, path: member.tree(path, folder), run_dir)
         return {name: count for each in reversed(found) for name, count in each.items()}
 
+    async def remove(self, run_dir: Path, folder: str) -> None:
+        await self._each(lambda member, path: member.remove(path, folder), run_dir)
+
     async def request_stop(self, run_dir: Path) -> None:
         await self._each(lambda member, folder: member.request_stop(folder), run_dir)
 

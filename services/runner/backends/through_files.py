@@ -21,7 +21,7 @@ from services.runner.backends import LaunchStatus
 from services.runner.backends.files import Files, source_tree
 
 _STATUS_BYTES = 65_536
-_ALREADY_STARTED, _IN_VAIN = 3, 4
+_ALREADY_STARTED, _NO_ROOM, _OUTDATED = 3, 5, 6
 
 
 class FileBackend(ABC):
@@ -67,6 +67,11 @@ class FileBackend(ABC):
         code, message = await self.start(run_dir)
         if code == _ALREADY_STARTED:
             raise LtpError(ErrorCode.CONFLICT, message, "Read its status, or start a new attempt.")
+        if code == _NO_ROOM:
+            hint = "Free space there, or keep fewer checkpoints: `checkpoints:` in the recipe, `ltp checkpoint remove`."
+            raise LtpError(ErrorCode.DISK_FULL, message[-2000:], hint)
+        if code == _OUTDATED:
+            raise LtpError(ErrorCode.STALE_LEASE, message[-2000:], "The newer attempt goes on; this one is over.")
         if code != 0:
             # 4: the process could not be started; 2: the launcher could not use what it was given.
             message = message or f"the launcher ended with code {code}"
@@ -99,6 +104,12 @@ class FileBackend(ABC):
 
     async def tree(self, run_dir: Path, folder: str) -> dict[str, int]:
         return await self.files.tree(await self._inside(run_dir, folder))
+
+    async def remove(self, run_dir: Path, folder: str) -> None:
+        path = await self._inside(run_dir, folder)
+        if path == await self.files.real(run_dir):
+            raise LtpError(ErrorCode.INVALID_REQUEST, "The run itself is not deleted.", "Name a folder inside it.")
+        await self.files.remove(path)
 
     async def _inside(self, run_dir: Path, name: str) -> Path:
         """The file itself, links resolved. Raises INVALID_REQUEST for one outside the run: training writes there."""

@@ -86,6 +86,11 @@ class SftpFiles:
             await sftp.get(str(source), str(draft))
         draft.replace(target)
 
+    async def remove(self, folder: Path) -> None:
+        async with self.link.using(_TRANSFER_SECONDS) as (_, sftp):
+            if await sftp.isdir(str(folder)):
+                await sftp.rmtree(str(folder))
+
     async def move(self, source: Path, target: Path) -> None:
         async with self.link.using() as (_, sftp):
             try:

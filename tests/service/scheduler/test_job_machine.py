@@ -237,7 +237,7 @@ class JobMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(
         pick=st.integers(0, 99),
-        how=st.sampled_from(["checkpoint", "succeed", "fail", "lose", "look"]),
+        how=st.sampled_from(["checkpoint", "succeed", "fail", "lose", "look", "leave"]),
         code=st.sampled_from(FAILURES),
     )
     def train(self, pick: int, how: str, code: ErrorCode) -> None:
@@ -254,6 +254,10 @@ class JobMachine(RuleBasedStateMachine):
         if how == "look" and not stopped:
             return
         news: Event = AttemptStopped(**ended) if how == "look" else AttemptSucceeded(**ended, steps=9)
+        if how == "leave":
+            # By itself, because its disk is nearly full: the job waits, paused.
+            full = Problem(code=ErrorCode.DISK_FULL, message="nearly")
+            news = AttemptStopped(**ended, problem=full)
         if how == "fail":
             news = AttemptFailed(
                 **ended, problem=problem, exit_code=1, host_id=held.placement.host_id if held.placement else None

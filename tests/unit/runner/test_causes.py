@@ -28,6 +28,29 @@ ZeroDivisionError: division by zero
 """
 
 
+# As users reported them: verl #302, verl #4921, NCCL #1610, LlamaFactory #1223.
+WAKE_UP = """\
+(main_task pid=1)   File "/verl/workers/sharding_manager/fsdp_vllm.py", line 79, in __enter__
+(main_task pid=1)     self.inference_engine.wake_up()
+(main_task pid=1)   File "/vllm/device_allocator/cumem.py", line 75, in create_and_map
+(main_task pid=1) RuntimeError: CUDA Error: out of memory at /workspace/csrc/cumem_allocator.cpp:62
+"""
+ACTOR_DIED = """\
+ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker \
+unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed by \
+the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed unexpectedly.
+"""
+NCCL_TIMEOUT = (
+    "[rank15]:[E218 04:54:22 ProcessGroupNCCL.cpp:616] [Rank 1] Watchdog caught collective operation timeout: "
+    "WorkNCCL(SeqNum=57, OpType=ALLREDUCE, NumelIn=32, NumelOut=32, Timeout(ms)=600000) ran for 600045 milliseconds\n"
+)
+STREAM_WRITER = (
+    "RuntimeError: [enforce fail at inline_container.cc:445] . PytorchStreamWriter failed writing file data/176: "
+    "file write failed\n"
+)
+
+
 @pytest.mark.parametrize(
     ("log", "code", "said"),
     [
@@ -43,6 +66,17 @@ ZeroDivisionError: division by zero
         ("torch.AcceleratorError: CUDA error: unspecified launch failure", ErrorCode.DEVICE_FAILED, "launch failure"),
         ("[rank3]: torch.distributed.DistBackendError: NCCL error in: x", ErrorCode.COLLECTIVE_FAILED, "NCCL"),
         ("RuntimeError: Gloo connectFullMesh failed: Connection reset by peer", ErrorCode.COLLECTIVE_FAILED, "Gloo"),
+        (WAKE_UP, ErrorCode.TRAINING_OUT_OF_MEMORY, "(rollout)"),
+        (ACTOR_DIED, ErrorCode.TRAINING_KILLED, "worker process has died"),
+        (NCCL_TIMEOUT, ErrorCode.COLLECTIVE_FAILED, "OpType=ALLREDUCE"),
+        (STREAM_WRITER, ErrorCode.DISK_FULL, "file write failed"),
+        (
+            "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-23T12:00:00 DUE TO PREEMPTION ***",
+            ErrorCode.PREEMPTED,
+            "DUE TO",
+        ),
+        ("RuntimeError: No CUDA GPUs are available", ErrorCode.DEVICE_FAILED, "No CUDA GPUs"),
+        ("RuntimeError: The NVIDIA driver on your system is too old", ErrorCode.DEPENDENCY_MISSING, "too old"),
         ("Traceback\nValueError: bad row", ErrorCode.TRAINING_FAILED, "bad row"),
         ("step 3", ErrorCode.TRAINING_FAILED, "printed no error"),
     ],
