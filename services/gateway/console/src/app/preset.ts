@@ -29,5 +29,11 @@ export default definePreset(Aura, {
         dark: Object.fromEntries(Object.entries(MESSAGES).map(([severity, colour]) => [severity, { color: `{${colour}.200}` }])),
       },
     },
+    button: {
+      colorScheme: {
+        light: { text: { danger: { color: "{red.700}" } }, outlined: { secondary: { color: "{surface.700}" } }, root: { danger: { background: "{red.700}" } } },
+        dark: { text: { danger: { color: "{red.300}" } }, outlined: { secondary: { color: "{surface.200}" } } },
+      },
+    },
   },
 });
