@@ -10,7 +10,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby
@@ -131,7 +131,7 @@ class Couriers:
         self._busy.pop(webhook_id, None)
         self.wake.set()
 
-    async def _carry(self, webhook_id: UUID, rows: list[Mapping[str, Any]]) -> None:
+    async def _carry(self, webhook_id: UUID, rows: Sequence[Mapping[Any, Any]]) -> None:
         try:
             await asyncio.gather(*(self._deliver(webhook_id, row) for row in rows))
         except (DBAPIError, OSError, LtpError) as error:
@@ -194,7 +194,7 @@ class Couriers:
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> Outcome:
         extensions = {"timeout": _TIMEOUT}
-        async with self._pool.stream("POST", url, headers=headers, content=body, extensions=extensions) as answer:
+        async with self._pool.stream("POST", url, headers=[*headers.items()], content=body, extensions=extensions) as answer:
             read = 0
             async for piece in answer.aiter_stream():
                 read += len(piece)

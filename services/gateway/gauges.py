@@ -35,6 +35,6 @@ async def _read_webhooks(connection: AsyncConnection) -> None:
         return
     row = (await connection.execute(_WEBHOOKS)).mappings().one()
     replace_all(WEBHOOKS, [({"state": state}, float(count)) for state, count in row.items()])
-    states = (await connection.execute(_DELIVERIES)).all()
-    replace_all(DELIVERIES, [({"state": row.state}, float(row.count)) for row in states])
+    states = (await connection.execute(_DELIVERIES)).mappings().all()
+    replace_all(DELIVERIES, [({"state": row["state"]}, float(row["count"])) for row in states])
     OLDEST.set(float(await connection.scalar(_OLDEST) or 0))

@@ -46,11 +46,14 @@ class _Address(Convertor[str]):
 class _Assets(StaticFiles):
     """Hashed by their content, so that a browser keeps them for ever; there from the moment the console is built."""
 
-    async def get_response(self, path: str, scope: Any) -> Response:
+    async def check_config(self) -> None:
         try:
-            response = await super().get_response(path, scope)
+            await super().check_config()
         except RuntimeError as error:  # Starlette's word for a directory that is not there: nothing was built
             raise HTTPException(404) from error
+
+    async def get_response(self, path: str, scope: Any) -> Response:
+        response = await super().get_response(path, scope)
         if response.status_code == 200 and "-" in Path(path).stem:
             response.headers["Cache-Control"] = _FOREVER
         return response

@@ -16,6 +16,8 @@ AXE = CONSOLE / "node_modules/axe-core/axe.min.js"
 CHROMIUM = Path("/usr/bin/chromium")
 # Where the pictures of every screen go, for people to look at.
 PICTURES = Path(os.environ.get("LTP_SCREENSHOTS", CONSOLE.parents[2] / ".ltp" / "screenshots"))
+# The machine may have other things to do.
+expect.set_options(timeout=20_000)
 TOKEN_FIELD, ENTER = "#token", "button[type=submit]"
 
 # What a browser says when a server is down, or refuses: the tests cause that themselves.

@@ -21,7 +21,7 @@ HOSTILE = "<img src=x onerror=\"document.title='run'\"><script>document.title='r
 
 def fill_recipe(page: Page, model: Path, steps: int) -> None:
     """Fill in what a preset leaves open."""
-    page.get_by_label("path", exact=True).fill(str(model))
+    page.locator("#field-model-path").fill(str(model))
     name = page.get_by_role("combobox", name="dataset.name")
     name.fill("sums")
     name.press("Tab")
@@ -106,7 +106,7 @@ def test_what_is_hostile_is_shown_and_never_run(door: Door, platform: Platform, 
         person.settle()
         assert page.title() != "run"
     person.open("/jobs/new")
-    page.get_by_label("path", exact=True).fill(HOSTILE)
+    page.locator("#field-model-path").fill(HOSTILE)
     page.get_by_role("button", name="Check the plan").click()
     expect(page.get_by_role("alert").first).to_be_visible(timeout=SOON)
     # What others send: names, logs, errors, from an API that would not be ours.

@@ -22,7 +22,15 @@ export default definePreset(Aura, {
   },
   // Aura's own of these fall short of 4.5 to 1.
   components: {
-    togglebutton: { colorScheme: { light: { root: { color: "{surface.700}" } }, dark: { root: { color: "{surface.200}" } } } },
+    togglebutton: {
+      colorScheme: { light: { root: { color: "{surface.600}" } }, dark: { root: { color: "{surface.300}" } } },
+    },
+    button: {
+      colorScheme: {
+        light: { text: { danger: { color: "{red.700}" } }, outlined: { secondary: { color: "{surface.700}" } }, root: { danger: { background: "{red.700}" } } },
+        dark: { text: { danger: { color: "{red.300}" } }, outlined: { secondary: { color: "{surface.200}" } } },
+      },
+    },
     message: {
       colorScheme: {
         light: Object.fromEntries(Object.entries(MESSAGES).map(([severity, colour]) => [severity, { color: `{${colour}.800}` }])),
