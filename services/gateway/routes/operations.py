@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
@@ -23,6 +23,7 @@ from ltp.contracts.operation import (
 )
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import OPERATION, OperationState
+from ltp.core.merging import METHODS, Method, Parameter
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
@@ -30,6 +31,30 @@ from services.gateway.evaluation_requests import foreseen
 from services.gateway.operations import find_operations, preflight
 
 router = APIRouter(tags=["operations"])
+
+
+class MergeParameter(BaseModel):
+    """A parameter of a method. `scope` says whether it is the merge's, every input's, or every input's but the base's."""
+
+    name: str
+    kind: Literal["number", "integer", "switch"]
+    scope: Literal["shared", "input", "non_base"]
+    default: float | bool | None
+    low: float | None
+    high: float | None
+    required: bool
+
+
+class MergeMethod(BaseModel):
+    """A method and how many models it takes; the base is among them where `counts_base`."""
+
+    name: str
+    needs_base: bool
+    counts_base: bool
+    least_models: int
+    most_models: int | None
+    parameters: list[MergeParameter]
+
 
 _HEARD_TRIES, _HEARD_SECONDS = 30, 0.1
 
@@ -73,6 +98,12 @@ async def list_operations(
 ) -> list[OperationView]:
     """Operations, newest first."""
     return await find_operations(runtime, OperationQuery(state=state, limit=limit))
+
+
+@router.get("/operations/methods")
+async def list_methods() -> list[MergeMethod]:
+    """The methods of a merge with their parameters: what a form for one is made of."""
+    return [_method(method) for method in METHODS.values()]
 
 
 @router.get("/operations/{operation_id}")
@@ -168,3 +199,18 @@ def _unheard(event: OperationRequested) -> OperationView:
         started_at=None,
         ended_at=None,
     )
+
+
+def _method(method: Method) -> MergeMethod:
+    return MergeMethod(
+        name=method.name, needs_base=method.needs_base, counts_base=method.counts_base, least_models=method.models[0],
+        most_models=method.models[1], parameters=[_parameter(one) for one in method.parameters],
+    )  # fmt: skip
+
+
+def _parameter(one: Parameter) -> MergeParameter:
+    kind = "switch" if one.kind is bool else "integer" if one.kind is int else "number"
+    return MergeParameter(
+        name=one.name, kind=kind, scope=one.scope.value, default=one.default, low=one.low, high=one.high,
+        required=one.default is None and not one.optional,
+    )  # fmt: skip
