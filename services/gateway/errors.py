@@ -50,6 +50,21 @@ class ProblemDocument(BaseModel):
     hint: str
 
 
+class OpenAiFault(BaseModel):
+    """What went wrong, in the words of OpenAI's API."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAiError(BaseModel):
+    """What every error below `/v1` looks like."""
+
+    error: OpenAiFault
+
+
 def problem_response(error: LtpError, status: int | None = None, path: str = "") -> JSONResponse:
     """An error as `application/problem+json`; `status` where the code alone does not tell it."""
     status = status or STATUS.get(error.code, _OTHERWISE)

@@ -46,9 +46,13 @@ class _Address(Convertor[str]):
 class _Assets(StaticFiles):
     """Hashed by their content, so that a browser keeps them for ever; there from the moment the console is built."""
 
+    async def check_config(self) -> None:
+        try:
+            await super().check_config()
+        except RuntimeError as error:  # Starlette's word for a directory that is not there: nothing was built
+            raise HTTPException(404) from error
+
     async def get_response(self, path: str, scope: Any) -> Response:
-        if not Path(str(self.directory)).is_dir():  # noqa: ASYNC240 - one look at a local folder
-            raise HTTPException(404)
         response = await super().get_response(path, scope)
         if response.status_code == 200 and "-" in Path(path).stem:
             response.headers["Cache-Control"] = _FOREVER

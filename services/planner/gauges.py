@@ -48,6 +48,7 @@ async def _read_drifts(connection: AsyncConnection) -> None:
 
 
 async def _read_plans(connection: AsyncConnection) -> None:
-    outcome = case((plans.c.problem.is_(None), "made"), else_="refused").label("outcome")
+    # A column of JSON holds a null of its own.
+    outcome = case((func.jsonb_typeof(plans.c.problem) == "object", "refused"), else_="made").label("outcome")
     rows = (await connection.execute(select(outcome, func.count()).group_by(outcome))).all()
     replace_all(PLANS, [({"outcome": name}, count) for name, count in rows])

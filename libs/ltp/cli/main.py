@@ -48,6 +48,10 @@ COMMANDS = {
     "secret": "ltp.cli.secrets:app",
     "webhook": "ltp.cli.webhooks:app",
     "bus": "ltp.cli.bus:app",
+    "grafana": "ltp.cli.grafana:app",
+    "init": "ltp.cli.backup:init",
+    "backup": "ltp.cli.backup:backup",
+    "restore": "ltp.cli.backup:restore",
     "proto": "ltp.cli.proto:app",
 }
 

@@ -21,7 +21,7 @@ _SECRETS = re.compile(
     r"|\b(?:hf|ghp|gho|glpat|xox[abp])[_-][A-Za-z0-9_-]{16,}"
     r"|\bsk-[A-Za-z0-9_-]{16,}|\bAKIA[0-9A-Z]{16}\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"|(?P<pair>(?i:password|passwd|passphrase|api[_-]?key|secret|token)\s*[=:]\s*['\"]?)[^\s'\",;&]{4,}",
+    r"|(?P<pair>(?i:password|passwd|passphrase|api[_-]?key|secret|token)['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&]{4,}",
     re.DOTALL,
 )
 

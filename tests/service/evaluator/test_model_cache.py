@@ -8,12 +8,15 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.evaluation_spec import LocalModel
 from ltp.contracts.values import Placement
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.secrets import Secrets
 from services.evaluator.endpoint import Endpoint
 from services.evaluator.fingerprint import fingerprint_of
 from services.evaluator.models import Models, Served
@@ -24,6 +27,8 @@ from tests.conftest import until
 from tests.tiny_model import write_tiny_adapter
 
 pytestmark = pytest.mark.training
+# Models of our own need no key.
+NO_SECRETS = Secrets(cast("AsyncEngine", None), Path("keyring"))
 HERE = Placement(host_id="here", device_kind="cpu", device_indexes=[0])
 
 
@@ -53,7 +58,7 @@ async def said(endpoint: Endpoint, text: str = "2 + 2") -> str:
 async def test_adapters_share_one_server_with_their_base(
     cache: ModelCache, tiny_model: Path, adapters: list[Path]
 ) -> None:
-    models = Models(cache.settings, cache)
+    models = Models(cache.settings, cache, NO_SECRETS)
     opened = models.opener(HERE)
     async with opened(LocalModel(path=str(tiny_model))) as base:
         plain = await said(base)
@@ -90,7 +95,7 @@ async def test_the_budget_and_idleness_end_servers_and_a_dead_one_is_replaced(
     (other / "generation_config.json").write_text("{}")  # another fingerprint
     need = predicted_bytes(tiny_model, cache.settings.evaluator_concurrency)
     cache.settings.evaluator_memory_bytes = int(1.5 * need)
-    opened = Models(cache.settings, cache).opener(HERE)
+    opened = Models(cache.settings, cache, NO_SECRETS).opener(HERE)
     async with opened(LocalModel(path=str(tiny_model))):
         pid = cache.warm()[fingerprint_of(tiny_model)]
         memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

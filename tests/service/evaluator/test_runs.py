@@ -21,6 +21,8 @@ from ltp.contracts.evaluation_spec import ApiModel, RunSpec
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import claim
 from ltp.queue.worker import Held
+from ltp.security.keyring import make_keyring
+from ltp.security.secrets import Secrets
 from ltp.store.clock import new_id
 from ltp.store.database import Database
 from services.evaluator import store, store_samples
@@ -45,6 +47,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 def evaluator(database: Database, data_dir: Path) -> Evaluator:
     (data_dir / "secrets").mkdir(parents=True)
+    make_keyring(data_dir / "secrets" / "keyring")
     return Evaluator(database, EvaluatorSettings(data_dir=data_dir))
 
 
@@ -118,7 +121,9 @@ async def said(database: Database) -> list[str]:
 
 
 async def test_every_row_is_asked_once_and_scored(evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub) -> None:
-    (evaluator.settings.root() / "secrets" / "key").write_text("sk-1\n")
+    secrets = Secrets.of(evaluator.database.engine, evaluator.settings.root())
+    async with evaluator.database.unit() as unit:
+        await secrets.put(unit, "key", "sk-1\n", "default")
     evaluation_id, found = await evaluated(evaluator, dataset, stub, "weak", "key")
     assert set(stub.asked.values()) == {1} and len(stub.asked) == ROWS
     assert stub.keys == {"bearer sk-1"}

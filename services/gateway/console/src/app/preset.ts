@@ -2,6 +2,8 @@
 import { definePreset } from "@primeuix/themes";
 import Aura from "@primeuix/themes/aura";
 
+const MESSAGES = { info: "blue", success: "green", warn: "yellow", error: "red" };
+
 export default definePreset(Aura, {
   semantic: {
     primary: Object.fromEntries([50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950].map((n) => [n, `{indigo.${n}}`])),
@@ -15,6 +17,16 @@ export default definePreset(Aura, {
         primary: { color: "{indigo.300}", contrastColor: "{surface.950}", hoverColor: "{indigo.200}", activeColor: "{indigo.100}" },
         text: { mutedColor: "{surface.300}" },
         formField: { placeholderColor: "{surface.300}", borderColor: "{surface.500}" },
+      },
+    },
+  },
+  // Aura's own of these fall short of 4.5 to 1.
+  components: {
+    togglebutton: { colorScheme: { light: { root: { color: "{surface.700}" } }, dark: { root: { color: "{surface.200}" } } } },
+    message: {
+      colorScheme: {
+        light: Object.fromEntries(Object.entries(MESSAGES).map(([severity, colour]) => [severity, { color: `{${colour}.800}` }])),
+        dark: Object.fromEntries(Object.entries(MESSAGES).map(([severity, colour]) => [severity, { color: `{${colour}.200}` }])),
       },
     },
   },

@@ -69,6 +69,5 @@ export function useLog(jobId: string, wanted: number | null): JobLog {
 
 /** Without the codes by which a terminal is coloured. */
 export function plain(text: string): string {
-  // eslint-disable-next-line no-control-regex
   return text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, "").replace(/\r(?!\n)/g, "\n");
 }

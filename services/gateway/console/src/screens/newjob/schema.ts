@@ -53,12 +53,17 @@ export function sectionsOf(algorithm: string): string[] {
 }
 
 /** Shown at once; the rest is behind "more settings". */
-const COMMON = new Set([
+const COMMON = [
   "model.path", "dataset.name", "training.steps", "training.batch_size", "training.learning_rate", "training.max_length", "training.save_every",
   "training.lora_rank", "resources.device_kind", "resources.devices", "evaluation.scorer", "evaluation.max_rows", "evaluation.split",
   "reinforcement.samples_per_prompt", "reinforcement.scorer", "reinforcement.max_response_length", "reinforcement.temperature",
   "reinforcement.kl_loss_coefficient", "preference.beta", "preference.loss", "critic.learning_rate",
-]);
+];
 export function isCommon(path: string): boolean {
-  return COMMON.has(path);
+  return COMMON.includes(path);
+}
+/** The order of a section's fields: the common ones first, as people think of them, then the rest by name. */
+export function rank(path: string): number {
+  const place = COMMON.indexOf(path);
+  return place < 0 ? COMMON.length : place;
 }

@@ -1,0 +1,66 @@
+"""The secrets of a set-up under compose: drawn once, kept in .env and secrets/, never in a file of the repository."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.identity import new_token
+
+# The variables of .env that hold a secret; docker-compose.yml refuses to start without them.
+VARIABLES = (
+    "LTP_POSTGRES_PASSWORD",
+    "LTP_GRAFANA_PASSWORD",
+    "LTP_GRAFANA_DB_PASSWORD",
+    "LTP_MINIO_USER",
+    "LTP_MINIO_PASSWORD",
+)
+
+
+def make_secrets(folder: Path, *, dry_run: bool) -> list[str]:
+    """Make what is missing; the names of what was."""
+    if not folder.is_dir():
+        raise LtpError(ErrorCode.INVALID_REQUEST, f"There is no folder {folder}.", "Name that of docker-compose.yml.")
+    missing = [name for name in VARIABLES if name not in _known(folder / ".env")]
+    made = [f".env: {name}" for name in missing]
+    if missing and not dry_run:
+        _append(folder / ".env", "".join(f"{name}={secrets.token_hex(24)}\n" for name in missing))
+    makers: dict[str, Callable[[Path], object]] = {
+        # Read by users of containers, who are nobody here: the folder, which no container sees, keeps others out.
+        "token": lambda path: _write(path, new_token()[0], 0o644),
+        "metrics_token": lambda path: _write(path, secrets.token_urlsafe(32), 0o644),
+    }
+    for name, make in makers.items():
+        path = folder / "secrets" / name
+        if path.exists():
+            continue
+        made.append(f"secrets/{name}")
+        if not dry_run:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make(path)
+    return made
+
+
+def _known(path: Path) -> set[str]:
+    if not path.exists():
+        return set()
+    pairs = (line.partition("=") for line in path.read_text().splitlines() if not line.lstrip().startswith("#"))
+    return {name.strip() for name, _, value in pairs if value.strip()}
+
+
+def _append(path: Path, text: str) -> None:
+    known = path.read_text() if path.exists() else ""
+    if known and not known.endswith("\n"):
+        known += "\n"
+    draft = path.with_name(".env.tmp")
+    _write(draft, known + text)
+    os.replace(draft, path)
+
+
+def _write(path: Path, text: str, mode: int = 0o600) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        file.write(text)
+    path.chmod(mode)

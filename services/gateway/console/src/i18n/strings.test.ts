@@ -1,0 +1,38 @@
+// Every string exists in both languages with the same values to fill in, and every key that a source names is there.
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+
+const root = new URL("..", import.meta.url).pathname;
+
+function flat(value: object, prefix: string): [string, string][] {
+  return Object.entries(value).flatMap(([key, inner]): [string, string][] =>
+    typeof inner === "string" ? [[`${prefix}${key}`, inner]] : flat(inner as object, `${prefix}${key}.`),
+  );
+}
+function strings(language: string): Map<string, string> {
+  const read = (path: string): object => JSON.parse(readFileSync(join(root, path), "utf8")) as object;
+  const screens = readdirSync(join(root, "screens")).flatMap((name) => flat(read(`screens/${name}/${language}.json`), `${name}.`));
+  return new Map([...flat(read(`i18n/${language}.json`), ""), ...screens]);
+}
+const [en, zh] = [strings("en"), strings("zh")];
+// Descriptions of recipe keys are the schema's own in English.
+const missing = (from: Map<string, string>, to: Map<string, string>): string[] => [...from.keys()].filter((key) => !to.has(key) && !key.startsWith("newjob.fields."));
+
+it("has the same keys in English and Chinese", () => {
+  expect(missing(en, zh)).toEqual([]);
+  expect(missing(zh, en)).toEqual([]);
+});
+
+it("fills in the same values in both", () => {
+  const names = (text: string): string[] => [...text.matchAll(/\{(\w+)\}/g)].map(([, name]) => name ?? "").sort();
+  const differing = [...en].filter(([key, text]) => zh.has(key) && names(text).join() !== names(zh.get(key) ?? "").join()).map(([key]) => key);
+  expect(differing).toEqual([]);
+});
+
+it("knows every key that a source names", () => {
+  const sources = (readdirSync(root, { recursive: true }) as string[]).filter((path) => /\.(vue|ts)$/.test(path) && !path.endsWith(".test.ts"));
+  const named = sources.flatMap((path) => [...readFileSync(join(root, path), "utf8").matchAll(/\b(?:t|te)\(\s*"([\w.-]+)"/g)].map(([, key]) => key ?? ""));
+  expect(named.length).toBeGreaterThan(100);
+  expect([...new Set(named)].filter((key) => !en.has(key))).toEqual([]);
+});

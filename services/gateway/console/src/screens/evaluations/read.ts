@@ -1,0 +1,17 @@
+// Reads evaluations page by page, newest first, up to as many as a screen can show.
+import { api, ask } from "@/api/client";
+import type { Evaluation } from "./matrix";
+
+const PAGE = 200;
+const PAGES = 5;
+
+export async function readEvaluations(signal: AbortSignal, job: string | null = null): Promise<Evaluation[]> {
+  const found: Evaluation[] = [];
+  for (let page = 0; page < PAGES; page += 1) {
+    const query = { job_id: job, limit: PAGE, cursor: found.at(-1)?.evaluation_id ?? null };
+    const { evaluations } = await ask(api.GET("/api/v1/evaluations", { params: { query }, signal }));
+    found.push(...evaluations);
+    if (evaluations.length < PAGE) break;
+  }
+  return found;
+}

@@ -1,0 +1,36 @@
+"""The console in Debian's Chromium, over the platform that all end-to-end tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.platform import Platform
+
+pytest.importorskip("playwright", reason="the console's tests drive a browser with playwright (extra `dev`)")
+
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.e2e.console.browser import BUILT, CHROMIUM, Door
+from tests.e2e.platform import eventually
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no {CHROMIUM}: apt-get install chromium")
+    if not BUILT.exists():
+        pytest.skip("the console is not built: `make console` (needs Node.js 20)")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def door(browser: Browser, platform: Platform) -> Door:
+    """Windows on the platform's console."""
+    url = eventually(lambda: platform.json("status")["urls"]["gateway"])
+    return Door(browser, str(url), (platform.data / "secrets" / "token").read_text().strip())
