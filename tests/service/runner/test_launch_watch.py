@@ -137,12 +137,12 @@ def test_the_rollout_within_a_step_is_read_from_the_log_wherever_it_is_cut() -> 
 
 @pytest.mark.parametrize(("free", "level"), [(1000, "ok"), (290, "warn"), (190, "alarm"), (119, "pause"), (0, "pause")])
 def test_the_disk_is_judged_in_checkpoints(free: int, level: str) -> None:
-    forecast = DiskForecast({"checkpoint_bytes": 100, "kept_bytes": 0, "reserve_bytes": 0})
+    forecast = DiskForecast({**launch.DEFAULTS, "checkpoint_bytes": 100, "reserve_bytes": 0})
     assert forecast.look(0.0, free)["level"] == level
 
 
 def test_the_disk_is_forecast_from_its_pace() -> None:
-    forecast = DiskForecast({"checkpoint_bytes": 100, "reserve_bytes": 0})
+    forecast = DiskForecast({**launch.DEFAULTS, "checkpoint_bytes": 100, "reserve_bytes": 0})
     for minute in range(10):
         found = forecast.look(60.0 * minute, 1_000_000 - minute * 6_000)  # 100 bytes a second
     assert found["bytes_per_second"] == 100
