@@ -65,7 +65,7 @@ class Spec(TypedDict):
     grace_seconds: float
 
 
-class Limits(TypedDict, total=False):
+class Limits(TypedDict):
     """What launch.json may say beside; `DEFAULTS` is what holds where it does not."""
 
     # No line of metrics for max(stall_seconds, stall_steps x the median step): stalled.
@@ -275,9 +275,9 @@ class DiskForecast:
     """What is left of the run's disk, how long it lasts at the pace of the last minutes, and what that calls for."""
 
     def __init__(self, limits: Limits) -> None:
-        self.need = limits.get("checkpoint_bytes", 0)
-        self.kept = limits.get("kept_bytes", 0)
-        self.reserve = limits.get("reserve_bytes", 0)
+        self.need = limits["checkpoint_bytes"]
+        self.kept = limits["kept_bytes"]
+        self.reserve = limits["reserve_bytes"]
         self._seen: deque[tuple[float, int]] = deque()
 
     def start(self, free: int) -> str | None:

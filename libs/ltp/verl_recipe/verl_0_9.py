@@ -136,7 +136,7 @@ def _environment(recipe: Recipe, plan: Plan, run_dir: Path, libs: Path, device_i
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "VERL_FILE_LOGGER_PATH": str(run_dir / "metrics.jsonl"),
-        "VERL_USE_EXTERNAL_MODULES": "ltp_verl.stacks,ltp_verl.reshard,ltp_verl.label_logprobs",
+        "VERL_USE_EXTERNAL_MODULES": "ltp_verl.stacks,ltp_verl.label_logprobs",
     }
     if plan.device_kind == "cpu":
         environment["VERL_USE_EXTERNAL_MODULES"] += ",ltp_verl.cpu"
@@ -164,6 +164,8 @@ def _environment(recipe: Recipe, plan: Plan, run_dir: Path, libs: Path, device_i
         }
         if plan.device_kind == "gpu":
             environment |= {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"}
+    # Last: it imports verl's engine, which takes what the others exchange at its import.
+    environment["VERL_USE_EXTERNAL_MODULES"] += ",ltp_verl.reshard"
     return environment
 
 

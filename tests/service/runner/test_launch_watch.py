@@ -68,7 +68,8 @@ def test_a_hang_is_marked_with_the_stacks_and_unmarked_when_it_goes_on(attempt: 
     pid = train(attempt, STEPS, **QUICK, prepare=lambda: go(attempt).touch())
     wait_for(lambda: lines(attempt) > 5 and stalled(attempt) is None)
     go(attempt).unlink()
-    found = wait_for(lambda: stalled(attempt))
+    # On a busy machine the silence of its start may have been marked too.
+    found = wait_for(lambda: (told := stalled(attempt)) and told["last_step"] and told)
     said = "\n".join(found["evidence"])
     assert "in wait_for_a_peer_that_never_comes" in said, said
     assert f"process {pid} (" in said
@@ -137,12 +138,12 @@ def test_the_rollout_within_a_step_is_read_from_the_log_wherever_it_is_cut() -> 
 
 @pytest.mark.parametrize(("free", "level"), [(1000, "ok"), (290, "warn"), (190, "alarm"), (119, "pause"), (0, "pause")])
 def test_the_disk_is_judged_in_checkpoints(free: int, level: str) -> None:
-    forecast = DiskForecast({"checkpoint_bytes": 100, "kept_bytes": 0, "reserve_bytes": 0})
+    forecast = DiskForecast({**launch.DEFAULTS, "checkpoint_bytes": 100, "reserve_bytes": 0})
     assert forecast.look(0.0, free)["level"] == level
 
 
 def test_the_disk_is_forecast_from_its_pace() -> None:
-    forecast = DiskForecast({"checkpoint_bytes": 100, "reserve_bytes": 0})
+    forecast = DiskForecast({**launch.DEFAULTS, "checkpoint_bytes": 100, "reserve_bytes": 0})
     for minute in range(10):
         found = forecast.look(60.0 * minute, 1_000_000 - minute * 6_000)  # 100 bytes a second
     assert found["bytes_per_second"] == 100

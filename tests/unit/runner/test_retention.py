@@ -6,7 +6,7 @@ from math import nan
 from typing import Any
 from uuid import UUID, uuid4
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.runner.retention import Held, Rule, reasons
@@ -55,6 +55,7 @@ def test_of_a_step_that_two_attempts_saved_the_later_one_counts() -> None:
     assert not found[first.checkpoint_id]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.lists(
         st.builds(
@@ -62,6 +63,7 @@ def test_of_a_step_that_two_attempts_saved_the_later_one_counts() -> None:
             st.booleans(), st.booleans(),
         ),
         min_size=1,
+        max_size=12,
         unique_by=lambda h: h.checkpoint_id,
     ),
     st.none() | st.integers(1, 5),

@@ -82,7 +82,7 @@ def test_sft_on_a_cpu_is_one_process_without_torchrun() -> None:
         "data.val_files=null",
     } <= set(spec.argv)
     assert (
-        spec.env["VERL_USE_EXTERNAL_MODULES"] == "ltp_verl.stacks,ltp_verl.reshard,ltp_verl.label_logprobs,ltp_verl.cpu"
+        spec.env["VERL_USE_EXTERNAL_MODULES"] == "ltp_verl.stacks,ltp_verl.label_logprobs,ltp_verl.cpu,ltp_verl.reshard"
     )
     assert spec.env["OMP_WAIT_POLICY"] == "passive"
     assert spec.env["VERL_FILE_LOGGER_PATH"] == spec.metrics_path == "/runs/1/metrics.jsonl"
@@ -94,7 +94,7 @@ def test_sft_on_gpus_is_torchrun_on_the_leased_devices() -> None:
     spec = _spec(_recipe(), _plan("gpu", devices=2), device_indexes=[2, 5])
     assert spec.argv[1:6] == ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     assert spec.env["CUDA_VISIBLE_DEVICES"] == "2,5"
-    assert spec.env["VERL_USE_EXTERNAL_MODULES"] == "ltp_verl.stacks,ltp_verl.reshard,ltp_verl.label_logprobs"
+    assert spec.env["VERL_USE_EXTERNAL_MODULES"] == "ltp_verl.stacks,ltp_verl.label_logprobs,ltp_verl.reshard"
     assert not any(argument.startswith("+engine.mixed_precision") for argument in spec.argv)
 
 
