@@ -60,6 +60,7 @@ def test_a_file_becomes_a_dataset_that_can_be_looked_into(door: Door, rows: Path
     page.get_by_role("tab", name="Leaks").click()
     page.get_by_role("button", name="Check for leaks").click()
     expect(page.get_by_text("evaluation rows").first).to_be_visible(timeout=60_000)
+    page.wait_for_timeout(400)  # the message fades in, and is read at its full strength
     assert person.axe() == []
     assert page.evaluate("window.hacked") is None
     assert person.faults == []
