@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal
 
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, table, timeseries
@@ -201,4 +202,4 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items() if each is not None}  # type: ignore[misc]
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(each) for each in value]  # type: ignore[misc]
-    return value.value if hasattr(value, "value") else value
+    return value.value if isinstance(value, Enum) else value

@@ -134,8 +134,8 @@ def enqueue(
     It belongs to `trace`, or to the one in which it is put in.
     Raises INVALID_REQUEST as `NewWork` does.
     """
-    more = {"trace": trace} if trace else {}
-    new = NewWork(queue, kind, payload, dedup_key, wants, priority, project, owner, run_at, **more)
+    named = (queue, kind, payload, dedup_key, wants, priority, project, owner, run_at)
+    new = NewWork(*named, trace=trace) if trace else NewWork(*named)
     unit.add(statements.ENQUEUE, new.columns())
 
 

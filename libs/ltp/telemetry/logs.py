@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -31,7 +32,7 @@ def redacted(text: str) -> str:
     return _SECRETS.sub(lambda found: (found["url"] or found["scheme"] or found["pair"] or "") + _MASK, text)
 
 
-def redact(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
     """Mask secrets in a log line, by the name of a field or by what a text looks like."""
     return {key: _MASK if _SECRET_KEY.search(key) and value else _masked(value) for key, value in event.items()}
 
