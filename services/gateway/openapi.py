@@ -44,7 +44,8 @@ def document(app: FastAPI) -> dict[str, Any]:
 def _finish(made: dict[str, Any]) -> None:
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     for model in (ProblemDocument, OpenAiError):
-        schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
     made["components"]["responses"] = {
         "Problem": _answer("A problem (RFC 9457).", "application/problem+json", "ProblemDocument", _PROBLEM),
         "OpenAiError": _answer(

@@ -97,3 +97,13 @@ def test_subscribers_are_told_of_every_event_and_its_fields() -> None:
             place: Any = document
             for part in found.strip("/").split("/"):
                 place = place[part]
+
+
+def test_the_description_of_rest_names_only_what_it_holds() -> None:
+    document = (ROOT / "proto" / "openapi.json").read_text()
+    described = json.loads(document)
+    for reference in set(re.findall(r'"\$ref":\s*"#/([^"]+)"', document)):
+        place = described
+        for key in reference.split("/"):
+            assert key in place, f"{reference} is nowhere described"
+            place = place[key]
