@@ -26,7 +26,7 @@ router = APIRouter(tags=["checkpoints"])
 DryRun = Annotated[bool, Query(description="Say what would happen, and change nothing.")]
 
 
-class Answer(KeptCheckpoint):
+class CheckpointAnswer(KeptCheckpoint):
     """The checkpoint after a request about it, and in words what the request does."""
 
     message: str
@@ -56,19 +56,19 @@ async def show_checkpoint(checkpoint_id: UUID, runtime: Serving) -> KeptCheckpoi
 
 
 @router.post("/checkpoints/{checkpoint_id}/pin", status_code=202)
-async def pin_checkpoint(checkpoint_id: UUID, runtime: Serving, dry_run: DryRun = False) -> Answer:
+async def pin_checkpoint(checkpoint_id: UUID, runtime: Serving, dry_run: DryRun = False) -> CheckpointAnswer:
     """Have a checkpoint stay, whatever the recipe's rule says."""
     return await _pin(runtime, checkpoint_id, pinned=True, dry_run=dry_run)
 
 
 @router.post("/checkpoints/{checkpoint_id}/unpin", status_code=202)
-async def unpin_checkpoint(checkpoint_id: UUID, runtime: Serving, dry_run: DryRun = False) -> Answer:
+async def unpin_checkpoint(checkpoint_id: UUID, runtime: Serving, dry_run: DryRun = False) -> CheckpointAnswer:
     """Let the recipe's rule hold for a checkpoint again."""
     return await _pin(runtime, checkpoint_id, pinned=False, dry_run=dry_run)
 
 
 @router.delete("/checkpoints/{checkpoint_id}", status_code=202)
-async def remove_checkpoint(checkpoint_id: UUID, runtime: Serving, dry_run: DryRun = False) -> Answer:
+async def remove_checkpoint(checkpoint_id: UUID, runtime: Serving, dry_run: DryRun = False) -> CheckpointAnswer:
     """Delete a checkpoint's training state. Refused for one that is pinned, or the newest, from which its job resumes."""
     known = await _there(runtime, checkpoint_id)
     firm = [why for why in known.kept_because if why == "pinned" or why.startswith("the newest")]
@@ -81,22 +81,22 @@ async def remove_checkpoint(checkpoint_id: UUID, runtime: Serving, dry_run: DryR
     return await _request(runtime, known, event, when, dry_run)
 
 
-async def _pin(runtime: Runtime, checkpoint_id: UUID, *, pinned: bool, dry_run: bool) -> Answer:
+async def _pin(runtime: Runtime, checkpoint_id: UUID, *, pinned: bool, dry_run: bool) -> CheckpointAnswer:
     known = await _there(runtime, checkpoint_id)
     word = "pinned" if pinned else "not pinned"
     if known.pinned == pinned:
-        return Answer(**dict(known), message=f"It is {word} already; nothing was done.")
+        return CheckpointAnswer(**dict(known), message=f"It is {word} already; nothing was done.")
     event = CheckpointPinRequested(checkpoint_id=checkpoint_id, job_id=known.job_id, pinned=pinned)
     message = "It stays until it is unpinned." if pinned else "The rule of its recipe holds for it again."
     return await _request(runtime, known, event, message, dry_run)
 
 
-async def _request(runtime: Runtime, known: KeptCheckpoint, event: Event, message: str, dry_run: bool) -> Answer:
+async def _request(runtime: Runtime, known: KeptCheckpoint, event: Event, message: str, dry_run: bool) -> CheckpointAnswer:
     if dry_run:
-        return Answer(**dict(known), message=f"Nothing was done. {message}")
+        return CheckpointAnswer(**dict(known), message=f"Nothing was done. {message}")
     async with runtime.database.unit() as unit:
         unit.emit(event, about=known.checkpoint_id)
-    return Answer(**dict(known), message=message)
+    return CheckpointAnswer(**dict(known), message=message)
 
 
 async def _there(runtime: Runtime, checkpoint_id: UUID) -> KeptCheckpoint:

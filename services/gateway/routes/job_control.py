@@ -27,7 +27,7 @@ router = APIRouter(tags=["jobs"])
 DryRun = Annotated[bool, Query(description="Say what would happen, and change nothing.")]
 
 
-class Answer(Job):
+class JobAnswer(Job):
     """The job after a request about it, and in words what the request does."""
 
     message: str
@@ -51,7 +51,7 @@ class Clone(BaseModel):
 
 
 @router.post("/jobs/{job_id}/pause", status_code=202)
-async def pause_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) -> Answer:
+async def pause_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) -> JobAnswer:
     """Ask that a job save a checkpoint, give its devices up and keep its place. One that waits is paused at once."""
     job = await show_job(job_id, runtime.database.engine)
     _refuse_when_over(job, "pause")
@@ -63,7 +63,7 @@ async def pause_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) -> 
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202)
-async def resume_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) -> Answer:
+async def resume_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) -> JobAnswer:
     """Queue a paused job again, from its last checkpoint; or start one that was created without a start."""
     job = await show_job(job_id, runtime.database.engine)
     _refuse_when_over(job, "resume")
@@ -75,7 +75,7 @@ async def resume_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) ->
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202)
-async def cancel_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) -> Answer:
+async def cancel_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) -> JobAnswer:
     """Ask that a job end. It is `cancelled` once its processes are gone and its devices free."""
     job = await show_job(job_id, runtime.database.engine)
     _refuse_when_over(job, "cancel")
@@ -88,7 +88,7 @@ async def cancel_job(job_id: UUID, runtime: Serving, dry_run: DryRun = False) ->
 @router.post("/jobs/{job_id}/retry", status_code=202)
 async def retry_job(
     job_id: UUID, runtime: Serving, response: Response, how: Annotated[Retry, Body()] = Retry(), dry_run: DryRun = False
-) -> Answer:
+) -> JobAnswer:
     """Submit the recipe of a failed or cancelled job as a new job, which goes on from the old one's last checkpoint."""
     job = await show_job(job_id, runtime.database.engine)
     if not JOB.is_over(job.state):
@@ -102,7 +102,7 @@ async def retry_job(
 @router.post("/jobs/{job_id}/clone", status_code=202)
 async def clone_job(
     job_id: UUID, runtime: Serving, response: Response, how: Annotated[Clone, Body()] = Clone(), dry_run: DryRun = False
-) -> Answer:
+) -> JobAnswer:
     """Submit a job's recipe, with changes, as a new job that starts from step 0."""
     job = await show_job(job_id, runtime.database.engine)
     return await _again(runtime, response, job, changed(job.recipe, how.changes), resume=False, dry_run=dry_run)
@@ -136,7 +136,7 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 async def _again(
     runtime: Runtime, response: Response, job: Job, recipe: Recipe, *, resume: bool, dry_run: bool
-) -> Answer:
+) -> JobAnswer:
     if dry_run:
         resolved, dataset = await resolve(runtime, recipe)
         await admit(runtime, resolved, dataset)
@@ -151,7 +151,7 @@ async def _again(
     return _answer(await show_job(job_id, runtime.database.engine), f"Submitted as a new job, which goes {where}.")
 
 
-async def _request(runtime: Runtime, job: Job, wish: str, event: Event, message: str, dry_run: bool) -> Answer:
+async def _request(runtime: Runtime, job: Job, wish: str, event: Event, message: str, dry_run: bool) -> JobAnswer:
     if dry_run:
         return _answer(job, f"Nothing was done. {message}")
     async with runtime.database.unit() as unit:
@@ -160,8 +160,8 @@ async def _request(runtime: Runtime, job: Job, wish: str, event: Event, message:
     return _answer(job.model_copy(update={"requested": wish}), message)
 
 
-def _answer(job: Job, message: str) -> Answer:
-    return Answer(**dict(job), message=message)
+def _answer(job: Job, message: str) -> JobAnswer:
+    return JobAnswer(**dict(job), message=message)
 
 
 def _refuse_when_over(job: Job, verb: str) -> None:

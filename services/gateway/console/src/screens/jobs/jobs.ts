@@ -25,7 +25,7 @@ export function allows(job: Job, action: JobAction): boolean {
   return true;
 }
 
-export function act(job: Job, action: JobAction): Promise<Schemas["Answer"]> {
+export function act(job: Job, action: JobAction): Promise<Schemas["JobAnswer"]> {
   const params = { path: { job_id: job.job_id } };
   if (action === "pause") return ask(api.POST("/api/v1/jobs/{job_id}/pause", { params }));
   if (action === "resume") return ask(api.POST("/api/v1/jobs/{job_id}/resume", { params }));
