@@ -150,6 +150,9 @@ A listener that may hear an event twice drops what it has seen by the event's id
 
 ## Over NATS
 
+On the machine itself `nats sub 'ltp.>' -s URL` (the URL: `ltp status`) hears every event live, without an account and without a
+right to say anything; `LTP_BUS_CLOSED=1` for `ltp up` ends that. All others, and all who want what was kept, have accounts:
+
 `ltp bus add billing --subject 'ltp.job.v1.*'` prints a user, a password (once), a consumer and an inbox prefix. The account
 hears `ltp-feed.PROJECT.TYPE` for its own project and the types it was made for, and nothing else; it can publish nothing. Kept
 events are taken from its consumer in the stream `LTP_FEED` (seven days), each given again until it is acknowledged:

@@ -19,11 +19,13 @@ FEED_SUBJECTS = "ltp-feed.>"
 _NOBODY = "_"
 OPERATOR = "operator"
 SYSTEM = "system"
+# Who comes without credentials: hears the facts, says nothing, and sees no answers.
+LISTENER = "listener"
 
 
 @dataclass(frozen=True)
 class BusUser:
-    """One who may connect. `digest` is the bcrypt hash of the password."""
+    """One who may connect. `digest` is the bcrypt hash of the password, but for the listener."""
 
     name: str
     digest: str
@@ -51,6 +53,11 @@ def service_permissions(service: str) -> tuple[tuple[str, ...], tuple[str, ...]]
 def service_users(digests: dict[str, str]) -> list[BusUser]:
     """The services and the operator, by their passwords' hashes."""
     return [BusUser(name, digests[name], *service_permissions(name)) for name in (*SERVICES, OPERATOR)]
+
+
+def listener(password: str) -> BusUser:
+    """What `nats sub 'ltp.>'` is on the machine itself, where events are no secret unless the operator says so."""
+    return BusUser(LISTENER, password, (), ("ltp.>",))
 
 
 def subscriber(user: str, digest: str, project: str | None, subjects: Iterable[str]) -> BusUser:
@@ -83,7 +90,7 @@ def rendered(users: Sequence[BusUser]) -> str:
     """The users as NATS configuration."""
     lines = [
         f"  {{user: {_text(user.name)}, password: {_text(user.digest)}, permissions: "
-        f"{{publish: {{allow: {_texts(user.publish)}}}, subscribe: {{allow: {_texts(user.subscribe)}}}}}}}"
+        f"{{publish: {_allowed(user.publish)}, subscribe: {_allowed(user.subscribe)}}}}}"
         for user in users
     ]
     return "\n".join(["users = [", *lines, "]", ""])
@@ -92,6 +99,11 @@ def rendered(users: Sequence[BusUser]) -> str:
 def _token(project: str) -> str:
     # A project's name may hold dots, which would be tokens of their own; it never holds a tilde.
     return project.replace(".", "~")
+
+
+def _allowed(subjects: Iterable[str]) -> str:
+    # An empty list of what is allowed would allow all.
+    return f"{{allow: {_texts(subjects)}}}" if subjects else '{deny: ">"}'
 
 
 def _texts(values: Iterable[str]) -> str:

@@ -108,7 +108,7 @@ def _contact(api: GrafanaApi, url: str) -> Wanted:
     value = {"uid": "ltp-webhook", "name": "ltp", "type": "webhook", "settings": {"url": url}}
 
     def read() -> Mapping[str, Any] | None:
-        points = api.alertingprovisioning.get_contactpoints("ltp")
+        points = api.alertingprovisioning.get_contactpoints()
         return next((point for point in points if point["uid"] == value["uid"]), None)
 
     return Wanted(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltp.bus import users_file
-from ltp.bus.permissions import OPERATOR, SYSTEM, service_users
+from ltp.bus.permissions import LISTENER, OPERATOR, SYSTEM, listener, service_users
 from ltp.contracts import SERVICES
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.up import postgres
@@ -26,6 +26,8 @@ from ltp.up.state import DataDir, read_or_make_secret
 
 # A server needs none of the user's tokens and keys, and PG* variables would change what Postgres does.
 INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+# Set to anything, it leaves nobody in to the embedded NATS who has no account.
+BUS_CLOSED = "LTP_BUS_CLOSED"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def needed_ports(environ: Mapping[str, str]) -> list[str]:
 
 def plan_servers(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str]) -> list[Server]:
     """Describe each server: the embedded one, or the external one that the environment names."""
-    inherited = {name: environ[name] for name in INHERITED if name in environ}
+    inherited = {name: environ[name] for name in (*INHERITED, BUS_CLOSED) if name in environ}
     return [
         _external(name, kind.variable, url)
         if (url := environ.get(kind.variable))
@@ -70,16 +72,19 @@ def _external(name: str, variable: str, url: str) -> Server:
 def _nats(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str]) -> Server:
     port, monitor = ports["nats"], ports["nats_monitor"]
     config = data.root / "nats.conf"
+    closed = bool(environ.get(BUS_CLOSED))
     config.write_text(
         f'listen: "{LOOPBACK}:{port}"\nhttp: "{LOOPBACK}:{monitor}"\n'
         f"jetstream {{\n  store_dir: {json.dumps(str(data.nats), ensure_ascii=False)}\n  sync_interval: always\n}}\n"
         "system_account: SYS\n"
         f"accounts {{ SYS {{ users: [ {{user: {SYSTEM}, password: {json.dumps(_bus_digest(data, SYSTEM))}}} ] }} }}\n"
-        f'authorization {{ include "bus/{users_file.USERS}" }}\n'
+        f'authorization {{ include "bus/{users_file.USERS}" }}\n' + ("" if closed else f"no_auth_user: {LISTENER}\n")
     )
     config.chmod(0o600)
     digests = {name: _bus_digest(data, name) for name in (*SERVICES, OPERATOR)}
-    users_file.write_part(data.bus, users_file.SERVICES_PART, service_users(digests))
+    # Not hashed: NATS logs the nameless in with the very text that stands here.
+    known = [] if closed else [listener(_bus_password(data, LISTENER))]
+    users_file.write_part(data.bus, users_file.SERVICES_PART, [*service_users(digests), *known])
     spec = ProcessSpec(
         name="nats",
         argv=(str(nats_binary()), "--config", str(config)),

@@ -91,7 +91,9 @@ async def _pin(runtime: Runtime, checkpoint_id: UUID, *, pinned: bool, dry_run: 
     return await _request(runtime, known, event, message, dry_run)
 
 
-async def _request(runtime: Runtime, known: KeptCheckpoint, event: Event, message: str, dry_run: bool) -> CheckpointAnswer:
+async def _request(
+    runtime: Runtime, known: KeptCheckpoint, event: Event, message: str, dry_run: bool
+) -> CheckpointAnswer:
     if dry_run:
         return CheckpointAnswer(**dict(known), message=f"Nothing was done. {message}")
     async with runtime.database.unit() as unit:

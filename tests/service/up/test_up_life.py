@@ -72,13 +72,27 @@ def test_servers_work(platform: Platform) -> None:
     assert sql(platform.database(), "CREATE TABLE t (x int)", is_superuser) is False
 
     async def publish() -> int:
-        with pytest.raises(nats.errors.Error):
-            await cast(Any, nats).connect(platform.record().urls["nats"], allow_reconnect=False)
+        # Who has no account may hear the facts, as `nats sub 'ltp.>'` does, and say nothing.
+        refused: list[Exception] = []
+
+        async def note(error: Exception) -> None:
+            refused.append(error)
+
+        stranger = await cast(Any, nats).connect(
+            platform.record().urls["nats"], error_cb=note, max_reconnect_attempts=0
+        )
+        heard = await stranger.subscribe("ltp.>")
+        await stranger.subscribe("_INBOX.>")
+        await stranger.publish("ltp.job.v1.submitted", b"forged")
+        await stranger.flush()
+        assert [str(error).lower().count("permissions violation") for error in refused] == [1, 1]
         url = bus_url(platform.data, OPERATOR, platform.record().ports["nats"])
         client = await cast(Any, nats).connect(url)
         stream = client.jetstream()
         await stream.add_stream(name="S", subjects=["ltp.>"])
         sequence = (await stream.publish("ltp.job.v1.submitted", b"")).seq
+        assert (await heard.next_msg(timeout=10)).data == b""
+        await stranger.close()
         await client.close()
         return sequence
 
