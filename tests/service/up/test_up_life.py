@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 import nats
-import pytest
 
 from ltp.bus.permissions import OPERATOR
 from ltp.up import procfs
