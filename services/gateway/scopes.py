@@ -34,6 +34,8 @@ _EXCEPTIONS: tuple[tuple[str, re.Pattern[str], str | None], ...] = tuple(
         # Letters and workers show what all projects do.
         ("GET", r"/api/v1/dead-letters(/.*)?", "platform:write"),
         ("GET", r"/api/v1/workers", "platform:write"),
+        # Counts of all projects.
+        ("GET", r"/metrics", "platform:read"),
         ("POST", r"/api/v1/secrets/rotate", "settings:write"),
         ("POST", r"/api/v1/hosts/[^/]+/test(-connection)?", "hosts:write"),
     )

@@ -1,4 +1,4 @@
-"""The gateway's metrics for Prometheus, which shows a token of its own; any other token of the API opens them too."""
+"""The gateway's metrics for Prometheus, which shows a token of its own; any other needs `platform:read`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
+from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.exposition import CONTENT_TYPE
 from services.gateway.door import token_of
+from services.gateway.scopes import needed
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def scrape(request: Request) -> Response:
-    """Everything the gateway counts, in Prometheus's text format. 401 without a token."""
+    """Everything the gateway counts, in Prometheus's text format. 401 without a token, 403 without `platform:read`."""
     state, given = request.app.state, token_of(request.headers)
     if not _is_scraper(state.runtime.settings.gateway_metrics_token_file, given):
-        await state.identities.principal(given)
+        needs = needed("GET", "/metrics")
+        principal = await state.identities.principal(given)
+        if needs and not principal.may(needs):
+            message = f"A token of role {principal.role} lacks the scope {needs}."
+            raise LtpError(ErrorCode.FORBIDDEN, message, "Show the token in DATA/secrets/metrics_token, as Prometheus does.")
     return Response(await state.runtime.exposition.text(), media_type=CONTENT_TYPE)
 
 

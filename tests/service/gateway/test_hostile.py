@@ -209,7 +209,7 @@ def test_bodies_that_are_none(door: Door, tmp_path: Path, trap: Trap) -> None:
             for kind in ("application/json", "multipart/form-data; boundary=x", "text/plain; charset=utf-7"):
                 answer = room.client.post(path, content=body, headers={"content-type": kind})
                 assert 400 <= answer.status_code < 500, (path, body[:50], kind, answer.status_code, answer.text[:300])
-    for much in ({"content-encoding": "gzip"}, {"transfer-encoding": "gzip, chunked"}, {"expect": "100-continue"}):
+    for much in ({"content-encoding": "gzip"}, {"content-encoding": "zip, gzip"}, {"expect": "100-continue"}):
         assert room.client.post("tokens", content=b"{}", headers=much).status_code < 500
     room.is_whole()
 
