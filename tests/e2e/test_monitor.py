@@ -11,6 +11,9 @@ import httpx
 import nats
 import pytest
 
+from ltp.bus.permissions import OPERATOR
+from ltp.up.servers import bus_url
+from ltp.up.state import DataDir
 from tests.e2e.platform import Platform, eventually
 
 pytestmark = pytest.mark.e2e
@@ -124,7 +127,10 @@ def test_a_message_nobody_can_read_is_kept_as_a_dead_letter_replayed_and_dropped
         return [each for each in page if each["subject"] == subject and each["consumer"].startswith("scheduler")]
 
     async def say() -> None:
-        client = await nats.connect(platform.json("status")["urls"]["nats"])
+        data = DataDir(platform.data)
+        record = data.running()
+        assert record is not None
+        client = await nats.connect(bus_url(data, OPERATOR, record.ports["nats"]))
         await client.jetstream().publish(subject, marker.encode())
         await client.close()
 
