@@ -19,7 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ltp.store.listener import raw_connection
 
 # What a break of the connection raises, here or through the engine: waited out, never a verdict on the work.
-BROKEN = (OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError)
+BROKEN = (
+    OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, DBAPIError,
+)  # fmt: skip
 
 # The planner must not take a table that was empty when it looked for one that stays small; and a statement is planned
 # once a connection, not at each call, which would cost more than its execution.

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ltp.store.line import BROKEN, Line
+from ltp.store.line import Line
 
 # A statement takes each column of its rows as an array, and drops a row whose key is there already: so it may run twice.
 Rows = dict[str, list[Mapping[str, Any]]]
@@ -70,7 +70,7 @@ class Together:
             try:
                 if units:
                     await self._line.run_all(joined([unit.rows for unit in units]))
-            except (*BROKEN, ValueError, OverflowError) as error:
+            except Exception as error:
                 structlog.get_logger().info("committing one by one", units=len(units), error=type(error).__name__)
                 await asyncio.gather(*(self._alone(unit) for unit in units))
             for unit in units:

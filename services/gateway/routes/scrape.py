@@ -24,7 +24,9 @@ async def scrape(request: Request) -> Response:
         principal = await state.identities.principal(given)
         if needs and not principal.may(needs):
             message = f"A token of role {principal.role} lacks the scope {needs}."
-            raise LtpError(ErrorCode.FORBIDDEN, message, "Show the token in DATA/secrets/metrics_token, as Prometheus does.")
+            raise LtpError(
+                ErrorCode.FORBIDDEN, message, "Show the token in DATA/secrets/metrics_token, as Prometheus does."
+            )
     return Response(await state.runtime.exposition.text(), media_type=CONTENT_TYPE)
 
 
