@@ -19,6 +19,7 @@ from ltp.bus.permissions import OPERATOR
 from ltp.up import procfs
 from ltp.up.servers import bus_url
 from ltp.up.services import SERVICES
+from tests.conftest import until
 from tests.service.up.driver import Platform, eventually
 
 
@@ -84,6 +85,8 @@ def test_servers_work(platform: Platform) -> None:
         await stranger.subscribe("_INBOX.>")
         await stranger.publish("ltp.job.v1.submitted", b"forged")
         await stranger.flush()
+        # The client tells of a refusal beside what it does.
+        await until(lambda: len(refused) == 2)
         assert [str(error).lower().count("permissions violation") for error in refused] == [1, 1]
         url = bus_url(platform.data, OPERATOR, platform.record().ports["nats"])
         client = await cast(Any, nats).connect(url)
