@@ -16,9 +16,9 @@ from tests.e2e.console.browser import BUILT, CHROMIUM, Door
 from tests.e2e.platform import eventually
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium."""
+    """A headless Chromium, gone before other tests begin: playwright keeps an event loop running, beside which no other can."""
     if not CHROMIUM.exists():
         pytest.skip(f"no {CHROMIUM}: apt-get install chromium")
     if not BUILT.exists():
@@ -29,7 +29,7 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def door(browser: Browser, platform: Platform) -> Door:
     """Windows on the platform's console."""
     url = eventually(lambda: platform.json("status")["urls"]["gateway"])
