@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show
 
 app = typer.Typer(no_args_is_help=True, help="Let other systems listen to events over NATS.")
 
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Its name, user or id.")]
 After = Annotated[int | None, typer.Option(min=0, help="Give what came after this sequence number.")]
 Since = Annotated[str | None, typer.Option(help="Give what came since this time, as 2026-11-23T10:00:00Z.")]

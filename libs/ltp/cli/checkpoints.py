@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.job_control import DryRunOption
 from ltp.cli.jobs import resolve
-from ltp.cli.output import DataDirOption, JsonOption, reported, rows_table, show, size
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, reported, rows_table, show, size
 
 app = typer.Typer(no_args_is_help=True, help="See which checkpoints are kept and why; pin, unpin and remove them.")
 

@@ -11,8 +11,8 @@ import typer
 from ltp.cli.client import Gateway
 from ltp.cli.dataset_files import wait_until_read
 from ltp.cli.dataset_text import describe
-from ltp.cli.datasets import DryRunOption, NameOption, WaitOption, app
-from ltp.cli.output import DataDirOption, JsonOption, reported, show
+from ltp.cli.datasets import NameOption, WaitOption, app
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, reported, show
 from ltp.core.errors import ErrorCode, LtpError
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.datasets import DryRunOption, app
-from ltp.cli.output import DataDirOption, JsonOption, reported, show, size
+from ltp.cli.datasets import app
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, reported, show, size
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.markup import escape
 from ltp.cli.client import Gateway
 from ltp.cli.dataset_files import fetched, kind_of, opened, read_options, send, wait_until_read
 from ltp.cli.dataset_text import describe, described_inspection, described_version
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show, size
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show, size
 
 app = typer.Typer(no_args_is_help=True, help="Bring files in, see what is in them, and make new versions of them.")
 
@@ -23,7 +23,6 @@ MappingOption = Annotated[
 ]
 MemberOption = Annotated[str | None, typer.Option(help="Which file of an archive, folder or repository, or entry.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is frozen or rejected.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 
 
 @app.command()

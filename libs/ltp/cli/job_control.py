@@ -10,10 +10,8 @@ import yaml
 from ltp.cli.alarms import alarms, progress
 from ltp.cli.client import Gateway
 from ltp.cli.jobs import JobId, app, resolve
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, show
 from ltp.core.errors import ErrorCode, LtpError
-
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 
 
 def pause(job: JobId, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:

@@ -52,6 +52,7 @@ DataDirOption = Annotated[
     typer.Option("--data-dir", readable=False, help="Where everything is kept. Default: LTP_DATA_DIR, else ~/.ltp."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 
 
 def fail(error: LtpError) -> typer.Exit:

@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show
 from ltp.core.errors import ErrorCode, LtpError
 
 app = typer.Typer(no_args_is_help=True, help="Store secrets that endpoints and hosts name; they cannot be read back.")
 
 SecretName = Annotated[str, typer.Argument(metavar="NAME", help="What endpoints and hosts name it by.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 
 
 @app.command("set")

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show
 
 app = typer.Typer(no_args_is_help=True, help="Have events sent to other systems over HTTP.")
 
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 Webhook = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Its name or id.")]
 
 
