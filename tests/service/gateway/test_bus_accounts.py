@@ -41,23 +41,33 @@ class Bus:
         return bus_url(self.data, user, self.port)
 
 
-@pytest.fixture(scope="module")
-def bus(postgres: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
-    data = DataDir(tmp_path_factory.mktemp("bus"))
+@contextlib.contextmanager
+def nats_of_up(data: DataDir, **environ: str) -> Iterator[int]:
+    """The NATS that `ltp up` would start with this environment; its port."""
     prepare(data)
     port = free_port()
     ports = {"nats": port, "nats_monitor": free_port()}
-    server = plan_servers(data, ports, {"LTP_DATABASE_URL": "postgresql://x", "LTP_MILVUS_URI": "http://x"})[0]
+    server = plan_servers(data, ports, {"LTP_DATABASE_URL": "postgresql://x", "LTP_MILVUS_URI": "http://x", **environ})[
+        0
+    ]
     assert server.spec is not None
     with data.log("nats").open("ab") as log:
         process = subprocess.Popen(server.spec.argv, stdout=log, stderr=log, cwd="/")
-    url = asyncio.run(new_database(postgres, "template_ltp"))
-    more = {"LTP_GATEWAY_BUS_FOLDER": str(data.bus), "LTP_GATEWAY_BUS_SYSTEM_URL": bus_url(data, SYSTEM, port)}
-    door = open_door(bus_url(data, "gateway", port), url, tmp_path_factory.mktemp("bus-door"), **more)
-    yield Bus(data, port, door)
-    for child in (door.process, process):
-        child.terminate()
-        child.wait(20)
+    yield port
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def bus(postgres: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    data = DataDir(tmp_path_factory.mktemp("bus"))
+    with nats_of_up(data) as port:
+        url = asyncio.run(new_database(postgres, "template_ltp"))
+        more = {"LTP_GATEWAY_BUS_FOLDER": str(data.bus), "LTP_GATEWAY_BUS_SYSTEM_URL": bus_url(data, SYSTEM, port)}
+        door = open_door(bus_url(data, "gateway", port), url, tmp_path_factory.mktemp("bus-door"), **more)
+        yield Bus(data, port, door)
+        door.process.terminate()
+        door.process.wait(20)
 
 
 class Ear:
@@ -193,10 +203,46 @@ async def test_a_revoked_account_is_out_at_once(bus: Bus) -> None:
         await nats.connect(
             f"nats://127.0.0.1:{bus.port}", user=made["user"], password=made["password"], allow_reconnect=False
         )
-    with pytest.raises(NatsError):
-        await nats.connect(f"nats://127.0.0.1:{bus.port}", allow_reconnect=False)
     listed = bus.door.root.get("/bus-accounts").text
     assert made["password"] not in listed and "digest" not in listed
+
+
+async def test_who_has_no_account_may_listen_and_say_nothing(bus: Bus) -> None:
+    refused: list[str] = []
+    heard: list[str] = []
+
+    async def note(error: Exception) -> None:
+        refused.append(str(error))
+
+    async def hear(message: Any) -> None:
+        heard.append(message.subject)
+
+    client = await nats.connect(f"nats://127.0.0.1:{bus.port}", error_cb=note)
+    await client.subscribe("ltp.>", cb=hear)
+    await client.flush()
+    cause(bus, bus.door.token("manager", "open"))
+    await until(lambda: heard, 20)
+    assert refused == []
+    for number, subject in enumerate(FORBIDDEN_TO_SAY, 1):
+        await client.publish(subject, b"{}")
+        await until(lambda wanted=number: len(refused) >= wanted)
+    await client.close()
+
+
+async def test_a_closed_bus_refuses_who_has_no_account(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    with nats_of_up(data, LTP_BUS_CLOSED="1") as port:
+        await until(lambda: connected(bus_url(data, OPERATOR, port)), 20)
+        assert not await connected(f"nats://127.0.0.1:{port}")
+
+
+async def connected(url: str) -> bool:
+    try:
+        client = await nats.connect(url, allow_reconnect=False)
+    except (NatsError, OSError):
+        return False
+    await client.close()
+    return True
 
 
 async def test_a_service_says_only_what_is_its_to_say(bus: Bus) -> None:
