@@ -36,15 +36,22 @@ from ltp.contracts.evaluation_questions import (
     SampleRecords,
 )
 from ltp.contracts.evaluation_spec import RunSpec, ScorerSpec
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.clock import new_id
 from services.gateway.access import Engine, Serving
 from services.gateway.evaluation_requests import Accepted, EvaluationBody, TriggerBody, accept, find
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.routes.jobs import show_job
 from services.gateway.settings import GatewaySettings
 
 router = APIRouter(tags=["evaluations"])
+
+EvaluationOrder = Literal[
+    "-created_at", "created_at", "-name", "name", "-state", "state", "-step", "step", "-started_at", "started_at",
+    "-ended_at", "ended_at",
+]  # fmt: skip
 
 # Comparing reads all samples of two evaluations.
 _PATIENCE_SECONDS = 60.0
@@ -77,11 +84,21 @@ async def trigger(body: TriggerBody, runtime: Serving, response: Response) -> Ac
 
 @router.get("/evaluations")
 async def list_all(
-    runtime: Serving, job_id: UUID | None = None, cursor: UUID | None = None, limit: Limit = 50
+    runtime: Serving,
+    paging: Paging,
+    job_id: UUID | None = None,
+    sort: Annotated[EvaluationOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
 ) -> EvaluationRecords:
-    """Evaluations, newest first; pass the last id as `cursor` to read on."""
-    query = EvaluationQuery(job_id=job_id, before=cursor, limit=limit)
-    return await ask(runtime.client, "evaluator", "evaluations", query, EvaluationRecords)
+    """Evaluations, newest first."""
+
+    async def read(page: PageQuery) -> list[EvaluationRecord]:
+        query = EvaluationQuery(job_id=job_id, **dict(page))
+        return (await ask(runtime.client, "evaluator", "evaluations", query, EvaluationRecords)).evaluations
+
+    page = await paging.page(read, identity="evaluation_id", sort=sort, cursor=cursor, limit=limit)
+    return EvaluationRecords(evaluations=page.items, next_cursor=page.next_cursor)
 
 
 @router.post("/evaluations/import", status_code=202)

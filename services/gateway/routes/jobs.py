@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -14,6 +14,7 @@ from sse_starlette import EventSourceResponse
 
 from ltp.bus.rpc import ask
 from ltp.contracts.job import JobOptions
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.questions import LogPart, LogRequest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Name
@@ -24,12 +25,17 @@ from ltp.store.clock import now
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
 from services.gateway.admission import leak_warnings, submit
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
 from services.gateway.streams import Position, resume_point, sent, stream
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["jobs"])
 
+JobOrder = Literal[
+    "-created_at", "created_at", "-name", "name", "-state", "state", "-submitted_at", "submitted_at", "-started_at",
+    "started_at", "-ended_at", "ended_at",
+]  # fmt: skip
 # How long a stream waits for metrics that were said and not heard, after the job is over.
 _PATIENCE = timedelta(seconds=15)
 _LOG_BYTES, _LOOK_SECONDS = 65_536, 0.5
@@ -57,16 +63,21 @@ async def submit_job(
 async def list_jobs(
     engine: Engine,
     caller: Caller,
+    paging: Paging,
     state: JobState | None = None,
     project: Name | None = None,
-    cursor: UUID | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    sort: Annotated[JobOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
 ) -> JobPage:
     """Jobs, newest first; of the caller's project."""
-    wanted = caller.project or project
-    rows = await store.list_jobs(engine, state=state, before=cursor, limit=limit + 1, project=wanted)
-    page = [Job.model_validate(dict(row)) for row in rows[:limit]]
-    return JobPage(jobs=page, next_cursor=str(page[-1].job_id) if len(rows) > limit else None)
+
+    async def read(page: PageQuery) -> list[Job]:
+        rows = await store.list_jobs(engine, page, state=state, project=caller.project or project)
+        return [Job.model_validate(dict(row)) for row in rows]
+
+    page = await paging.page(read, identity="job_id", sort=sort, cursor=cursor, limit=limit)
+    return JobPage(jobs=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/jobs/{job_id}")
