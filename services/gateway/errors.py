@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -99,7 +103,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
+        faults = faults_of(error)
         hint = "The API's documentation at /docs shows what this call takes."
         known = LtpError(ErrorCode.INVALID_REQUEST, faults, hint)
         return problem_response(known, path=request.url.path)
@@ -129,6 +133,13 @@ def install(app: FastAPI) -> None:
             return problem_response(_unkeepable(), path=request.url.path)
         return await _unexpected(request, error)
 
+    @app.exception_handler(OSError)
+    async def _unreadable(request: Request, error: OSError) -> JSONResponse:
+        if error.errno != errno.ENAMETOOLONG:
+            return await _unexpected(request, error)
+        known = LtpError(ErrorCode.INVALID_REQUEST, "A path or name is longer than any file's.", "Give a shorter one.")
+        return problem_response(known, path=request.url.path)
+
     @app.exception_handler(UnicodeEncodeError)
     async def _unwritable(request: Request, _: UnicodeEncodeError) -> JSONResponse:
         return problem_response(_unkeepable(), path=request.url.path)
@@ -139,6 +150,19 @@ def install(app: FastAPI) -> None:
         hint = "This is a defect of the platform; the gateway's log has the details."
         known = LtpError(ErrorCode.INTERNAL, f"{type(error).__name__} in the gateway.", hint)
         return problem_response(known, path=request.url.path)
+
+
+class _Invalid(Protocol):
+    """What pydantic and FastAPI raise when something is not as declared."""
+
+    def errors(self) -> Sequence[Any]:
+        """One entry a fault."""
+        ...
+
+
+def faults_of(error: _Invalid) -> str:
+    """What is wrong where, in one line; of many faults the first eight."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
 
 
 def _unkeepable() -> LtpError:
