@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -43,8 +44,10 @@ from ltp.store.clock import new_id
 from services.gateway.access import Engine, Serving
 from services.gateway.evaluation_requests import Accepted, EvaluationBody, TriggerBody, accept, find
 from services.gateway.listing import SORT, Cursor, PageLimit, Paging
+from services.gateway.live import patiently
 from services.gateway.routes.jobs import show_job
 from services.gateway.settings import GatewaySettings
+from services.gateway.streams import sent
 
 router = APIRouter(tags=["evaluations"])
 
@@ -139,7 +142,7 @@ async def follow(evaluation_id: UUID, runtime: Serving) -> EventSourceResponse:
     async def lines() -> AsyncIterator[ServerSentEvent]:
         last = ""
         while True:
-            record = await find(runtime, evaluation_id)
+            record = await patiently(partial(find, runtime, evaluation_id))
             text = record.model_dump_json()
             if text != last:
                 yield ServerSentEvent(data=text, event="evaluation")
@@ -149,7 +152,7 @@ async def follow(evaluation_id: UUID, runtime: Serving) -> EventSourceResponse:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    return EventSourceResponse(lines(), ping=15)
+    return sent(lines(), runtime)
 
 
 @router.get("/evaluations/{evaluation_id}/samples")

@@ -171,7 +171,7 @@ async def follow_log(
             yield {"event": "log", "id": f"{part.attempt}:{part.next_offset}", "data": data}
         yield {"event": "end", "data": "{}"}
 
-    return sent(told())
+    return sent(told(), runtime)
 
 
 def _project(options: SubmitOptions) -> str:
