@@ -30,7 +30,7 @@ from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
 from services.gateway.live import Tails
-from services.gateway.news import NEWS_CHANNEL, News
+from services.gateway.news import NEWS_CHANNEL, News, NewsByKey
 from services.gateway.observed import Observed
 from services.gateway.repeats import Repeats
 from services.gateway.routes import (
@@ -95,8 +95,8 @@ def _told() -> None:
 
 runtime.channels[NEWS_CHANNEL] = _told
 runtime.loops += [("webhooks", couriers.run), ("feed", feed.run), ("subscribers", subscribers.run)]
-point_news = News()
-runtime.channels[POINTS_CHANNEL] = point_news.tell
+point_news = NewsByKey()
+runtime.hearers[POINTS_CHANNEL] = point_news.tell
 identities, walls = Identities(runtime.database, settings.gateway_token_file, settings.oidc()), Walls(runtime)
 runtime.channels[TOKENS_CHANNEL] = identities.forget
 runtime.database.before_commit = Commit(walls)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
@@ -90,7 +91,7 @@ class Door:
             if error.code is ErrorCode.UNAUTHENTICATED:
                 _wait(self.failures, (scope.get("client") or (_STRANGERS,))[0])
             raise
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, OSError, PoolTimeout) as error:
             structlog.get_logger().warning("database unreachable", error=type(error).__name__)
             hint = "Try again in a moment; `ltp status` shows what is down."
             raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", hint) from error
@@ -148,7 +149,7 @@ class Door:
         try:
             async with self.runtime.database.unit() as unit:
                 unit.emit(audit_of(acting, outcome), about=acting.request_id, event_id=acting.cause)
-        except (DBAPIError, OSError):
+        except (DBAPIError, OSError, PoolTimeout):
             structlog.get_logger().warning("a request was not audited", path=acting.path, actor=acting.actor)
         finally:
             ACTING.reset(mark)

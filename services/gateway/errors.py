@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from ltp.core.errors import ErrorCode, LtpError
@@ -123,7 +124,7 @@ def install(app: FastAPI) -> None:
         known = LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", hint)
         return problem_response(known, path=request.url.path)
 
-    for kind in (OperationalError, InterfaceError, ConnectionError):
+    for kind in (OperationalError, InterfaceError, ConnectionError, PoolTimeout):
         app.add_exception_handler(kind, _unreachable)
 
     @app.exception_handler(DBAPIError)

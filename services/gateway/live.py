@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.patience import wait_at_most
@@ -39,7 +40,7 @@ async def patiently(look: Callable[[], Awaitable[T]]) -> T:
             if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
                 raise
             trouble: Exception = error
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, OSError, PoolTimeout) as error:
             trouble = error
         structlog.get_logger().info("a stream waits", error=type(trouble).__name__)
         await asyncio.sleep(_RETRY_SECONDS)

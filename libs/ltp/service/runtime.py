@@ -55,6 +55,8 @@ class Runtime:
     workers: list[Worker] = field(default_factory=list[Worker])
     # Postgres channels to listen on, beside the outbox and the table of work.
     channels: dict[str, Callable[[], None]] = field(default_factory=dict[str, Callable[[], None]])
+    # The same, for who wants to know what was said.
+    hearers: dict[str, Callable[[str], None]] = field(default_factory=dict[str, Callable[[str], None]])
     # Set whenever the table of work changed; the scheduler's placement waits on it.
     work_changed: asyncio.Event = field(default_factory=asyncio.Event)
     ready: bool = False
@@ -108,7 +110,7 @@ class Runtime:
         channels |= {work_channel(worker.kind): worker.wake.set for worker in self.workers}
         tasks = [
             self._keep("outbox relay", relay.run),
-            self._keep("listener", Listener(self.database.engine, channels).run),
+            self._keep("listener", Listener(self.database.engine, channels, self.hearers).run),
             self._keep("bus", lambda: keep_bus(relay, lambda: self.js)),
         ]
         tasks += [self._keep(f"worker {worker.kind}", worker.run) for worker in self.workers]

@@ -107,7 +107,11 @@ class _Session:
                 rows = await store_points.read(engine, owner, wish.run or "", after=position, limit=5000)
                 return [(row["seq"], json.dumps(dict(row), default=str)) for row in rows]
 
-            return ("ws-points", owner, wish.run), read_points, state.point_news
+            return (
+                ("ws-points", owner, wish.run),
+                read_points,
+                state.point_news.of(store_points.news_key(owner, wish.run or "")),
+            )
         if wish.topic == "metrics":
 
             async def read_steps(position: int) -> Sequence[Line]:
