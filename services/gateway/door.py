@@ -27,7 +27,7 @@ from ltp.store.clock import new_id
 from services.gateway.errors import problem_response
 from services.gateway.identity import Identities
 from services.gateway.limits import Rates
-from services.gateway.scopes import is_change, needed
+from services.gateway.scopes import is_change, lacking, needed
 from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
 
@@ -98,12 +98,12 @@ class Door:
         _wait(self.rates, str(principal.token_id))
         method = scope.get("method", "GET")
         scope["state"]["principal"] = principal
-        scope_needed = needed(method, scope["path"])
-        if not principal.may(scope_needed):
+        hint = "Ask an administrator for a token that has it."
+        refusal = lacking(principal, needed(method, scope["path"]), hint)
+        if refusal is not None:
             if is_change(method):
                 await self._audit(self._acting(scope, principal, headers), "refused")
-            message = f"A token of role {principal.role} lacks the scope {scope_needed}."
-            raise LtpError(ErrorCode.FORBIDDEN, message, "Ask an administrator for a token that has it.")
+            raise refusal
         size = headers.get("content-length", "0")
         if size.isascii() and size.isdigit() and int(size) > self._limit(scope["path"]):
             message = f"The body has {size} bytes; {self._limit(scope['path'])} is the limit here."

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.identity import Principal
+
 # First part of the path -> whose scope.
 _NOUN = {
     "plans": "jobs", "jobs": "jobs", "recipes": "jobs", "attempts": "jobs", "runs": "jobs", "checkpoints": "jobs",
@@ -56,6 +59,13 @@ def needed(method: str, path: str) -> str | None:
     if noun is None:
         return CLOSED
     return f"{noun}:{'read' if method in _READS else 'write'}"
+
+
+def lacking(principal: Principal, scope: str | None, hint: str) -> LtpError | None:
+    """What stands against a call that needs a scope; None where nothing does."""
+    if principal.may(scope):
+        return None
+    return LtpError(ErrorCode.FORBIDDEN, f"A token of role {principal.role} lacks the scope {scope}.", hint)
 
 
 def is_change(method: str) -> bool:
