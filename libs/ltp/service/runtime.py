@@ -19,6 +19,7 @@ from nats.js import JetStreamContext
 from opentelemetry.sdk.trace import TracerProvider
 
 from ltp.bus.delivery import delivery_middleware
+from ltp.bus.pace import pace
 from ltp.bus.recovery import keep_bus, stream_born_at
 from ltp.bus.relay import Relay
 from ltp.bus.streams import ensure_streams
@@ -36,6 +37,8 @@ from ltp.telemetry.statements import trace_statements
 
 _RETRY_SECONDS = 0.1
 _LOOP_BACKOFF_SECONDS = 1.0
+# How long the bus and the database each have to end well: nats-py by itself waits half a minute for what is at hand.
+_END_SECONDS = 5.0
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -105,6 +108,7 @@ class Runtime:
         await reconcile(self.js, self.service)
         self.provide(database=self.database, runtime=self, settings=self.settings)
         await self.broker.start()
+        pace(self.broker)
         relay = Relay(self.database, self.js, stream_born_at=await stream_born_at(self.js))
         channels = {wake_channel(self.service): relay.wake.set, WORK_CHANNEL: self._wake_workers} | self.channels
         channels |= {work_channel(worker.kind): worker.wake.set for worker in self.workers}
@@ -122,8 +126,13 @@ class Runtime:
         finally:
             self.ready = False
             await end_all(tasks)
-            await self.broker.stop()
-            await self.database.close()
+            for what, end in (("bus", self.broker.stop), ("database", self.database.close)):
+                try:
+                    async with asyncio.timeout(_END_SECONDS):
+                        await end()
+                except (TimeoutError, NatsError) as error:
+                    # What was at hand is delivered again, or was not committed.
+                    log.warning("hung up before all was done", on=what, error=type(error).__name__)
             log.info("service stopped")
 
     def healthy(self) -> bool:

@@ -126,3 +126,47 @@ async def test_who_reads_nothing_is_dropped_and_nobody_waits_for_it(strict: Door
     assert "Traceback" not in strict.log.read_text()
     for one in deaf:
         one.close()
+
+
+async def test_it_ends_at_once_while_many_follow_and_push(strict: Door) -> None:
+    ended = asyncio.Event()
+
+    async def follow() -> None:
+        headers = {"Authorization": f"Bearer {strict.admin}"}
+        async with httpx.AsyncClient(timeout=60) as client:
+            try:
+                async with client.stream("GET", f"{strict.url}/api/v1/metrics/end/stream", headers=headers) as answer:
+                    async for _ in answer.aiter_lines():
+                        pass
+            except httpx.TransportError:
+                pass
+
+    def press() -> None:
+        step = 0
+        while not ended.is_set():
+            try:
+                push(strict, "end", range(step, step + 200))
+            except (httpx.TransportError, AssertionError):
+                return
+            step += 200
+
+    push(strict, "end", range(10))
+    deaf = [make(strict, "deaf") for make in (deaf_stream, deaf_socket) for _ in range(5)]
+    followers = [asyncio.create_task(follow()) for _ in range(60)]
+    pushing = asyncio.create_task(asyncio.to_thread(press))
+    deadline = time.monotonic() + 30
+    while connections(strict) < 60:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    began = time.monotonic()
+    strict.process.terminate()
+    try:
+        code = await asyncio.to_thread(strict.process.wait, 20)
+    finally:
+        ended.set()
+        await asyncio.gather(pushing, *followers, return_exceptions=True)
+        for one in deaf:
+            one.close()
+    assert code == 0 and time.monotonic() - began < 20
+    strict.start()
+    assert strict.root.get("/metrics/end").status_code == 200
