@@ -8,10 +8,10 @@ FastStream fetches in a loop that goes on at once when the connection is closed,
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from faststream.nats import NatsBroker
-from nats.errors import TimeoutError as NothingCame
 from nats.js.client import JetStreamContext
 
 _PAUSE_SECONDS = 1.0
@@ -29,12 +29,12 @@ def _pace(subscription: Any) -> None:
     fetch = subscription.fetch
 
     async def patient(*args: Any, **options: Any) -> Any:
+        began = time.monotonic()
         try:
             return await fetch(*args, **options)
-        except NothingCame:
-            raise
         except Exception:
-            await asyncio.sleep(_PAUSE_SECONDS)
+            # One that waited for messages in vain took longer than this anyway.
+            await asyncio.sleep(max(0.0, began + _PAUSE_SECONDS - time.monotonic()))
             raise
 
     subscription.fetch = patient
