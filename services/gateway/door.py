@@ -27,7 +27,7 @@ from ltp.store.clock import new_id
 from services.gateway.errors import problem_response
 from services.gateway.identity import Identities
 from services.gateway.limits import Rates
-from services.gateway.scopes import is_change, lacking, needed
+from services.gateway.scopes import is_audited, lacking, needed
 from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
 
@@ -101,7 +101,7 @@ class Door:
         hint = "Ask an administrator for a token that has it."
         refusal = lacking(principal, needed(method, scope["path"]), hint)
         if refusal is not None:
-            if is_change(method):
+            if is_audited(method, scope["path"]):
                 await self._audit(self._acting(scope, principal, headers), "refused")
             raise refusal
         size = headers.get("content-length", "0")
@@ -126,7 +126,7 @@ class Door:
                 await self.app(scope, bounded, watched)
             else:
                 await self.walls.around(self.app, scope, bounded, watched, principal)
-            if is_change(acting.method) and not acting.audited and 200 <= status < 400:
+            if is_audited(acting.method, acting.path) and not acting.audited and 200 <= status < 400:
                 await self._audit(acting, "done")
         finally:
             ACTING.reset(mark)
@@ -136,7 +136,7 @@ class Door:
         return Acting(
             actor=principal.name,
             project=principal.acts_in(asked if _PROJECT.fullmatch(asked) else None),
-            cause=new_id() if is_change(scope.get("method", "GET")) else None,
+            cause=new_id() if is_audited(scope.get("method", "GET"), scope["path"]) else None,
             method=scope.get("method", "GET"),
             path=scope["path"][:500],
             request_id=scope["state"]["request_id"],

@@ -24,6 +24,7 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import DEFAULT_PROJECT
 from ltp.security.keyring import Keyring
 from ltp.store.acting import ACTING
+from ltp.store.clock import new_id
 from ltp.store.database import Unit
 from services.gateway import store_repeats as store
 from services.gateway.errors import problem_response
@@ -80,9 +81,8 @@ class Repeats:
             fault = LtpError(ErrorCode.INVALID_REQUEST, message, "A UUID will do.")
             await problem_response(fault, path=scope["path"])(scope, receive, send)
             return
-        assert acting.cause is not None  # A POST is a change.
         asked = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
-        keyed = _Keyed(acting.project or DEFAULT_PROJECT, key, acting.cause, asked)
+        keyed = _Keyed(acting.project or DEFAULT_PROJECT, key, acting.cause or new_id(), asked)
         known = await store.find(self.engine, keyed.project, key)
         if known is not None:
             answer = await self._again(scope, receive, keyed, known)

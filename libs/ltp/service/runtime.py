@@ -130,8 +130,8 @@ class Runtime:
                 try:
                     async with asyncio.timeout(_END_SECONDS):
                         await end()
-                except (TimeoutError, NatsError) as error:
-                    # What was at hand is delivered again, or was not committed.
+                except Exception as error:
+                    # Out of time, or out of reach: what was at hand is delivered again, or was not committed.
                     log.warning("hung up before all was done", on=what, error=type(error).__name__)
             log.info("service stopped")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from faststream.nats import JStream, NatsBroker, PullSub
 
@@ -33,5 +34,5 @@ async def test_a_closed_connection_is_not_asked_without_end(nats_url: str) -> No
     for _ in range(2000):
         await asyncio.sleep(0.0005)
     assert 1 <= asked <= 5
-    broker._connection = None
-    await broker.stop()
+    with contextlib.suppress(ExceptionGroup):  # There is nothing left to unsubscribe from.
+        await broker.stop()
