@@ -60,7 +60,7 @@ def list_all(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     """List schedules by name, the platform's own among them."""
     with reported():
         gateway, found, cursor = Gateway.find(data_dir), list[Any](), None
-        while cursor is not None or not found:
+        while True:
             page = gateway.get("/schedules", cursor=cursor, limit=1000)
             found += page["schedules"]
             cursor = page["next_cursor"]
