@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.websockets import WebSocketState
 
 from ltp.core.errors import LtpError
 from ltp.security.identity import DEFAULT_PROJECT, Principal
@@ -138,6 +139,8 @@ class _Session:
         except WebSocketDisconnect:
             raise
         except Exception:
+            if self.socket.application_state is WebSocketState.DISCONNECTED:
+                return  # Closed by another of its streams, or by the end of the gateway.
             # One that says nothing any more would look as if nothing happened: the client comes back where it was.
             structlog.get_logger().exception("a stream broke", topic=wish.topic)
             await self.socket.close(_DEFECT)

@@ -152,7 +152,11 @@ async def _push(door: Door, memory: list[float]) -> tuple[int, float]:
                 at = datetime.now(UTC).isoformat()
                 steps = range(second * _EACH, (second + 1) * _EACH)
                 readings = [{"step": step, "values": {"loss": 1.5}, "at": at} for step in steps]
-                answer = await client.post("/metrics", json={"run": f"load-{number}", "readings": readings})
+                # As a worker does: sent again until it is answered.
+                while True:
+                    answer = await client.post("/metrics", json={"run": f"load-{number}", "readings": readings})
+                    if answer.status_code != 503:
+                        break
                 answer.raise_for_status()
                 count += answer.json()["accepted"]
             return count
