@@ -12,6 +12,7 @@ from ltp.contracts.recipe import Recipe
 from ltp.core.hardware import Hardware
 from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, active_parameters, parameters
+from ltp.core.serving import HELPER_BYTES, helpers_of
 from ltp.core.step_time import Roofline, step_seconds
 from ltp.planning.candidates import Layout, per_device, samples_of, step_of
 from ltp.planning.models_beside import has_reference
@@ -84,5 +85,7 @@ def host_bytes(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout) -
     loading += 4 * count * groups * (has_reference(recipe) + (recipe.algorithm == "ppo"))
     base = 3 * GIB * pool.devices
     if recipe.reinforcement is not None:
-        base += 4 * GIB + 2 * count * max(1, pool.devices // max(1, layout.rollout_tensor_parallel))
+        responses = recipe.training.batch_size * samples_of(recipe)
+        base += 2 * GIB + 2 * helpers_of(responses) * HELPER_BYTES
+        base += 2 * count * max(1, pool.devices // max(1, layout.rollout_tensor_parallel))
     return base + max(loading, waiting[layout.offload.value])

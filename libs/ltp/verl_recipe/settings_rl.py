@@ -10,6 +10,7 @@ from ltp.contracts.recipe_learning import Critic, Reinforcement
 from ltp.contracts.values import Plan
 from ltp.core.algorithms import PRESETS, Preset
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.serving import helpers_of
 from ltp.verl_recipe.hydra import Setting
 from ltp.verl_recipe.settings import CPU_ENGINE, Inputs, check_batches, shared_settings
 
@@ -163,9 +164,11 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
             "ray_object_store_bytes": 500_000_000, "actor_compile": False,
             **({"rollout_merges_adapters": True} if inputs.recipe.training.lora_rank else {}),
         }  # fmt: skip
+    responses = inputs.recipe.training.batch_size * _section(inputs.recipe).samples_per_prompt
+    helpers = helpers_of(responses)
     return {
         **shared, "rollout": "vllm", "rollout_eager": not inputs.plan.cuda_graphs,
-        "rollout_workers": 2, "reward_workers": 2,
+        "rollout_workers": helpers, "reward_workers": helpers,
         "rollout_memory_share": _rollout_memory_share(inputs.plan),
         "rollout_sequences": _ROLLOUT_SEQUENCES,
         # vLLM needs the base weights on its own when only adapters are synchronised.

@@ -32,6 +32,7 @@ SFT_KEYS = {
     "strategy": "engine.strategy",
     "shards": "engine.fsdp_size",
     "sequence_parallel": "engine.ulysses_sequence_parallel_size",
+    "reshards": "engine.reshard_after_forward",
     "optimizer_offload": "engine.optimizer_offload",
     "offload_policy": "engine.offload_policy",
     "fused_head": "model.use_fused_kernels",
@@ -84,6 +85,7 @@ RL_KEYS = {
     "shards": f"{_ACTOR}.fsdp_config.fsdp_size",
     # Set here and not at the engine, where the reference model would not see it.
     "sequence_parallel": f"{_ACTOR}.ulysses_sequence_parallel_size",
+    "reshards": f"{_ACTOR}.fsdp_config.reshard_after_forward",
     "optimizer_offload": f"{_ACTOR}.fsdp_config.optimizer_offload",
     "offload_policy": f"{_ACTOR}.fsdp_config.offload_policy",
     "actor_dynamic_batches": f"{_ACTOR}.use_dynamic_bsz",
