@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROWS, NAIVE_STEPS, OUR_STEPS, PROFILED_STEP = 2048, 3, 14, 9
+ROWS, NAIVE_STEPS, OUR_STEPS, PROFILED_STEP = 2048, 3, 12, 9
 RECIPE: dict[str, Any] = {
     "name": "grpo-speed", "algorithm": "grpo", "dataset": {"name": "sums"},
     "training": {"steps": OUR_STEPS, "batch_size": 128, "learning_rate": 5e-6, "max_length": 96},
@@ -143,7 +143,7 @@ def _profile(directory: Path) -> None:
             if name in title and "py-spy" not in title and name not in seen and ("ray::" in title or "VLLM" in title):
                 seen.add(name)
                 file = str(directory / f"profile-{name}.txt")
-                command = [spy, "record", "-d", "16", "-r", "50", "-f", "raw", "-o", file, "--nonblocking", "-p", pid]
+                command = [spy, "record", "-d", "8", "-r", "50", "-f", "raw", "-o", file, "--nonblocking", "-p", pid]
                 started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     for process in started:
         try:

@@ -155,12 +155,11 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
         # Ray's CPUs are slots, not cores. verl takes three per device and one per helper actor, and hangs
         # without a word when they run out.
         "ray_cpus": max(os.cpu_count() or 1, 16 + 3 * devices),
-        "storage_units": 1,
     }
     if inputs.plan.device_kind == "cpu":
         return {
             **shared, "rollout": "hf_cpu", "rollout_dtype": "float32", "rollout_load_format": "auto",
-            "rollout_frees_cache": False, "rollout_workers": 1, "reward_workers": 1, "ray_gpus": 1,
+            "rollout_frees_cache": False, "rollout_workers": 1, "reward_workers": 1, "ray_gpus": 1, "storage_units": 1,
             "ray_object_store_bytes": 500_000_000, "actor_compile": False,
             **({"rollout_merges_adapters": True} if inputs.recipe.training.lora_rank else {}),
         }  # fmt: skip
@@ -168,7 +167,7 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
     helpers = helpers_of(responses)
     return {
         **shared, "rollout": "vllm", "rollout_eager": not inputs.plan.cuda_graphs,
-        "rollout_workers": helpers, "reward_workers": helpers,
+        "rollout_workers": helpers, "reward_workers": helpers, "storage_units": helpers,
         "rollout_memory_share": _rollout_memory_share(inputs.plan),
         "rollout_sequences": _ROLLOUT_SEQUENCES,
         # vLLM needs the base weights on its own when only adapters are synchronised.

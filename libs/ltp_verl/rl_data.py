@@ -1,0 +1,71 @@
+"""Fewer objects between verl's processes in RL; loaded by `VERL_USE_EXTERNAL_MODULES=ltp_verl.rl_data`.
+
+With 1,024 short responses on an H200, three quarters of a step was the host's: a trainer was handed every prompt, reward and
+note of each response as an object of its own, three times a step, and moved them to the device with each micro batch; and
+responses were cut out of a batch one by one (docs/evidence/grpo-h200.md). The numbers are the same.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from verl.utils import tensordict_utils, transferqueue_utils
+from verl.workers.utils import padding
+
+# What is no tensor and still read by verl's engines.
+_READ = frozenset(["multi_modal_inputs", "uid"])
+_all_of = transferqueue_utils.async_kv_batch_meta2batch_meta
+_one_by_one = padding.no_padding_2_padding
+
+
+async def tensors_of(meta: Any) -> Any:
+    """As verl's own, without the fields that a training worker never reads."""
+    batch: Any = await _all_of(meta)
+    if meta.fields is not None:
+        return batch
+    schema: dict[str, Any] = batch.field_schema
+    return type(batch)(
+        global_indexes=batch.global_indexes,
+        partition_ids=batch.partition_ids,
+        field_schema={name: field for name, field in schema.items() if name in _READ or not field["is_non_tensor"]},
+        production_status=batch.production_status,
+        extra_info=batch.extra_info,
+        custom_meta=batch.custom_meta,
+        _custom_backend_meta=batch._custom_backend_meta,
+    )
+
+
+def padded_responses(tensor: torch.Tensor, data: Any) -> torch.Tensor:
+    """The responses of packed values (tokens, ...), each value that of the token before, as (sequences, longest, ...)."""
+    prompts, responses = data["prompts"], data["responses"]
+    if not prompts.is_nested:
+        return _one_by_one(tensor, data)
+    values: torch.Tensor = tensor.values() if tensor.is_nested else tensor
+    lengths = responses.offsets().diff()
+    ends = (prompts.offsets().diff() + lengths).cumsum(0)
+    longest: int = tensordict_utils.get_non_tensor_data(data=data, key="max_response_len", default=-1)
+    if longest < 0:
+        longest = int(lengths.max())
+    steps = torch.arange(longest, device=lengths.device)
+    inside = steps < lengths.unsqueeze(1)
+    places = torch.where(inside, (ends - lengths - 1).unsqueeze(1) + steps, 0).to(values.device)
+    inside = inside.to(values.device).view(*inside.shape, *(1 for _ in values.shape[1:]))
+    return torch.where(inside, values[places], 0)
+
+
+def responses_of(tensor: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
+    """The responses of nested values (sequences, tokens), each value that of the token before, nested."""
+    values, ends, starts = tensor.values(), tensor.offsets()[1:], response_mask.offsets()
+    lengths = starts.diff()
+    first = torch.repeat_interleave(ends - lengths - 1 - starts[:-1], lengths)
+    places = first + torch.arange(len(first), device=first.device)
+    return torch.nested.nested_tensor_from_jagged(values[places], offsets=starts)
+
+
+transferqueue_utils.async_kv_batch_meta2batch_meta = tensors_of
+padding.no_padding_2_padding = padded_responses
+padding.response_from_nested = responses_of
+# What is imported by now stays for good: no collection has to look at it.
+gc.freeze()
