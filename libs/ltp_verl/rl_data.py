@@ -23,8 +23,6 @@ _one_by_one = padding.no_padding_2_padding
 async def tensors_of(meta: Any) -> Any:
     """As verl's own, without the fields that a training worker never reads."""
     batch: Any = await _all_of(meta)
-    if meta.fields is not None:
-        return batch
     schema: dict[str, Any] = batch.field_schema
     return type(batch)(
         global_indexes=batch.global_indexes,
@@ -61,7 +59,9 @@ def responses_of(tensor: torch.Tensor, response_mask: torch.Tensor) -> torch.Ten
     lengths = starts.diff()
     first = torch.repeat_interleave(ends - lengths - 1 - starts[:-1], lengths)
     places = first + torch.arange(len(first), device=first.device)
-    return torch.nested.nested_tensor_from_jagged(values[places], offsets=starts)
+    # Without the bounds, padding would make every row as long as all together.
+    bounds = {"min_seqlen": int(lengths.min()), "max_seqlen": int(lengths.max())}
+    return torch.nested.nested_tensor_from_jagged(values[places], offsets=starts, **bounds)
 
 
 transferqueue_utils.async_kv_batch_meta2batch_meta = tensors_of

@@ -192,7 +192,7 @@ def main(work: Path, out: Path, which: list[str]) -> None:
     """Both, or those named."""
     write_rows(work)
     found: dict[str, Any] = {}
-    for name, one in (("naive", naive), ("platform", platform)):
+    for name, one in (("platform", platform), ("naive", naive)):
         if not which or name in which:
             found[name] = one(work)
             out.write_text(json.dumps(found, indent=1))
