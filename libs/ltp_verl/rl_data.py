@@ -16,6 +16,11 @@ from verl.workers.utils import padding
 
 # What is no tensor and still read by verl's engines.
 _READ = frozenset(["multi_modal_inputs", "uid"])
+# What no forward pass reads: the loss does, which scoring has not.
+_OF_THE_LOSS = frozenset([
+    "prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "token_level_scores",
+    "token_level_rewards", "old_log_probs", "ref_log_prob", "log_probs", "entropy", "advantages", "returns", "values",
+])  # fmt: skip
 _all_of = transferqueue_utils.async_kv_batch_meta2batch_meta
 _one_by_one = padding.no_padding_2_padding
 
@@ -24,10 +29,16 @@ async def tensors_of(meta: Any) -> Any:
     """As verl's own, without the fields that a training worker never reads."""
     batch: Any = await _all_of(meta)
     schema: dict[str, Any] = batch.field_schema
+    scores = tensordict_utils.unwrap_non_tensor_data(meta.extra_info.get("compute_loss")) is False
+    unread: frozenset[str] = _OF_THE_LOSS if scores else frozenset()
     return type(batch)(
         global_indexes=batch.global_indexes,
         partition_ids=batch.partition_ids,
-        field_schema={name: field for name, field in schema.items() if name in _READ or not field["is_non_tensor"]},
+        field_schema={
+            name: field
+            for name, field in schema.items()
+            if name in _READ or not (field["is_non_tensor"] or name in unread)
+        },
         production_status=batch.production_status,
         extra_info=batch.extra_info,
         custom_meta=batch.custom_meta,

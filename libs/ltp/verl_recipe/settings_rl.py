@@ -151,6 +151,7 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
         "rollout_tensor_parallel": inputs.plan.rollout_tensor_parallel,
         "rollout_max_length": inputs.recipe.training.max_length,
         "rollout_seed": inputs.recipe.training.seed,
+        "rollout_manager": "ltp_verl.generation.GroupManager",
         "ray_dashboard": False,
         # Ray's CPUs are slots, not cores. verl takes three per device and one per helper actor, and hangs
         # without a word when they run out.

@@ -109,6 +109,7 @@ RL_KEYS = {
     "rollout_sequences": f"{_ROLLOUT}.max_num_seqs",
     "rollout_memory_share": f"{_ROLLOUT}.gpu_memory_utilization",
     "rollout_workers": f"{_ROLLOUT}.agent.num_workers",
+    "rollout_manager": f"+{_ROLLOUT}.agent.agent_loop_manager_class",
     # The older top-level reward_manager.* and custom_reward_function.* are accepted and ignored by this version.
     "reward_source": "reward.reward_manager.source",
     "reward_file": "reward.reward_manager.module.path",

@@ -68,9 +68,16 @@ def test_responses_of_nested_values_are_verls_own(verl_padding: Any) -> None:
     assert torch.equal(found.values(), wanted.values()) and torch.equal(found.offsets(), wanted.offsets())
 
 
-@pytest.mark.parametrize(("asked", "left"), [(None, {"input_ids", "multi_modal_inputs"}), (["raw_prompt"], {"raw_prompt"})])
-def test_a_trainer_gets_tensors_and_what_it_asks_for_by_name(
-    monkeypatch: pytest.MonkeyPatch, asked: list[str] | None, left: set[str]
+@pytest.mark.parametrize(
+    ("noted", "left"),
+    [
+        ({"temperature": 1.0}, {"input_ids", "advantages", "multi_modal_inputs"}),
+        # Scoring: no loss is computed.
+        ({"compute_loss": False}, {"input_ids", "multi_modal_inputs"}),
+    ],
+)
+def test_a_trainer_gets_the_tensors_that_its_pass_reads(
+    monkeypatch: pytest.MonkeyPatch, noted: dict[str, Any], left: set[str]
 ) -> None:
     pytest.importorskip("verl")
     import numpy as np
@@ -78,14 +85,14 @@ def test_a_trainer_gets_tensors_and_what_it_asks_for_by_name(
 
     from ltp_verl import rl_data
 
-    names = {"input_ids": False, "raw_prompt": True, "extra_info": True, "multi_modal_inputs": True}
+    names = {"input_ids": False, "advantages": False, "raw_prompt": True, "extra_info": True, "multi_modal_inputs": True}
     schema = {name: {"is_non_tensor": plain, "dtype": None, "shape": None} for name, plain in names.items()}
-    whole = BatchMeta([7, 8], ["train", "train"], schema, np.ones(2, dtype=np.int8), {"temperature": 1.0})
 
     async def retrieved(meta: Any) -> Any:
-        return whole if meta.fields is None else whole.select_fields(meta.fields)
+        return BatchMeta([7, 8], ["train", "train"], schema, np.ones(2, dtype=np.int8), meta.extra_info)
 
     monkeypatch.setattr(rl_data, "_all_of", retrieved)
-    found = asyncio.run(rl_data.tensors_of(SimpleNamespace(fields=asked)))
+    # verl's trainer hands on a handle that names all fields there are.
+    found = asyncio.run(rl_data.tensors_of(SimpleNamespace(fields=list(names), extra_info=noted)))
     assert set(found.field_names) == left
-    assert (found.global_indexes, found.extra_info) == ([7, 8], {"temperature": 1.0})
+    assert (found.global_indexes, found.extra_info) == ([7, 8], noted)
