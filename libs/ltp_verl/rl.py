@@ -23,7 +23,6 @@ from verl.utils.device import auto_set_device
 from ltp_verl.stop import stop_requested
 from ltp_verl.tracing import run_traced
 
-
 # verl looks every 2 s whether the responses are there, so that a step whose responses take 3 s waits 4.
 _POLL_SECONDS = 0.2
 

@@ -134,7 +134,15 @@ def _profile(directory: Path) -> None:
     if spy is None:
         return
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    wanted = ("AgentLoopWorker", "vLLMHttpServer", "WorkerDict", "TaskRunner", "RewardLoopWorker", "EngineCore", "Storage")
+    wanted = (
+        "AgentLoopWorker",
+        "vLLMHttpServer",
+        "WorkerDict",
+        "TaskRunner",
+        "RewardLoopWorker",
+        "EngineCore",
+        "Storage",
+    )
     seen: set[str] = set()
     started: list[subprocess.Popen[bytes]] = []
     for line in listed.splitlines():
@@ -178,11 +186,13 @@ def _steps(directory: Path) -> list[dict[str, float]]:
 def _figures(directory: Path) -> dict[str, Any]:
     """Medians of the steps between the first, which warms up, and the one that was profiled."""
     steps = _steps(directory)
-    counted = steps[1 : PROFILED_STEP] or steps
+    counted = steps[1:PROFILED_STEP] or steps
     result: dict[str, Any] = {"steps": [round(step["timing_s/step"], 3) for step in steps]}
     if not steps:
         return result | {"error": (directory / "log.txt").read_text(errors="replace")[-5000:]}
-    names = [name for name in counted[-1] if name.startswith(("timing_s/", "actor/perf", "perf/", "response_length/mean"))]
+    names = [
+        name for name in counted[-1] if name.startswith(("timing_s/", "actor/perf", "perf/", "response_length/mean"))
+    ]
     middle = {name: round(statistics.median(step[name] for step in counted if name in step), 4) for name in names}
     rewards = [round(step["critic/score/mean"], 4) for step in steps if "critic/score/mean" in step]
     return result | {"median": middle, "seconds": middle["timing_s/step"], "rewards": rewards}

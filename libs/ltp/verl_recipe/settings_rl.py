@@ -168,7 +168,9 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
     helpers = helpers_of(responses)
     return {
         **shared, "rollout": "vllm", "rollout_eager": not inputs.plan.cuda_graphs,
-        "rollout_workers": helpers, "reward_workers": helpers, "storage_units": helpers,
+        "rollout_workers": helpers, "storage_units": helpers,
+        # What our own workers judge themselves needs no other process (ltp_verl.generation).
+        "reward_workers": 1 if reward_of(inputs.recipe)["kind"] == "verifier" else helpers,
         "rollout_memory_share": _rollout_memory_share(inputs.plan),
         "rollout_sequences": _ROLLOUT_SEQUENCES,
         # vLLM needs the base weights on its own when only adapters are synchronised.

@@ -85,7 +85,13 @@ def test_a_trainer_gets_the_tensors_that_its_pass_reads(
 
     from ltp_verl import rl_data
 
-    names = {"input_ids": False, "advantages": False, "raw_prompt": True, "extra_info": True, "multi_modal_inputs": True}
+    names = {
+        "input_ids": False,
+        "advantages": False,
+        "raw_prompt": True,
+        "extra_info": True,
+        "multi_modal_inputs": True,
+    }
     schema = {name: {"is_non_tensor": plain, "dtype": None, "shape": None} for name, plain in names.items()}
 
     async def retrieved(meta: Any) -> Any:
