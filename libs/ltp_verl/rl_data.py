@@ -21,6 +21,7 @@ _OF_THE_LOSS = frozenset([
     "prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "token_level_scores",
     "token_level_rewards", "old_log_probs", "ref_log_prob", "log_probs", "entropy", "advantages", "returns", "values",
 ])  # fmt: skip
+_UPDATE = frozenset(["mini_batch_size", "num_mini_batch"])
 _all_of = transferqueue_utils.async_kv_batch_meta2batch_meta
 _one_by_one = padding.no_padding_2_padding
 
@@ -29,7 +30,9 @@ async def tensors_of(meta: Any) -> Any:
     """As verl's own, without the fields that a training worker never reads."""
     batch: Any = await _all_of(meta)
     schema: dict[str, Any] = batch.field_schema
-    scores = tensordict_utils.unwrap_non_tensor_data(meta.extra_info.get("compute_loss")) is False
+    noted: dict[str, Any] = meta.extra_info
+    # An update names its mini-batches; the note of a scoring before it may still be there.
+    scores = tensordict_utils.unwrap_non_tensor_data(noted.get("compute_loss")) is False and not _UPDATE & noted.keys()
     unread: frozenset[str] = _OF_THE_LOSS if scores else frozenset()
     return type(batch)(
         global_indexes=batch.global_indexes,

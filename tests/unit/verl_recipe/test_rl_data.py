@@ -72,6 +72,7 @@ def test_responses_of_nested_values_are_verls_own(verl_padding: Any) -> None:
     ("noted", "left"),
     [
         ({"temperature": 1.0}, {"input_ids", "advantages", "multi_modal_inputs"}),
+        ({"compute_loss": False, "mini_batch_size": 8}, {"input_ids", "advantages", "multi_modal_inputs"}),
         # Scoring: no loss is computed.
         ({"compute_loss": False}, {"input_ids", "multi_modal_inputs"}),
     ],
