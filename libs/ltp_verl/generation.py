@@ -136,7 +136,8 @@ async def _store(rows: list[Row], partition: str) -> None:
 def _column(values: list[Any]) -> Any:
     if all(isinstance(value, torch.Tensor) for value in values):
         return torch.nested.as_nested_tensor(values, layout=torch.jagged)
-    return NonTensorStack(*values)
+    kind: Any = NonTensorStack
+    return kind(*values)
 
 
 class GroupManager(AgentLoopManagerTQ):

@@ -57,9 +57,8 @@ def padded_responses(tensor: torch.Tensor, data: Any) -> torch.Tensor:
     values: torch.Tensor = tensor.values() if tensor.is_nested else tensor
     lengths = responses.offsets().diff()
     ends = (prompts.offsets().diff() + lengths).cumsum(0)
-    longest: int = tensordict_utils.get_non_tensor_data(data=data, key="max_response_len", default=-1)
-    if longest < 0:
-        longest = int(lengths.max())
+    noted: Any = tensordict_utils.get_non_tensor_data(data=data, key="max_response_len", default=-1)
+    longest = int(noted) if noted >= 0 else int(lengths.max())
     steps = torch.arange(longest, device=lengths.device)
     inside = steps < lengths.unsqueeze(1)
     places = torch.where(inside, (ends - lengths - 1).unsqueeze(1) + steps, 0).to(values.device)
@@ -67,14 +66,14 @@ def padded_responses(tensor: torch.Tensor, data: Any) -> torch.Tensor:
     return torch.where(inside, values[places], 0)
 
 
-def responses_of(tensor: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
+def responses_of(tensor: Any, response_mask: Any) -> torch.Tensor:
     """The responses of nested values (sequences, tokens), each value that of the token before, nested."""
     values, ends, starts = tensor.values(), tensor.offsets()[1:], response_mask.offsets()
     lengths = starts.diff()
     first = torch.repeat_interleave(ends - lengths - 1 - starts[:-1], lengths)
     places = first + torch.arange(len(first), device=first.device)
     # Without the bounds, padding would make every row as long as all together.
-    bounds = {"min_seqlen": int(lengths.min()), "max_seqlen": int(lengths.max())}
+    bounds: dict[str, Any] = {"min_seqlen": int(lengths.min()), "max_seqlen": int(lengths.max())}
     return torch.nested.nested_tensor_from_jagged(values[places], offsets=starts, **bounds)
 
 
