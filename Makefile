@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := grafana,gateway,scheduler,runner,surgery,dataset,embedding,evaluator,scorers,embedded,training,demo,dev
+# Each worker takes whole files, has servers of its own, and waits for processes more than it computes.
+TEST_WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 
@@ -63,7 +65,7 @@ demo: $(STAMP) console-if-node ## Set up, then train SmolLM2-135M through all se
 	@$(BIN)/ltp demo
 
 test: $(STAMP) console-if-node ## Set up, then run every test that needs no GPU and no minutes of training
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not gpu and not slow"
 
 unit: $(STAMP) ## The pure tests: seconds
 	$(BIN)/python -m pytest -m "not training" tests/unit
