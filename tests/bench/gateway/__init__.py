@@ -54,7 +54,11 @@ def run() -> list[Result]:
         asyncio.run(_fill(url, door))
         print(f"load average before: {os.getloadavg()[0]:.1f}")
         results = [_compare(door, bare, path) for path in ("/jobs?limit=50", "/metrics/filled?limit=1000")]
-        results += _load(door)
+        try:
+            results += _load(door)
+        except httpx.HTTPError:
+            print("".join(line for line in door.log.read_text().splitlines(True) if '"error"' in line)[-3000:])
+            raise
         print(f"load average after: {os.getloadavg()[0]:.1f}")
         return results
 

@@ -92,7 +92,7 @@ def send(door: Door, case: Any, headers: dict[str, str]) -> httpx.Response:
     try:
         request = CLIENT.build_request(made["method"], made["url"], params=made.get("params"), headers=sent, **body)
         request.read()  # The report of a fault shows it.
-    except (UnicodeError, httpx.InvalidURL, TypeError, ValueError):
+    except (UnicodeError, httpx.InvalidURL, TypeError, ValueError, AttributeError):
         reject()
     try:
         return CLIENT.send(request)
