@@ -61,7 +61,7 @@ def test_a_job_is_submitted_watched_paused_and_resumed_by_clicking(door: Door, p
     page.get_by_role("tab", name="Logs").click()
     expect(page.get_by_role("log")).to_contain_text("step", timeout=SOON)
     page.get_by_role("tab", name="Events").click()
-    expect(page.get_by_text("job pause-requested").first).to_be_visible(timeout=SOON)
+    expect(page.get_by_text("job pause requested").first).to_be_visible(timeout=SOON)
     page.reload()
     expect(page.get_by_role("tab", name="Events")).to_have_attribute("aria-selected", "true")
     expect(page.get_by_text("first-admin").first).to_be_visible(timeout=SOON)
