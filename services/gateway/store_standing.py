@@ -17,23 +17,22 @@ _NEWEST = 20
 
 
 async def unfinished(engine: AsyncEngine, project: str | None, limit: int) -> list[Row]:
-    """Running and paused jobs, newest first: `job_id`, `state`, `steps` of the recipe, and `lines` [[attempt, step, seconds]]."""
+    """Running and paused jobs, newest first: `job_id`, `state`, `steps` of the recipe; one row for each of its newest lines
+    of metrics (`attempt`, `step`, `seconds` since 1970), or one without any."""
+    wanted = select(jobs.c.job_id, jobs.c.state, jobs.c.recipe["training"]["steps"].as_integer().label("steps"))
+    wanted = wanted.where(jobs.c.state.in_(_STATES))
+    if project is not None:
+        wanted = wanted.where(jobs.c.options["project"].astext == project)
+    mine = wanted.order_by(jobs.c.job_id.desc()).limit(limit).subquery()
     line = (
         select(steps.c.attempt, steps.c.step, func.extract("epoch", steps.c.at).label("seconds"))
-        .where(steps.c.job_id == jobs.c.job_id)
+        .where(steps.c.job_id == mine.c.job_id)
         .order_by(steps.c.seq.desc())
         .limit(_NEWEST)
-        .subquery()
+        .lateral()
     )
-    parts = func.jsonb_build_array(line.c.attempt, line.c.step, line.c.seconds)
-    lines = select(func.jsonb_agg(parts).label("lines")).select_from(line).lateral()
-    query = select(
-        jobs.c.job_id, jobs.c.state, jobs.c.recipe["training"]["steps"].as_integer().label("steps"), lines.c.lines
-    )
-    query = query.select_from(jobs.join(lines, true())).where(jobs.c.state.in_(_STATES))
-    if project is not None:
-        query = query.where(jobs.c.options["project"].astext == project)
-    return await _all(engine, query.order_by(jobs.c.job_id.desc()).limit(limit))
+    query = select(mine, line).select_from(mine.outerjoin(line, true()))
+    return await _all(engine, query.order_by(mine.c.job_id.desc()))
 
 
 async def open_alarms(engine: AsyncEngine, job_ids: list[Any]) -> list[Row]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
@@ -41,17 +42,25 @@ async def list_standings(
 ) -> list[Standing]:
     """Running and paused jobs with their step, what is left at the pace of the newest steps, and the alarms that hold."""
     rows = await store.unfinished(engine, caller.project or project, limit)
-    alarms = await store.open_alarms(engine, [row["job_id"] for row in rows])
+    jobs = {job_id: list(lines) for job_id, lines in groupby(rows, key=lambda row: row["job_id"])}
+    alarms = await store.open_alarms(engine, list(jobs))
     return [
-        Standing(
-            job_id=row["job_id"],
-            step=max((step for _, step, _ in row["lines"] or []), default=0),
-            steps=row["steps"],
-            eta_seconds=eta(row["lines"] or [], row["steps"]) if row["state"] == "running" else None,
-            alarms=[StandingAlarm.model_validate(one["data"]) for one in alarms if one["job_id"] == row["job_id"]],
-        )
-        for row in rows
+        standing(lines, [StandingAlarm.model_validate(one["data"]) for one in alarms if one["job_id"] == job_id])
+        for job_id, lines in jobs.items()
     ]
+
+
+def standing(rows: Sequence[Mapping[str, Any]], alarms: list[StandingAlarm]) -> Standing:
+    """Where the job of these rows is, one row a line of metrics; pure."""
+    job = rows[0]
+    lines = [(row["attempt"], row["step"], float(row["seconds"])) for row in rows if row["step"] is not None]
+    return Standing(
+        job_id=job["job_id"],
+        step=max((step for _, step, _ in lines), default=0),
+        steps=job["steps"],
+        eta_seconds=eta(lines, job["steps"]) if job["state"] == "running" else None,
+        alarms=alarms,
+    )
 
 
 def eta(lines: Sequence[tuple[int, int, float]], steps: int) -> float | None:
