@@ -13,9 +13,9 @@ from tests.service.gateway.test_projects import Tenants, recipe
 def line(door: Door, job_id: str, attempt: int, step: int, seconds: int) -> None:
     sql(
         door,
-        "INSERT INTO gateway.steps (job_id, run_id, attempt_id, attempt, step, at, metrics)"
-        " VALUES ($1, $2, $3, $4, $5, to_timestamp($6), '{}')",
-        uuid.UUID(job_id), uuid.uuid4(), uuid.uuid4(), attempt, step, seconds,
+        "INSERT INTO gateway.steps (job_id, attempt_id, line, attempt, step, at, metrics)"
+        " VALUES ($1, $2, 0, $3, $4, to_timestamp($5), '{}')",
+        uuid.UUID(job_id), uuid.uuid4(), attempt, step, seconds,
     )  # fmt: skip
 
 
