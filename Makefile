@@ -123,7 +123,7 @@ $(LM_EVAL)/.installed:
 harness: $(STAMP) $(LM_EVAL)/.installed ## lm-evaluation-harness through our server, and its results imported (minutes; installs it apart)
 	LTP_LM_EVAL=$(LM_EVAL)/bin/lm_eval $(BIN)/python -m pytest --timeout 3600 -m slow tests/service/evaluator/test_harness.py
 
-bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (minutes; installs the peers)
+bench: $(STAMP) ## Benchmarks against peers, or one: make bench SUITE=dispatch (or planner, dataset, surgery, evaluator, gateway, training, telemetry)
 	$(BIN)/python -m tests.bench $(SUITE)
 
 # In an environment of its own; it asks PyPI for known faults, so it is no part of `make check`, which works without a network.

@@ -1,16 +1,19 @@
-"""What the runner reads from its tables at a scrape: attempts by state and by why they ended, and the room on its disk."""
+"""What the runner reads from its tables at a scrape: attempts by state and by why they ended, open alarms, and the room on its disk."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ltp.contracts.alarm import Severity
 from ltp.service.exposition import Reading
 from ltp.telemetry.metrics import gauge, replace_all
+from services.runner.alarms_store import alarms
 from services.runner.pulse import read_pulses
 from services.runner.store import attempts
 
@@ -18,6 +21,7 @@ ATTEMPTS = gauge("ltp_attempts", "Attempts by state.", "state")
 ENDED_BY = gauge(
     "ltp_attempts_failed", "Attempts that failed or were lost, by cause; falls only when they are deleted.", "cause"
 )
+ALARMS = gauge("ltp_training_alarms", "Open alarms of running attempts.", "severity")
 DISK_FREE = gauge("ltp_data_disk_free_bytes", "Free bytes of the disk of the data directory.")
 DISK_SIZE = gauge("ltp_data_disk_size_bytes", "Size of the disk of the data directory.")
 
@@ -30,7 +34,7 @@ def readings(root: Callable[[], Path]) -> dict[str, Reading]:
         DISK_FREE.set(usage.free)
         DISK_SIZE.set(usage.total)
 
-    return {"attempts": _read_attempts, "pulses": read_pulses, "disk": read_disk}
+    return {"attempts": _read_attempts, "alarms": _read_alarms, "pulses": read_pulses, "disk": read_disk}
 
 
 async def _read_attempts(connection: AsyncConnection) -> None:
@@ -43,3 +47,10 @@ async def _read_attempts(connection: AsyncConnection) -> None:
             causes[code] = causes.get(code, 0) + count
     replace_all(ATTEMPTS, [({"state": state}, count) for state, count in states.items()])
     replace_all(ENDED_BY, [({"cause": code}, count) for code, count in causes.items()])
+
+
+async def _read_alarms(connection: AsyncConnection) -> None:
+    query = select(alarms.c.severity, func.count().label("open")).where(alarms.c.cleared_at.is_(None))
+    query = query.group_by(alarms.c.severity)
+    found = {row.severity: int(row.open) for row in (await connection.execute(query)).all()}
+    replace_all(ALARMS, [({"severity": severity}, found.get(severity, 0)) for severity in get_args(Severity)])

@@ -16,7 +16,7 @@ from services.runner import hosts_store
 from services.runner.backends.ssh import SshBackend
 from services.runner.fleet import Fleet
 from services.runner.host import parse_gpus
-from services.runner.host_watch import look_at
+from services.runner.host_reports import report
 
 # Older and newer interpreters have no wheels of the pinned packages.
 _PYTHONS = ("python3.12", "python3.11", "python3")
@@ -136,26 +136,12 @@ async def _done(name: str, step: Callable[[], Awaitable[str]]) -> HostCheck:
 async def carry_out_setup(held: Held, fleet: Fleet) -> None:
     """A set-up that was asked for: its report grows step by step, and its end is said."""
     request = HostSetupRequested.model_validate(held.work.payload)
-    database, checks = fleet.database, list[HostCheck]()
-    rows = await hosts_store.all_hosts(database.engine, request.host_id)
+    rows = await hosts_store.all_hosts(fleet.database.engine, request.host_id)
     if not rows:
         return  # Removed meanwhile.
     backend = fleet.open(rows[0])
     assert isinstance(backend, SshBackend)
-    try:
-        async for check in Setup(backend, request).steps():
-            checks.append(check)
-            async with database.unit() as unit:
-                await hosts_store.note_checks(unit, request.report_id, checks, done=False)
-    finally:
-        await backend.close()
-    failed = [check.name for check in checks if check.verdict == "fail"]
-    async with database.unit() as unit:
-        await hosts_store.note_checks(unit, request.report_id, checks, done=True)
-        said = HostSetUp(host_id=request.host_id, report_id=request.report_id, ok=not failed, failed=failed)
-        unit.emit(said, about=request.host_id)
-    if not failed:
-        await look_at(fleet, request.host_id)
+    await report(fleet, (request.host_id, request.report_id), backend, Setup(backend, request).steps(), HostSetUp)
 
 
 async def compared(backend: Any, role: str | None) -> dict[str, Any]:

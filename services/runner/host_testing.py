@@ -18,7 +18,7 @@ from services.runner.backends import LinkDownError
 from services.runner.backends.ray import RayBackend
 from services.runner.backends.ssh import SshBackend
 from services.runner.fleet import Fleet
-from services.runner.host_watch import look_at
+from services.runner.host_reports import report
 
 _WAY_SECONDS = 10.0
 HUB = "https://huggingface.co"
@@ -163,23 +163,10 @@ async def _tcp(address: str, port: int, *, banner: bool) -> str:
 async def carry_out_test(held: Held, fleet: Fleet) -> None:
     """A test that was asked for: its report grows step by step, and its end is said."""
     request = HostTestRequested.model_validate(held.work.payload)
-    database, checks = fleet.database, list[HostCheck]()
-    rows = await hosts_store.all_hosts(database.engine, request.host_id)
+    rows = await hosts_store.all_hosts(fleet.database.engine, request.host_id)
     if not rows:
         return  # Removed meanwhile, and its reports with it.
     backend = fleet.open(rows[0])
     assert isinstance(backend, SshBackend | RayBackend)
-    try:
-        async for check in examine(backend, Access.model_validate(rows[0]["access"]), request.host_id):
-            checks.append(check)
-            async with database.unit() as unit:
-                await hosts_store.note_checks(unit, request.report_id, checks, done=False)
-    finally:
-        await backend.close()
-    failed = [check.name for check in checks if check.verdict == "fail"]
-    async with database.unit() as unit:
-        await hosts_store.note_checks(unit, request.report_id, checks, done=True)
-        said = HostTested(host_id=request.host_id, report_id=request.report_id, ok=not failed, failed=failed)
-        unit.emit(said, about=request.host_id)
-    if not failed:
-        await look_at(fleet, request.host_id)
+    steps = examine(backend, Access.model_validate(rows[0]["access"]), request.host_id)
+    await report(fleet, (request.host_id, request.report_id), backend, steps, HostTested)

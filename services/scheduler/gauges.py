@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ltp.bus.streams import DEAD
 from ltp.core.lifecycle import JobState
-from ltp.queue.monitor import counts_of_queues
+from ltp.queue.monitor import queue_counts
 from ltp.queue.policy import Queue
 from ltp.service.exposition import Reading
 from ltp.telemetry.metrics import gauge, replace_all
@@ -49,7 +49,7 @@ async def read_dead_letters(js: JetStreamContext) -> None:
 
 
 async def _read_queues(connection: AsyncConnection) -> None:
-    counts = await counts_of_queues(connection)
+    counts = await queue_counts(connection)
     found = {queue: dict(counts.get(queue, {})) for queue in Queue}
     values = [({"queue": q, "state": s}, float(row.get(s) or 0)) for q, row in found.items() for s in _STATES]
     replace_all(QUEUED, values)

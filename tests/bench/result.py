@@ -73,11 +73,18 @@ def _of(
     return Result(name, mine, theirs, peer_name, ratio, bar, met, unit, len(runs), spread)
 
 
+def forget(suite: str) -> None:
+    """Remove the results of a suite that is about to be run as a whole."""
+    (RESULTS / f"{suite}.json").unlink(missing_ok=True)
+
+
 def report(suite: str, results: Sequence[Result]) -> Path:
-    """Write `results/<suite>.json` and print the same as a table."""
+    """Put the lines into `results/<suite>.json`, in place of earlier ones of the same names, and print them as a table."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{suite}.json"
-    path.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    lines = {line["name"]: line for line in (json.loads(path.read_text()) if path.exists() else [])}
+    lines.update({r.name: asdict(r) for r in results})
+    path.write_text(json.dumps(list(lines.values()), indent=1) + "\n")
     table = Table(title=suite)
     for column in ("name", "ours", "peer", "ratio", "bar", "met", "unit", "runs", "spread"):
         table.add_column(column)

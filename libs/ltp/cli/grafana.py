@@ -8,37 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
+from ltp.cli.generated import REPOSITORY, CheckOption, RootOption, bring_up_to_date
 from ltp.cli.output import JsonOption, reported, rows_table, show
 from ltp.core.errors import ErrorCode, LtpError
 
 app = typer.Typer(no_args_is_help=True, help="Dashboards and alert rules as code.")
 
-_ROOT = Path(__file__).resolve().parents[3]
-RootOption = Annotated[Path, typer.Option("--root", help="The root of the repository.")]
-
 
 @app.command()
 def write(
-    root: RootOption = _ROOT,
-    check: Annotated[
-        bool, typer.Option("--check", "--dry-run", help="Change nothing; exit 1 when a file is stale.")
-    ] = False,
+    root: RootOption = REPOSITORY,
+    check: CheckOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write deploy/grafana and deploy/prometheus anew."""
     with reported():
-        files = _needed()[0].generated()
-        stale = [path for path, text in files.items() if not _is(root / path, text)]
-        for path in [] if check else stale:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text(files[path])
-        show(
-            {"files": len(files), "stale": stale},
-            json,
-            lambda: "\n".join(stale) if stale else f"{len(files)} files are current",
-        )
-        if check and stale:
-            raise typer.Exit(1)
+        bring_up_to_date(root, _needed()[0].generated(), check=check, as_json=json)
 
 
 @app.command()
@@ -88,10 +73,6 @@ def _needed() -> tuple[Any, Any, Any]:
         message = f"{error.name} is not installed."
         raise LtpError(ErrorCode.DEPENDENCY_MISSING, message, "Install `ltp[grafana]`.") from error
     return files, grafana, grafana_client
-
-
-def _is(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text() == text
 
 
 def _secret(path: Path | None) -> str | None:

@@ -15,6 +15,7 @@ import yaml
 
 from ltp.cli.client import Gateway
 from ltp.cli.output import DataDirOption, JsonOption, err, moment, reported, rows_table, show, size
+from ltp.cli.yaml_files import yaml_text
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import OPERATION, OperationState
@@ -163,14 +164,7 @@ def reject(
 
 def read_merge(path: Path) -> dict[str, Any]:
     """Read and check a merge here, so that errors name line and column; models beside it are taken from this directory."""
-    source = "standard input" if str(path) == "-" else str(path)
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    except OSError as error:
-        raise LtpError(ErrorCode.NOT_FOUND, f"{path} cannot be read ({error.strerror}).", "Give a file.") from error
-    except UnicodeDecodeError as error:
-        raise LtpError(ErrorCode.INVALID_YAML, f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    recipe = parse_merge(text, source)
+    recipe = parse_merge(*yaml_text(path))
     return recipe.with_references({name: absolute(name) for name in recipe.paths()}).settings()
 
 

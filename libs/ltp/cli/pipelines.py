@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from ltp.cli.client import Gateway
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
+from ltp.cli.yaml_files import yaml_text
 from ltp.contracts.pipeline import PipelineSpec
 from ltp.contracts.pipeline_graph import literal_paths, places_of
 from ltp.contracts.stages import STAGE_KINDS
@@ -154,14 +154,7 @@ def disarm(name: str, dry_run: DryRun = False, data_dir: DataDirOption = None, j
 
 def read_pipeline(path: Path) -> PipelineSpec:
     """Read and check a pipeline here, so that errors name line and column; files are taken from this directory."""
-    source = "standard input" if str(path) == "-" else str(path)
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    except OSError as error:
-        raise LtpError(ErrorCode.NOT_FOUND, f"{path} cannot be read ({error.strerror}).", "Give a file.") from error
-    except UnicodeDecodeError as error:
-        raise LtpError(ErrorCode.INVALID_YAML, f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    spec = parse_pipeline(text, source)
+    spec = parse_pipeline(*yaml_text(path))
     here = {p: str(Path(p).expanduser().resolve()) for p in literal_paths(spec) if Path(p).expanduser().exists()}
     return _with_paths(spec, here) if here else spec
 

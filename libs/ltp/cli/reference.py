@@ -5,15 +5,15 @@ from __future__ import annotations
 import json as json_format
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from ltp.cli.output import JsonOption, reported, show
+from ltp.cli.generated import REPOSITORY, CheckOption, RootOption, bring_up_to_date
+from ltp.cli.output import JsonOption, reported
 
 app = typer.Typer(no_args_is_help=True, help="Write the references of the command line and the API.")
 
-_ROOT = Path(__file__).resolve().parents[3]
 _CLI = "docs/reference/cli.md"
 _API = "docs/reference/api.md"
 _API_HEAD = """# API
@@ -29,24 +29,13 @@ def docs() -> None:
 
 @app.command()
 def write(
-    root: Annotated[Path, typer.Option("--root", help="The root of the repository.")] = _ROOT,
-    check: Annotated[
-        bool, typer.Option("--check", "--dry-run", help="Change nothing; exit 1 when a file is stale.")
-    ] = False,
+    root: RootOption = REPOSITORY,
+    check: CheckOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write docs/reference anew, from the commands and from proto/openapi.json."""
     with reported():
-        files = generated(root)
-        stale = [
-            name for name, text in files.items() if not (root / name).exists() or (root / name).read_text() != text
-        ]
-        for name in [] if check else stale:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(files[name])
-        show({"stale": stale}, json, lambda: "\n".join(stale) if stale else f"{len(files)} files are current")
-        if check and stale:
-            raise typer.Exit(1)
+        bring_up_to_date(root, generated(root), check=check, as_json=json)
 
 
 def generated(root: Path) -> dict[str, str]:

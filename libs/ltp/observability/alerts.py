@@ -68,6 +68,10 @@ ALERTS = (
         "{{ $value }} running attempts have had no news for ten of their steps.", "job-stalled",
     ),
     Alert(
+        "LtpTrainingAlarm", 'ltp_training_alarms{severity="critical"} > 0', "1m", "critical",
+        "{{ $value }} critical alarms of running attempts are open.", "training-alarm",
+    ),
+    Alert(
         "LtpTrainingNotFinite", "increase(ltp_training_nonfinite_steps_total[10m]) > 0", "0m", "warning",
         "A {{ $labels.algorithm }} run logs losses or gradients that are no numbers.", "training-not-finite",
     ),

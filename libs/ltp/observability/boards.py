@@ -28,6 +28,7 @@ OVERVIEW = Board(
             number("Jobs waiting", prom('sum(ltp_jobs{state=~"submitted|planned|queued"})')),
             number("Dead letters", prom("sum(ltp_dead_letters)")),
             number("Stalled runs", prom("sum(ltp_training_runs_stalled)")),
+            number("Alarms of training", prom("sum(ltp_training_alarms)")),
             number("Oldest outbox", prom("max(ltp_outbox_age_seconds)"), unit="s"),
         )),
         ("Flow", (
@@ -40,6 +41,7 @@ OVERVIEW = Board(
         ("Training", (
             lines("Steps", prom("sum by (algorithm) (rate(ltp_training_steps_total[5m]))", "{{algorithm}}")),
             lines("Tokens", prom("sum by (algorithm) (rate(ltp_training_tokens_total[5m]))", "{{algorithm}}"), unit="locale"),
+            lines("Open alarms", prom("ltp_training_alarms", "{{severity}}")),
             lines("Failed attempts by cause", prom("ltp_attempts_failed", "{{cause}}")),
         )),
     ),

@@ -43,13 +43,8 @@ GROUP BY p.name ORDER BY p.kind, p.name
 """
 
 
-async def queue_counts(unit: Unit) -> dict[str, dict[str, Any]]:
+async def queue_counts(place: Unit | AsyncConnection) -> dict[str, dict[str, Any]]:
     """For each queue that has any work: how much waits, is delayed, runs, was done in the last minute, is dead."""
-    return await counts_of_queues(unit)
-
-
-async def counts_of_queues(place: Unit | AsyncConnection) -> dict[str, dict[str, Any]]:
-    """As `queue_counts`, also outside of a unit."""
     counts: dict[str, dict[str, Any]] = {}
     for statement in (_COUNTS, _ENDED):
         for row in (await place.execute(text(statement))).mappings():

@@ -134,8 +134,7 @@ def enqueue(
     It belongs to `trace`, or to the one in which it is put in.
     Raises INVALID_REQUEST as `NewWork` does.
     """
-    named = (queue, kind, payload, dedup_key, wants, priority, project, owner, run_at)
-    new = NewWork(*named, trace=trace) if trace else NewWork(*named)
+    new = NewWork(queue, kind, payload, dedup_key, wants, priority, project, owner, run_at, trace=trace or carried())
     unit.add(statements.ENQUEUE, new.columns())
 
 

@@ -28,6 +28,8 @@ HEALTHY = {
     'ltp_queue_oldest_wait_seconds{queue="training"}': "3600x400",
     'ltp_queue_dead_items{queue="evaluation"}': "1x400",
     "ltp_training_runs_stalled": "0x400",
+    'ltp_training_alarms{severity="critical"}': "0x400",
+    'ltp_training_alarms{severity="warning"}': "2x400",
     'ltp_training_nonfinite_steps_total{algorithm="sft"}': "4x400",
     'ltp_hosts{state="silent"}': "0x400",
     "ltp_data_disk_free_bytes": "900e9-1e6x400",
@@ -51,6 +53,7 @@ TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
     "LtpTrainingQueueAge": ({'ltp_queue_oldest_wait_seconds{queue="training"}': "90000x400"}, 3, 7),
     "LtpDeadWork": ({'ltp_queue_dead_items{queue="evaluation"}': "1x20 2x400"}, 19, 23),
     "LtpJobStalled": ({"ltp_training_runs_stalled": "0x10 1x400"}, 10, 13),
+    "LtpTrainingAlarm": ({'ltp_training_alarms{severity="critical"}': "0x10 1x400"}, 10, 13),
     "LtpTrainingNotFinite": ({'ltp_training_nonfinite_steps_total{algorithm="sft"}': "4x20 5x400"}, 19, 23),
     "LtpHostSilent": ({'ltp_hosts{state="silent"}': "0x10 1x400"}, 13, 18),
     # 0.3 TB left, and a gigabyte goes each minute: full in five hours.

@@ -34,5 +34,6 @@ async def test_an_empty_platform_says_zero(database_url: str, tmp_path: Path) ->
         'ltp_webhooks{state="failing"}',
         'ltp_queue_oldest_wait_seconds{queue="training"}',
         "ltp_training_runs_stalled",
+        'ltp_training_alarms{severity="critical"}',
     ):
         assert f"{series} 0.0" in told

@@ -6,7 +6,6 @@ Time: the roofline's seven shares are fitted again without each model in turn, a
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +32,7 @@ def run() -> list[Result]:
     summary = check(rows)["summary"]
     peak, device, verdicts = summary["alloc_peak"], summary["device_total"], summary["verdicts"]
     time = spread(held_out_step_errors(rows))
-    results = [
+    return [
         at_most("allocated peak: median error", [peak["median_pct"]], 0.5, unit="%"),
         at_most("allocated peak: 95th percentile", [peak["p95_pct"]], 2.0, unit="%"),
         at_most("allocated peak: maximum", [peak["max_pct"]], 5.0, unit="%"),
@@ -42,9 +41,6 @@ def run() -> list[Result]:
         at_most("plans called safe that ran out", [verdicts["safe_but_oom"]], 0, unit="plans"),
         at_most("plans refused by > 5 % that fit", [verdicts["refused_but_fits"]], 0, unit="plans"),
     ]
-    if importlib.util.find_spec("tests.bench.planner_search") is not None:
-        results += importlib.import_module("tests.bench.planner_search").run()
-    return results
 
 
 def held_out_step_errors(rows: Sequence[Mapping[str, Any]]) -> list[float]:

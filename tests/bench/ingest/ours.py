@@ -1,4 +1,4 @@
-"""Our side of suite `dataset`, in a process of its own: `python -m tests.bench.dataset.ours FILE FOLDER`."""
+"""Our side of part `ingest`, in a process of its own: `python -m tests.bench.ingest.ours FILE FOLDER`."""
 
 from __future__ import annotations
 

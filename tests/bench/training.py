@@ -1,4 +1,4 @@
-"""What the platform costs a training: the same verl command under it and bare, in turns: `make bench SUITE=training-overhead`.
+"""What the platform costs a training: the same verl command under it and bare, in turns: `make bench SUITE=training`.
 
 Both arms run on the same machine with the platform up, so what is compared is the watching of a run: launcher, samples,
 metrics through the bus into the database. What the idle platform takes of a processor is a line of its own.

@@ -1,4 +1,4 @@
-"""Suite `dataset`: a million rows read, checked, frozen and profiled, against Hugging Face `datasets` computing the same.
+"""Part `ingest`: a million rows read, checked, frozen and profiled, against Hugging Face `datasets` computing the same.
 
 Both sides read the same file and must agree on every statistic. Ours does more: it checks each row, names it by its
 content, leaves copies out, sorts and writes Parquet. The peer has an environment of its own (`~/.cache/ltp-bench`).
@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from tests.bench.dataset.rows import write_rows
+from tests.bench.ingest.rows import write_rows
 from tests.bench.result import Result, at_most, lower_is_better
 
 ROWS = int(os.environ.get("LTP_BENCH_DATASET_ROWS", "1000000"))
@@ -37,7 +37,7 @@ def run() -> list[Result]:
     peer: list[dict[str, Any]] = []
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
-            ours.append(_answer([sys.executable, "-m", "tests.bench.dataset.ours", str(source), folder]))
+            ours.append(_answer([sys.executable, "-m", "tests.bench.ingest.ours", str(source), folder]))
         with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
             peer.append(_answer([str(python), str(_HERE / "peer.py"), str(source), folder]))
             assert_same(ours[-1], peer[-1])

@@ -1,6 +1,6 @@
-"""The peer's side of suite `dataset`: Hugging Face `datasets` loads a JSONL file and computes the statistics of ours.
+"""The peer's side of part `ingest`: Hugging Face `datasets` loads a JSONL file and computes the statistics of ours.
 
-Run by `tests.bench.dataset` with the interpreter of the peer's own environment: `python peer.py FILE CACHE`.
+Run by `tests.bench.ingest` with the interpreter of the peer's own environment: `python peer.py FILE CACHE`.
 Written as its documentation does: `load_dataset`, one batched `map` in two processes for the lengths, and numpy and
 Counter over columns for the rest. Prints one line of JSON.
 """
