@@ -17,8 +17,10 @@ _NEWEST = 20
 
 
 async def unfinished(engine: AsyncEngine, project: str | None, limit: int) -> list[Row]:
-    """Running and paused jobs, newest first: `job_id`, `state`, `steps` of the recipe; one row for each of its newest lines
-    of metrics (`attempt`, `step`, `seconds` since 1970), or one without any."""
+    """Running and paused jobs, newest first, one row for each of a job's newest lines of metrics, or one without any.
+
+    Columns: `job_id`, `state`, `steps` (of the recipe), and of the line `attempt`, `step`, `seconds` (since 1970).
+    """
     wanted = select(jobs.c.job_id, jobs.c.state, jobs.c.recipe["training"]["steps"].as_integer().label("steps"))
     wanted = wanted.where(jobs.c.state.in_(_STATES))
     if project is not None:

@@ -24,7 +24,9 @@ from services.runner.sweep import sweep_forever
 _CONCURRENCY = 64
 
 settings = RunnerSettings()
-runtime = Runtime(SERVICE, settings, [router, host_handlers.router, keeping_handlers.router, usage.router, rollouts.router])
+runtime = Runtime(
+    SERVICE, settings, [router, host_handlers.router, keeping_handlers.router, usage.router, rollouts.router]
+)
 runtime.exposition.readings |= gauges.readings(settings.root)
 fleet = Fleet(runtime.database, settings)
 runtime.provide(fleet=fleet)

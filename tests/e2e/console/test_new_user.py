@@ -66,7 +66,7 @@ def registers_and_tests_a_host(page: Page, sshd: Sshd, folder: Path) -> None:
     # Each step shows as it ends, and at the end whether the host can be used: this one has no environment, and says so.
     expect(card.get_by_role("listitem").first).to_be_visible(timeout=LATE)
     expect(card.get_by_text(re.compile("The host can(not)? be used"))).to_be_visible(timeout=LATE)
-    expect(card.get_by_text(sshd.fingerprint)).to_be_visible(timeout=SOON)
+    expect(card.get_by_text(sshd.fingerprint).first).to_be_visible(timeout=SOON)
     # It is not what the job is to run on.
     card.get_by_role("button", name="Cordon").click()
     expect(card.locator("[data-state=cordoned]")).to_be_visible(timeout=SOON)
@@ -89,9 +89,8 @@ def uploads_data_and_sees_what_is_trained(page: Page, name: str, model: Path, fo
 
 def trains_pauses_and_resumes(page: Page, name: str, model: Path) -> None:
     page.get_by_role("link", name="New job").first.click()
-    fill_recipe(page, model, 300, dataset=name)
+    fill_recipe(page, model, 400, dataset=name)
     page.locator("#field-name").fill(name)
-    page.locator("#field-training-save_every").fill("100")
     page.get_by_role("button", name="Check the plan").click()
     expect(page.get_by_text("It fits: 1 × CPU.")).to_be_visible(timeout=LATE)
     page.get_by_role("button", name="Submit").click()
