@@ -6,6 +6,7 @@ A signal cannot do it: the trainer lives in a Ray actor, and the driver's handle
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
+from ltp_verl import samples
 from ltp_verl.stop import stop_requested
 from ltp_verl.tracing import run_traced
 
@@ -48,6 +50,32 @@ class StoppablePPOTrainer(PPOTrainerSync):
         return metrics | self._failed_rewards.of_step(
             self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
         )
+
+    def _log_rollout_data(self, batch: Any, timing_raw: dict[str, Any], rollout_data_dir: str) -> None:
+        # A few responses, before verl fetches and decodes them all.
+        kept = samples.chosen(batch.keys)
+        few = replace(batch, keys=[batch.keys[index] for index in kept], tags=[batch.tags[index] for index in kept])
+        super()._log_rollout_data(few, timing_raw, rollout_data_dir)
+
+    def _dump_generations(
+        self,
+        inputs: list[str],
+        outputs: list[str],
+        gts: list[Any],
+        scores: list[Any],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        dump_path: str,
+    ) -> None:
+        """Keep what verl would write into a file a step in one file beside the folder it was told."""
+        keys = [str(key) for key in reward_extra_infos_dict.get("uid", [str(index) for index in range(len(inputs))])]
+        lines = [
+            samples.line(self.global_steps, keys[index], inputs[index], outputs[index], gts[index], scores[index])
+            # By the prompt: the keys of a validation are drawn anew each time, and the same rows are to be seen again.
+            for index in sorted(range(len(keys)), key=lambda index: (inputs[index], keys[index]))[
+                : samples.MOST_SAMPLES
+            ]
+        ]
+        samples.keep(Path(dump_path).with_suffix(".jsonl"), lines)
 
     def on_step_end(self) -> None:
         super().on_step_end()

@@ -49,6 +49,9 @@ def rl_settings(inputs: Inputs) -> dict[str, Setting]:
         "reward_file": inputs.reward_file,
         "reward_class": "PlatformRewards",
         "validate_first": inputs.validation_file is not None,
+        # Where `ltp_verl.samples` keeps a few responses of each step, as a file beside the folder that is named here.
+        "rollout_samples": inputs.run_dir / "rollouts",
+        "validation_samples": inputs.run_dir / "validation",
         # verl saves the last step of RL only if saving is on at all.
         "save_every": training.save_every or training.steps,
     }

@@ -116,6 +116,8 @@ RL_KEYS = {
     "reward_class": "reward.reward_manager.name",
     "reward_workers": "reward.num_workers",
     "validate_first": "trainer.val_before_train",
+    "rollout_samples": "trainer.rollout_data_dir",
+    "validation_samples": "trainer.validation_data_dir",
     "ray_cpus": "ray_kwargs.ray_init.num_cpus",
     "ray_gpus": "+ray_kwargs.ray_init.num_gpus",
     "ray_dashboard": "+ray_kwargs.ray_init.include_dashboard",
