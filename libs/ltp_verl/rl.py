@@ -6,6 +6,7 @@ A signal cannot do it: the trainer lives in a Ray actor, and the driver's handle
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,17 @@ from omegaconf import DictConfig
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
+from ltp_verl import samples
 from ltp_verl.stop import stop_requested
 from ltp_verl.tracing import run_traced
+
+# verl looks every 2 s whether the responses are there, so that a step whose responses take 3 s waits 4.
+_POLL_SECONDS = 0.2
 
 
 class RewardFailedError(RuntimeError):
@@ -34,11 +40,42 @@ class StoppablePPOTrainer(PPOTrainerSync):
         super().__init__(config)
         self._failed_rewards = FailedRewards()
 
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = _POLL_SECONDS
+        return buffer
+
     def _consume_sync_metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = super()._consume_sync_metrics()
         return metrics | self._failed_rewards.of_step(
             self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
         )
+
+    def _log_rollout_data(self, batch: Any, timing_raw: dict[str, Any], rollout_data_dir: str) -> None:
+        # A few responses, before verl fetches and decodes them all.
+        kept = samples.chosen(batch.keys)
+        few = replace(batch, keys=[batch.keys[index] for index in kept], tags=[batch.tags[index] for index in kept])
+        super()._log_rollout_data(few, timing_raw, rollout_data_dir)
+
+    def _dump_generations(
+        self,
+        inputs: list[str],
+        outputs: list[str],
+        gts: list[Any],
+        scores: list[Any],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        dump_path: str,
+    ) -> None:
+        """Keep what verl would write into a file a step in one file beside the folder it was told."""
+        keys = [str(key) for key in reward_extra_infos_dict.get("uid", [str(index) for index in range(len(inputs))])]
+        lines = [
+            samples.line(self.global_steps, keys[index], inputs[index], outputs[index], gts[index], scores[index])
+            # By the prompt: the keys of a validation are drawn anew each time, and the same rows are to be seen again.
+            for index in sorted(range(len(keys)), key=lambda index: (inputs[index], keys[index]))[
+                : samples.MOST_SAMPLES
+            ]
+        ]
+        samples.keep(Path(dump_path).with_suffix(".jsonl"), lines)
 
     def on_step_end(self) -> None:
         super().on_step_end()

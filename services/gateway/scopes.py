@@ -9,7 +9,7 @@ from ltp.security.identity import Principal
 
 # First part of the path -> whose scope.
 _NOUN = {
-    "plans": "jobs", "jobs": "jobs", "recipes": "jobs", "attempts": "jobs", "runs": "jobs", "checkpoints": "jobs",
+    "plans": "jobs", "jobs": "jobs", "standings": "jobs", "recipes": "jobs", "attempts": "jobs", "runs": "jobs", "checkpoints": "jobs",
     "datasets": "datasets", "dataset-quotas": "platform", "suites": "evaluations",
     "evaluations": "evaluations", "evaluation": "evaluations", "comparisons": "evaluations", "benchmarks": "evaluations",
     "promotions": "evaluations", "operations": "operations", "merges": "operations",

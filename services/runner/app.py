@@ -9,7 +9,7 @@ from ltp.queue.work import Work
 from ltp.queue.worker import Held, Worker
 from ltp.service.runtime import Runtime
 from ltp.store.database import Unit
-from services.runner import gauges, host_handlers, keeping_handlers, usage
+from services.runner import gauges, host_handlers, keeping_handlers, rollouts, usage
 from services.runner.attempt import Attempt
 from services.runner.fleet import Fleet
 from services.runner.handlers import SERVICE, router
@@ -24,7 +24,9 @@ from services.runner.sweep import sweep_forever
 _CONCURRENCY = 64
 
 settings = RunnerSettings()
-runtime = Runtime(SERVICE, settings, [router, host_handlers.router, keeping_handlers.router, usage.router])
+runtime = Runtime(
+    SERVICE, settings, [router, host_handlers.router, keeping_handlers.router, usage.router, rollouts.router]
+)
 runtime.exposition.readings |= gauges.readings(settings.root)
 fleet = Fleet(runtime.database, settings)
 runtime.provide(fleet=fleet)

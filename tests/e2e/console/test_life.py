@@ -19,11 +19,11 @@ SOON, LATE = 20_000, 180_000
 HOSTILE = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script> {{ 7*7 }} ${7*7}"
 
 
-def fill_recipe(page: Page, model: Path, steps: int) -> None:
+def fill_recipe(page: Page, model: Path, steps: int, dataset: str = "sums") -> None:
     """Fill in what a preset leaves open."""
     page.locator("#field-model-path").fill(str(model))
     name = page.get_by_role("combobox", name="dataset.name")
-    name.fill("sums")
+    name.fill(dataset)
     name.press("Tab")
     for field, value in (("steps", steps), ("batch_size", 8), ("learning_rate", 0.001), ("max_length", 64)):
         page.locator(f"#field-training-{field}").fill(str(value))
@@ -61,7 +61,7 @@ def test_a_job_is_submitted_watched_paused_and_resumed_by_clicking(door: Door, p
     page.get_by_role("tab", name="Logs").click()
     expect(page.get_by_role("log")).to_contain_text("step", timeout=SOON)
     page.get_by_role("tab", name="Events").click()
-    expect(page.get_by_text("job pause-requested").first).to_be_visible(timeout=SOON)
+    expect(page.get_by_text("job pause requested").first).to_be_visible(timeout=SOON)
     page.reload()
     expect(page.get_by_role("tab", name="Events")).to_have_attribute("aria-selected", "true")
     expect(page.get_by_text("first-admin").first).to_be_visible(timeout=SOON)

@@ -1,5 +1,5 @@
 // The lines of metrics of a job, read in large pieces, then followed.
-import { onScopeDispose, shallowRef, triggerRef, type ShallowRef } from "vue";
+import { onScopeDispose, shallowRef, type ShallowRef } from "vue";
 import { api, ask, type Schemas } from "@/api/client";
 import { asProblem, type Problem } from "@/api/problem";
 import { follow } from "@/api/stream";
@@ -27,9 +27,9 @@ export function useMetrics(jobId: string): JobMetrics {
 
   function draw(): void {
     drawing = null;
-    lines.value.push(...fresh);
+    // A new array: what is computed of the same one again counts as unchanged, and no curve would move.
+    lines.value = lines.value.concat(fresh);
     fresh = [];
-    triggerRef(lines);
   }
 
   async function begin(): Promise<void> {
