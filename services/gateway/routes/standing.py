@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
@@ -50,7 +50,7 @@ async def list_standings(
     ]
 
 
-def standing(rows: Sequence[Mapping[str, Any]], alarms: list[StandingAlarm]) -> Standing:
+def standing(rows: Sequence[store.Row], alarms: list[StandingAlarm]) -> Standing:
     """Where the job of these rows is, one row a line of metrics; pure."""
     job = rows[0]
     lines = [(row["attempt"], row["step"], float(row["seconds"])) for row in rows if row["step"] is not None]
