@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,14 @@ class PlatformRewards(RewardManagerBase):
         item = last[0]
         responses = item.batch["responses"]
         length = int(item.batch["attention_mask"][-responses.shape[-1] :].sum())
+        return await self.judged(responses[:length], item.non_tensor_batch)
+
+    async def judged(self, tokens: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+        """As `run_single`, of the tokens of a response to a row of the data set."""
         tokenizer: Any = self.tokenizer
-        text = await self.loop.run_in_executor(
-            None, lambda: tokenizer.decode(responses[:length], skip_special_tokens=True)
-        )
-        asked = _asked(item.non_tensor_batch, text)
+        length = len(tokens)
+        text = await self.loop.run_in_executor(None, lambda: tokenizer.decode(tokens, skip_special_tokens=True))
+        asked = _asked(row, text)
         failed = 0.0
         try:
             score = await (await self._opened())(asked)
@@ -79,7 +83,7 @@ def record(error: Exception, asked: Asked) -> None:
         file.write(line.encode() + b"\n")
 
 
-def _asked(row: dict[str, Any], response: str) -> Asked:
+def _asked(row: Mapping[str, Any], response: str) -> Asked:
     truth = row["reward_model"].get("ground_truth")
     return Asked(
         prompt=list(row.get("raw_prompt", ())),

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
@@ -23,6 +24,9 @@ from verl.utils.device import auto_set_device
 from ltp_verl import samples
 from ltp_verl.stop import stop_requested
 from ltp_verl.tracing import run_traced
+
+# verl looks every 2 s whether the responses are there, so that a step whose responses take 3 s waits 4.
+_POLL_SECONDS = 0.2
 
 
 class RewardFailedError(RuntimeError):
@@ -35,6 +39,11 @@ class StoppablePPOTrainer(PPOTrainerSync):
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
         self._failed_rewards = FailedRewards()
+
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = _POLL_SECONDS
+        return buffer
 
     def _consume_sync_metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = super()._consume_sync_metrics()

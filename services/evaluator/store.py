@@ -34,6 +34,7 @@ from ltp.contracts.values import Problem
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from ltp.store.pages import in_order
 
 SCHEMA = "evaluator"
 outbox_table(SCHEMA)
@@ -79,6 +80,7 @@ evaluations = Table(
     Column("first_answer_at", TIME),
     schema=SCHEMA,
 )
+_SORTED_BY = {name: evaluations.c[name] for name in ("name", "state", "step", "started_at", "ended_at")}
 Index("ix_evaluations_job", evaluations.c.job_id)
 Index("ix_evaluations_checkpoint", evaluations.c.checkpoint_id)
 samples = Table(
@@ -238,14 +240,12 @@ async def waiting_for(unit: Unit, checkpoint_id: UUID) -> list[RowMapping]:
 
 
 async def find(engine: AsyncEngine, query: EvaluationQuery) -> list[RowMapping]:
-    """Evaluations, newest first."""
-    wanted = select(evaluations).order_by(evaluations.c.evaluation_id.desc()).limit(query.limit)
+    """A page of evaluations."""
+    wanted = in_order(select(evaluations), query, evaluations.c.evaluation_id, _SORTED_BY)
     if query.evaluation_id is not None:
         wanted = wanted.where(evaluations.c.evaluation_id == query.evaluation_id)
     if query.job_id is not None:
         wanted = wanted.where(evaluations.c.job_id == query.job_id)
-    if query.before is not None:
-        wanted = wanted.where(evaluations.c.evaluation_id < query.before)
     async with engine.connect() as connection:
         return list((await connection.execute(wanted)).mappings().all())
 

@@ -9,4 +9,5 @@ serve(
     host=settings.gateway_host,
     certificate=settings.gateway_tls_certificate,
     key=settings.gateway_tls_key,
+    slow_seconds=settings.gateway_slow_seconds,
 )

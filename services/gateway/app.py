@@ -19,7 +19,7 @@ from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
 from ltp.service.serve import in_background
 from services.gateway import errors, gauges, openapi, pages
-from services.gateway.access import guarded
+from services.gateway.access import guarded, readable
 from services.gateway.bus_accounts import BusAccounts
 from services.gateway.commands import obey, tell_refusal
 from services.gateway.couriers import Couriers
@@ -30,8 +30,9 @@ from services.gateway.handlers import SERVICE, router
 from services.gateway.hooks import Commit
 from services.gateway.identity import Identities
 from services.gateway.live import Tails
-from services.gateway.news import NEWS_CHANNEL, News
+from services.gateway.news import NEWS_CHANNEL, News, NewsByKey
 from services.gateway.observed import Observed
+from services.gateway.repeats import Repeats
 from services.gateway.routes import (
     alarms,
     audit,
@@ -96,8 +97,8 @@ def _told() -> None:
 
 runtime.channels[NEWS_CHANNEL] = _told
 runtime.loops += [("webhooks", couriers.run), ("feed", feed.run), ("subscribers", subscribers.run)]
-point_news = News()
-runtime.channels[POINTS_CHANNEL] = point_news.tell
+point_news = NewsByKey()
+runtime.hearers[POINTS_CHANNEL] = point_news.tell
 identities, walls = Identities(runtime.database, settings.gateway_token_file, settings.oidc()), Walls(runtime)
 runtime.channels[TOKENS_CHANNEL] = identities.forget
 runtime.database.before_commit = Commit(walls)
@@ -131,6 +132,7 @@ app.state.runtime, app.state.news, app.state.walls = runtime, news, walls
 app.state.couriers, app.state.bus_accounts = couriers, subscribers
 app.state.tails, app.state.point_news = Tails(), point_news
 app.state.identities = identities
+app.add_middleware(Repeats, engine=runtime.database.engine, root=settings.root())
 app.add_middleware(Etags)
 app.add_middleware(Door, runtime=runtime, identities=identities, walls=walls)
 if settings.gateway_cors_origins:
@@ -142,7 +144,7 @@ app.add_middleware(Observed)
 errors.install(app)
 app.include_router(health.router)
 app.include_router(scrape.router)
-for part in (
+_PARTS = (
     dataset_uploads,
     dataset_versions,
     search,
@@ -172,10 +174,12 @@ for part in (
     settings_route,
     audit,
     metrics,
-):
+)
+for part in _PARTS:
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(guarded)])
 
 
+app.state.readable = readable("/api/v1", [part.router for part in _PARTS])
 # A WebSocket has no request to guard; the door let it in, and its streams are walled each.
 app.include_router(live.router, prefix="/api/v1")
 for part in (openai_files, fine_tuning, openai_models):

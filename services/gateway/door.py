@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
@@ -26,7 +27,7 @@ from ltp.store.clock import new_id
 from services.gateway.errors import problem_response
 from services.gateway.identity import Identities
 from services.gateway.limits import Rates
-from services.gateway.scopes import is_change, needed
+from services.gateway.scopes import is_audited, lacking, needed
 from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
 
@@ -90,19 +91,19 @@ class Door:
             if error.code is ErrorCode.UNAUTHENTICATED:
                 _wait(self.failures, (scope.get("client") or (_STRANGERS,))[0])
             raise
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, OSError, PoolTimeout) as error:
             structlog.get_logger().warning("database unreachable", error=type(error).__name__)
             hint = "Try again in a moment; `ltp status` shows what is down."
             raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", hint) from error
         _wait(self.rates, str(principal.token_id))
         method = scope.get("method", "GET")
         scope["state"]["principal"] = principal
-        scope_needed = needed(method, scope["path"])
-        if not principal.may(scope_needed):
-            if is_change(method):
+        hint = "Ask an administrator for a token that has it."
+        refusal = lacking(principal, needed(method, scope["path"]), hint)
+        if refusal is not None:
+            if is_audited(method, scope["path"]):
                 await self._audit(self._acting(scope, principal, headers), "refused")
-            message = f"A token of role {principal.role} lacks the scope {scope_needed}."
-            raise LtpError(ErrorCode.FORBIDDEN, message, "Ask an administrator for a token that has it.")
+            raise refusal
         size = headers.get("content-length", "0")
         if size.isascii() and size.isdigit() and int(size) > self._limit(scope["path"]):
             message = f"The body has {size} bytes; {self._limit(scope['path'])} is the limit here."
@@ -125,7 +126,7 @@ class Door:
                 await self.app(scope, bounded, watched)
             else:
                 await self.walls.around(self.app, scope, bounded, watched, principal)
-            if is_change(acting.method) and not acting.audited and 200 <= status < 400:
+            if is_audited(acting.method, acting.path) and not acting.audited and 200 <= status < 400:
                 await self._audit(acting, "done")
         finally:
             ACTING.reset(mark)
@@ -135,7 +136,7 @@ class Door:
         return Acting(
             actor=principal.name,
             project=principal.acts_in(asked if _PROJECT.fullmatch(asked) else None),
-            cause=new_id() if is_change(scope.get("method", "GET")) else None,
+            cause=new_id() if is_audited(scope.get("method", "GET"), scope["path"]) else None,
             method=scope.get("method", "GET"),
             path=scope["path"][:500],
             request_id=scope["state"]["request_id"],
@@ -148,7 +149,7 @@ class Door:
         try:
             async with self.runtime.database.unit() as unit:
                 unit.emit(audit_of(acting, outcome), about=acting.request_id, event_id=acting.cause)
-        except (DBAPIError, OSError):
+        except (DBAPIError, OSError, PoolTimeout):
             structlog.get_logger().warning("a request was not audited", path=acting.path, actor=acting.actor)
         finally:
             ACTING.reset(mark)

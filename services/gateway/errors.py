@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from ltp.core.errors import ErrorCode, LtpError
@@ -99,7 +104,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
+        faults = faults_of(error)
         hint = "The API's documentation at /docs shows what this call takes."
         known = LtpError(ErrorCode.INVALID_REQUEST, faults, hint)
         return problem_response(known, path=request.url.path)
@@ -119,7 +124,7 @@ def install(app: FastAPI) -> None:
         known = LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", hint)
         return problem_response(known, path=request.url.path)
 
-    for kind in (OperationalError, InterfaceError, ConnectionError):
+    for kind in (OperationalError, InterfaceError, ConnectionError, PoolTimeout):
         app.add_exception_handler(kind, _unreachable)
 
     @app.exception_handler(DBAPIError)
@@ -128,6 +133,13 @@ def install(app: FastAPI) -> None:
         if str(getattr(error.orig, "sqlstate", "")).startswith("22"):
             return problem_response(_unkeepable(), path=request.url.path)
         return await _unexpected(request, error)
+
+    @app.exception_handler(OSError)
+    async def _unreadable(request: Request, error: OSError) -> JSONResponse:
+        if error.errno != errno.ENAMETOOLONG:
+            return await _unexpected(request, error)
+        known = LtpError(ErrorCode.INVALID_REQUEST, "A path or name is longer than any file's.", "Give a shorter one.")
+        return problem_response(known, path=request.url.path)
 
     @app.exception_handler(UnicodeEncodeError)
     async def _unwritable(request: Request, _: UnicodeEncodeError) -> JSONResponse:
@@ -139,6 +151,19 @@ def install(app: FastAPI) -> None:
         hint = "This is a defect of the platform; the gateway's log has the details."
         known = LtpError(ErrorCode.INTERNAL, f"{type(error).__name__} in the gateway.", hint)
         return problem_response(known, path=request.url.path)
+
+
+class _Invalid(Protocol):
+    """What pydantic and FastAPI raise when something is not as declared."""
+
+    def errors(self) -> Sequence[Any]:
+        """One entry a fault."""
+        ...
+
+
+def faults_of(error: _Invalid) -> str:
+    """What is wrong where, in one line; of many faults the first eight."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
 
 
 def _unkeepable() -> LtpError:

@@ -21,6 +21,7 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id
 from services.gateway import store
+from services.gateway.errors import faults_of
 
 
 class _Body(BaseModel):
@@ -78,7 +79,13 @@ class TriggerBody(RunSpec):
         """The same request in today's words. Raises LtpError INVALID_REQUEST."""
         spec = {name: getattr(self, name) for name in RunSpec.model_fields}
         datasets = [DatasetChoice(dataset_id=dataset_id) for dataset_id in self.dataset_uuids]
-        return EvaluationBody(model=self._model(), datasets=datasets, **spec)
+        try:
+            return EvaluationBody(model=self._model(), datasets=datasets, **spec)
+        except ValidationError as error:
+            faults = faults_of(error)
+            raise LtpError(
+                ErrorCode.INVALID_REQUEST, faults, "See POST /api/v1/evaluations for what it takes."
+            ) from error
 
     def _model(self) -> ApiModel | LocalModel | CheckpointModel:
         if self.model_type == "checkpoint":
@@ -132,7 +139,7 @@ async def foreseen(runtime: Runtime, asked: dict[str, Any], path: str) -> dict[s
     try:
         body = ResultEvaluation.model_validate(asked)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
+        faults = faults_of(error)
         hint = "It takes datasets: [{name, split}], scorer, sampling, max_rows and min_accuracy."
         raise LtpError(ErrorCode.INVALID_REQUEST, f"evaluate: {faults}", hint) from error
     spec = RunSpec.model_validate({name: getattr(body, name) for name in RunSpec.model_fields})

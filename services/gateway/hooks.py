@@ -1,4 +1,4 @@
-"""What happens in every transaction of the gateway before it commits: its nouns get their owner, and the request its audit."""
+"""What happens in every transaction of the gateway before it commits: keys are claimed, nouns get their owner, and there is an audit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ltp.store.acting import ACTING
 from ltp.store.database import Unit
+from services.gateway import repeats
 from services.gateway.door import audit_of
 from services.gateway.walls import Walls
 
@@ -17,6 +18,7 @@ class Commit:
     walls: Walls
 
     async def __call__(self, unit: Unit) -> None:
+        await repeats.claim(unit)
         if not unit.said:
             return
         await self.walls.note(unit)

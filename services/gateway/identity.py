@@ -34,6 +34,7 @@ class Identities:
     # Somebody else whose tokens count.
     oidc: Oidc | None = None
     _known: dict[str, tuple[float, Principal]] = field(default_factory=dict[str, tuple[float, Principal]])
+    _looking: dict[str, asyncio.Task[Principal]] = field(default_factory=dict[str, "asyncio.Task[Principal]"])
     _used: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
     _noted_at: float = 0.0
 
@@ -48,10 +49,12 @@ class Identities:
             self._remember(digest, known)
             return found
         if known is None or known[0] < at:
-            row = await store.by_digest(self.database.engine, digest) or await self._first(token, digest)
-            if row is None:
-                raise _unknown()
-            known = (at + _REMEMBER_SECONDS, _principal(row))
+            # Of many requests with one token at a time, one looks it up.
+            looking = self._looking.get(digest)
+            if looking is None:
+                looking = self._looking[digest] = asyncio.create_task(self._look_up(token, digest))
+                looking.add_done_callback(lambda _: self._looking.pop(digest, None))
+            known = (at + _REMEMBER_SECONDS, await asyncio.shield(looking))
             self._remember(digest, known)
         found = known[1]
         if found.token_id is not None:
@@ -60,6 +63,12 @@ class Identities:
             self._noted_at = at
             await self._note()
         return found
+
+    async def _look_up(self, token: str, digest: str) -> Principal:
+        row = await store.by_digest(self.database.engine, digest) or await self._first(token, digest)
+        if row is None:
+            raise _unknown()
+        return _principal(row)
 
     def _remember(self, digest: str, known: tuple[float, Principal]) -> None:
         if len(self._known) >= _MOST_REMEMBERED:

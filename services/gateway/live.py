@@ -11,19 +11,39 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.patience import wait_at_most
 from services.gateway.news import News
 
+T = TypeVar("T")
 # (sequence number, what is sent), oldest first.
 Line = tuple[int, str]
 Read = Callable[[int], Awaitable[Sequence[Line]]]
 _REMEMBERED = 2000
 _PATIENCE_SECONDS = 2.0
 _RETRY_SECONDS = 0.5
+
+
+async def patiently(look: Callable[[], Awaitable[T]]) -> T:
+    """What `look` finds; an outage of the database, the bus or a service is waited out, so that an open stream outlives it."""
+    while True:
+        try:
+            return await look()
+        except LtpError as error:
+            if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
+                raise
+            trouble: Exception = error
+        except (DBAPIError, OSError, PoolTimeout) as error:
+            trouble = error
+        structlog.get_logger().info("a stream waits", error=type(trouble).__name__)
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 @dataclass
@@ -42,12 +62,8 @@ class Tail:
         """Read what is new until cancelled; an outage of the database is waited out."""
         while True:
             ticket = self.news.ticket()
-            try:
-                found = await self.read(self.lines[-1][0] if self.lines else self.start)
-            except (DBAPIError, OSError) as error:
-                structlog.get_logger().info("a stream waits", error=type(error).__name__)
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
+            position = self.lines[-1][0] if self.lines else self.start
+            found = await patiently(partial(self.read, position))
             if not found:
                 await self.news.wait(ticket)
                 continue
@@ -61,7 +77,7 @@ class Tail:
     async def after(self, position: int) -> Sequence[Line]:
         """What follows a position: from memory, or, further back, a page of the table."""
         if position < self.start:
-            return await self.read(position)
+            return await patiently(partial(self.read, position))
         return self.lines[bisect_right(self.lines, position, key=lambda line: line[0]) :]
 
 
@@ -100,9 +116,9 @@ class Tails:
         """Lines after a position, in batches as they come, until `is_over` says that no more will."""
         async with self.following(key, read, news, position) as tail:
             while True:
-                changed, over = tail.changed, is_over is not None and await is_over()
+                changed, over = tail.changed, is_over is not None and await patiently(is_over)
                 # Whoever asks whether it is over must see all there was then.
-                batch = list(await (read(position) if over else tail.after(position)))
+                batch = list(await (patiently(partial(read, position)) if over else tail.after(position)))
                 if batch:
                     position = batch[-1][0]
                     yield batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakValueDictionary
 
 from ltp.store.patience import wait_at_most
 
@@ -30,3 +31,24 @@ class News:
     async def wait(ticket: asyncio.Event) -> None:
         """Return at the news or after a while."""
         await wait_at_most(ticket, _PATIENCE_SECONDS)
+
+
+class NewsByKey:
+    """News of many things, so that what is new of one wakes none of the others."""
+
+    def __init__(self) -> None:
+        self._news: WeakValueDictionary[str, News] = WeakValueDictionary()
+
+    def of(self, key: str) -> News:
+        """The news of one thing, for as long as somebody keeps it."""
+        found = self._news.get(key)
+        if found is None:
+            found = self._news[key] = News()
+        return found
+
+    def tell(self, key: str) -> None:
+        """Wake who waits for news of this key; of none: who waits for any."""
+        for known in [key] if key else list(self._news):
+            news = self._news.get(known)
+            if news is not None:
+                news.tell()

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
+from services.gateway.errors import faults_of
 
 _EPOCHS, _BATCH, _LENGTH = 3, 8, 1024
 # What a multiplier of 1 stands for, by method.
@@ -119,7 +120,7 @@ def recipe_of(
     try:
         return Recipe.model_validate(body)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:4])
+        faults = faults_of(error)
         message = f"The method {kind} cannot be done as asked: {faults}."
         raise _wrong(message, "See docs/api.md for what each method maps to.") from error
 

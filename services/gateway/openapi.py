@@ -65,9 +65,33 @@ def _finish(made: dict[str, Any]) -> None:
     for path, item in made["paths"].items():
         for method in _METHODS:
             if method in item:
+                _tell_headers(method, item[method])
                 _finish_operation(item[method], schemas, openai=path.startswith("/v1/"))
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+
+
+def _tell_headers(method: str, operation: dict[str, Any]) -> None:
+    """What the door adds to all operations of a kind (`access.guarded`, `listing.py`, `repeats.py`)."""
+    parameters = operation.setdefault("parameters", [])
+    names = {parameter["name"].lower() for parameter in parameters}
+    for status, answer in operation["responses"].items():
+        if status in {"201", "202"}:
+            answer["headers"] = {"Location": {"description": "Where to look.", "schema": {"type": "string"}}}
+        if method == "get" and "cursor" in names and status == "200":
+            link = {"description": 'The next page, as `rel="next"`.', "schema": {"type": "string"}}
+            answer["headers"] = {"Link": link}
+    if method == "post" and "idempotency-key" not in names:
+        parameters.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "The same request under the same key changes nothing again, and is answered as the first was.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+                "example": "8f3a2c",
+            }
+        )
 
 
 def _finish_operation(operation: dict[str, Any], schemas: Mapping[str, Any], *, openai: bool) -> None:

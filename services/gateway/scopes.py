@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.identity import Principal
+
 # First part of the path -> whose scope.
 _NOUN = {
     "plans": "jobs", "jobs": "jobs", "standings": "jobs", "recipes": "jobs", "attempts": "jobs", "runs": "jobs", "checkpoints": "jobs",
@@ -42,6 +45,8 @@ _EXCEPTIONS: tuple[tuple[str, re.Pattern[str], str | None], ...] = tuple(
 )
 # Nobody but an administrator has it.
 CLOSED = "settings:write"
+# Hundreds a second: an event of each would weigh more than what it tells of.
+_PUSHES = re.compile(r"/api/v1/(metrics|kubeflow/[^/]+)")
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -58,6 +63,13 @@ def needed(method: str, path: str) -> str | None:
     return f"{noun}:{'read' if method in _READS else 'write'}"
 
 
-def is_change(method: str) -> bool:
-    """Whether a call may change something, and is written into the audit."""
-    return method not in _READS
+def lacking(principal: Principal, scope: str | None, hint: str) -> LtpError | None:
+    """What stands against a call that needs a scope; None where nothing does."""
+    if principal.may(scope):
+        return None
+    return LtpError(ErrorCode.FORBIDDEN, f"A token of role {principal.role} lacks the scope {scope}.", hint)
+
+
+def is_audited(method: str, path: str) -> bool:
+    """Whether a call may change something, and is written into the audit. Points that workers push are no such change."""
+    return method not in _READS and not (method == "POST" and _PUSHES.fullmatch(path))

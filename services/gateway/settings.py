@@ -42,6 +42,8 @@ class GatewaySettings(CommonSettings):
     # `ltp up` sets both; without them no subscriber can be made.
     gateway_bus_folder: Path | None = None
     gateway_bus_system_url: str | None = Field(default=None, repr=False)
+    # A follower of a stream who takes nothing for so long is hung up on.
+    gateway_slow_seconds: float = Field(default=30.0, gt=0)
     gateway_max_upload_bytes: int = Field(default=20 << 30, gt=0)
     # Further directories of reward functions beside DATA/rewards, separated as in PATH.
     reward_roots: str = ""

@@ -29,10 +29,12 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.elements import ColumnElement
 
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.telemetry import StepMetrics
 from ltp.core.lifecycle import JOB, JobState
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from ltp.store.pages import in_order
 
 SCHEMA = "gateway"
 outbox_table(SCHEMA)
@@ -62,6 +64,7 @@ jobs = Table(
     Column("ended_at", TIME),
     schema=SCHEMA,
 )
+_JOBS_SORTED_BY = {name: jobs.c[name] for name in ("name", "state", "submitted_at", "started_at", "ended_at")}
 datasets = Table(
     "datasets",
     metadata,
@@ -79,6 +82,7 @@ datasets = Table(
     Column("created_at", TIME, nullable=False, server_default=func.now()),
     schema=SCHEMA,
 )
+_DATASETS_SORTED_BY = {name: datasets.c[name] for name in ("name", "state", "rows", "size_bytes")}
 Index("ix_datasets_name", datasets.c.name, datasets.c.created_at)
 events = Table(
     "events",
@@ -184,16 +188,14 @@ async def job(engine: AsyncEngine, job_id: UUID) -> Row | None:
 
 
 async def list_jobs(
-    engine: AsyncEngine, *, state: str | None, before: UUID | None, limit: int, project: str | None = None
+    engine: AsyncEngine, page: PageQuery, *, state: str | None, project: str | None = None
 ) -> list[Row]:
-    """Jobs, newest first; `before` is the last id of the page before (ids sort by time)."""
-    query = select(jobs).order_by(jobs.c.job_id.desc()).limit(limit)
+    """A page of jobs."""
+    query = in_order(select(jobs), page, jobs.c.job_id, _JOBS_SORTED_BY)
     if project is not None:
         query = query.where(jobs.c.options["project"].astext == project)
     if state is not None:
         query = query.where(jobs.c.state == state)
-    if before is not None:
-        query = query.where(jobs.c.job_id < before)
     return await _all(engine, query)
 
 
@@ -202,9 +204,9 @@ async def dataset(engine: AsyncEngine, dataset_id: UUID) -> Row | None:
     return await _one(engine, select(datasets).where(datasets.c.dataset_id == dataset_id))
 
 
-async def list_datasets(engine: AsyncEngine, *, limit: int) -> list[Row]:
-    """Datasets, newest first."""
-    return await _all(engine, select(datasets).order_by(datasets.c.dataset_id.desc()).limit(limit))
+async def list_datasets(engine: AsyncEngine, page: PageQuery) -> list[Row]:
+    """A page of datasets."""
+    return await _all(engine, in_order(select(datasets), page, datasets.c.dataset_id, _DATASETS_SORTED_BY))
 
 
 async def frozen_version(engine: AsyncEngine, name: str, version: str | None) -> Row | None:

@@ -56,11 +56,12 @@ reports = Table(
 )
 
 _ADD = text("""
-    INSERT INTO gateway.points (project, run, worker, step, key, value, at)
+    WITH added AS (INSERT INTO gateway.points (project, run, worker, step, key, value, at)
     SELECT :project, :run, :worker, p.step, p.key, p.value, p.at
     FROM unnest(CAST(:steps AS bigint[]), CAST(:keys AS text[]), CAST(:values AS float8[]), CAST(:ats AS timestamptz[]))
         AS p(step, key, value, at)
-    ON CONFLICT DO NOTHING
+    ON CONFLICT DO NOTHING RETURNING seq)
+    SELECT count(*), pg_notify(:channel, :told) FROM added
 """)
 
 
@@ -75,9 +76,14 @@ async def add(unit: Unit, project: str, push: Push) -> int:
     rows = [(r.step, key, value, r.at or came) for r in push.readings for key, value in r.values.items()]
     steps, keys, values, ats = (list(column) for column in zip(*rows, strict=True))
     given = {"project": project, "run": push.run, "worker": push.worker}
-    added: Any = await unit.execute(_ADD, given | {"steps": steps, "keys": keys, "values": values, "ats": ats})
-    await unit.notify(POINTS_CHANNEL)
-    return int(added.rowcount)
+    given |= {"channel": POINTS_CHANNEL, "told": news_key(project, push.run)}
+    added = await unit.execute(_ADD, given | {"steps": steps, "keys": keys, "values": values, "ats": ats})
+    return int(added.one()[0])
+
+
+def news_key(project: str, run: str) -> str:
+    """What is told on POINTS_CHANNEL of a run."""
+    return f"{project}:{run}"
 
 
 async def read(

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from typing import Annotated, Any, TypeVar
 
+import structlog
 from fastapi import Query, Request
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.service.runtime import Runtime
 from services.gateway.live import Line, Tails
 from services.gateway.news import News
+from services.gateway.settings import GatewaySettings
 
 L = TypeVar("L", bound=BaseModel)
 
@@ -20,7 +24,6 @@ _LAST = 2**63 - 1
 Position = Annotated[int, Query(ge=0, le=_LAST, description="Read on after this sequence number.")]
 
 _PING_SECONDS = 15
-_SEND_SECONDS = 30.0
 
 
 def resume_point(last_event_id: str | None, after: int) -> int:
@@ -56,9 +59,22 @@ def stream(
             yield b"".join(f"id: {seq}\nevent: {name}\ndata: {text}\n\n".encode() for seq, text in batch)
         yield b"event: end\ndata: {}\n\n"
 
-    return sent(events())
+    return sent(events(), request.app.state.runtime)
 
 
-def sent(events: AsyncIterator[Any]) -> EventSourceResponse:
-    """A stream of events; one whose reader does not read for half a minute is dropped."""
-    return EventSourceResponse(events, ping=_PING_SECONDS, send_timeout=_SEND_SECONDS)
+class _Stream(EventSourceResponse):
+    """A stream whose reader may be too slow for it."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except* SendTimeoutError:
+            # What it did not take stays with the kernel, which gives it up soon after (`ltp.service.serve`).
+            structlog.get_logger().info("a slow follower is dropped", path=scope["path"])
+
+
+def sent(events: AsyncIterator[Any], runtime: Runtime) -> EventSourceResponse:
+    """A stream of events; one whose reader takes nothing for a while is dropped."""
+    settings = runtime.settings
+    assert isinstance(settings, GatewaySettings)
+    return _Stream(events, ping=_PING_SECONDS, send_timeout=settings.gateway_slow_seconds)

@@ -97,6 +97,11 @@ class Walls:
 
         await app(scope, receive, sifted)
 
+    async def whose(self, items: list[Any], project: str) -> list[bool]:
+        """Of each, whether an answer to a caller of the project would show it."""
+        foreign = await self._foreign_in(items, project)
+        return [tenancy.without(item, foreign, project)[1] for item in items]
+
     async def note(self, unit: Unit) -> None:
         """Before a unit commits: what its facts tell of belongs to the project on whose behalf it acts."""
         acting = ACTING.get()
@@ -123,6 +128,10 @@ class Walls:
             for noun in names:
                 unit.emit(DatasetMarked(name=noun.partition(":")[2], project=project), about=noun.partition(":")[2])
 
+    async def _foreign_in(self, value: Any, project: str) -> frozenset[str]:
+        found = await store.owners_of(self.runtime.database.engine, tenancy.shown(value))
+        return frozenset(noun for noun, owner in found.items() if owner != project)
+
     def _refuse_paths(self, said: Any) -> None:
         settings = self.runtime.settings
         assert isinstance(settings, GatewaySettings)
@@ -142,9 +151,7 @@ class Walls:
         project = principal.project or DEFAULT_PROJECT
         if start["status"] < 400 and body:
             value = json.loads(body)
-            found = await store.owners_of(self.runtime.database.engine, tenancy.shown(value))
-            foreign = frozenset(noun for noun, owner in found.items() if owner != project)
-            value, mine = tenancy.without(value, foreign, project)
+            value, mine = tenancy.without(value, await self._foreign_in(value, project), project)
             if not mine:
                 await problem_response(_nothing(scope["path"]), path=scope["path"])(scope, receive, send)
                 return

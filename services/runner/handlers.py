@@ -41,6 +41,7 @@ from services.runner import alarms_store, store
 from services.runner.backends import LinkDownError
 from services.runner.checks import check_recipe
 from services.runner.fleet import Fleet
+from services.runner.log_text import lead_in, whole_characters
 from services.runner.progress import progress_of
 from services.runner.settings import RunnerSettings
 
@@ -89,7 +90,12 @@ async def read_log(
     except LinkDownError as error:
         hint = "The log lies on the host and is read again when it answers; what runs there goes on."
         raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, str(error), hint) from error
-    over = ATTEMPT.is_over(AttemptState(row["state"])) and offset + len(data) >= size
+    ended = ATTEMPT.is_over(AttemptState(row["state"]))
+    if request.offset < 0:
+        offset, data = offset + lead_in(data), data[lead_in(data) :]
+    if not (ended and offset + len(data) >= size):
+        data = whole_characters(data)
+    over = ended and offset + len(data) >= size
     return LogPart(
         attempt=row["number"],
         offset=offset,

@@ -80,9 +80,8 @@ async def show_queues(_: Nothing, database: Data) -> QueuesView:
 async def list_work(query: WorkQuery, database: Data) -> WorkPage:
     equal = query.model_dump(include={"state", "queue", "kind", "project", "owner"})
     async with database.unit() as unit:
-        rows = await monitor.list_work(unit, equal, query.before, query.limit + 1)
-    page = [_work(row) for row in rows[: query.limit]]
-    return WorkPage(work=page, next_cursor=page[-1].work_id if len(rows) > query.limit else None)
+        rows = await monitor.list_work(unit, equal, query)
+    return WorkPage(work=[_work(row) for row in rows])
 
 
 @router.subscriber(**answered_by(SERVICE, "work"))

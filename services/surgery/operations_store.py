@@ -14,6 +14,7 @@ from ltp.core.lifecycle import OPERATION, OperationState
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
+from ltp.store.pages import in_order
 
 SCHEMA = "surgery"
 
@@ -40,6 +41,7 @@ operations = Table(
     schema=SCHEMA,
 )
 
+_SORTED_BY = {name: operations.c[name] for name in ("name", "kind", "state", "started_at", "ended_at")}
 _OVER = [state.value for state in OperationState if OPERATION.is_over(state)]
 
 
@@ -138,12 +140,13 @@ async def row(unit: Unit, operation_id: UUID) -> RowMapping | None:
 
 
 async def find(engine: AsyncEngine, query: OperationQuery) -> list[RowMapping]:
-    """Operations by id or state, newest first."""
+    """A page of operations, by id or state."""
     wanted = [operations.c.operation_id == query.operation_id] if query.operation_id else []
     wanted += [operations.c.state == query.state] if query.state else []
-    statement = select(operations).where(and_(True, *wanted)).order_by(operations.c.operation_id.desc())
+    mine = select(operations).where(and_(True, *wanted))
+    statement = in_order(mine, query, operations.c.operation_id, _SORTED_BY)
     async with engine.connect() as connection:
-        return list((await connection.execute(statement.limit(query.limit))).mappings())
+        return list((await connection.execute(statement)).mappings())
 
 
 async def writing(engine: AsyncEngine, name: str) -> UUID | None:

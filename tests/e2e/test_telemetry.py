@@ -149,7 +149,7 @@ def test_the_metrics_of_a_job_are_where_it_was_worked_on(platform: Platform, job
 
 def test_no_label_holds_an_id_or_a_step(platform: Platform, job: str) -> None:
     allowed = {"service", "reading", "loop", "subject", "outcome", "consumer", "kind", "method", "route", "status"}
-    allowed |= {"algorithm", "host", "gpu", "state", "cause", "queue", "group", "quantity", "cached", "le"}
+    allowed |= {"severity", "algorithm", "host", "gpu", "state", "cause", "queue", "group", "quantity", "cached", "le"}
     for samples in scraped(platform).values():
         for name, each in samples.items():
             for sample in each:

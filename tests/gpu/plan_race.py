@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,8 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Steps that warm up kernels, allocator and caches; and after how many an SFT run ends (without its checkpoint).
-WARM_UP, SFT_STEPS = 2, 5
+# Steps that warm up kernels, allocator and caches; and after how many a run ends (without its checkpoint).
+WARM_UP = {"sft": 2, "grpo": 1}
+STEPS = {"sft": 5, "grpo": 3}
+# More than this in use on the device: the last configuration has not left yet.
+_LEFT_BYTES = 2 << 30
 
 
 def prepare(work: Path, names: list[str]) -> None:
@@ -99,15 +103,21 @@ def _one(work: Path, entry: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).resolve()), "sft"] if entry["algorithm"] == "sft" else [
         sys.executable, "-m", "ltp_verl.rl"]  # fmt: skip
     started = time.monotonic()
+    read = _sft_steps if entry["algorithm"] == "sft" else _rl_steps
     with open(directory / "log.txt", "wb") as log, _DeviceMemory() as memory:
-        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=environment, cwd=directory)
-        try:
-            code = process.wait(timeout=entry.get("limit", 170))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-    steps = _sft_steps(directory) if entry["algorithm"] == "sft" else _rl_steps(directory)
-    timed = steps["seconds"][WARM_UP:]
+        process = subprocess.Popen(
+            [*command, *arguments], stdout=log, stderr=log, env=environment, cwd=directory, start_new_session=True
+        )
+        deadline = started + entry.get("limit", 170)
+        while process.poll() is None and time.monotonic() < deadline:
+            if entry["algorithm"] != "sft" and len(read(directory)["seconds"]) >= STEPS[entry["algorithm"]]:
+                break
+            time.sleep(0.2)
+        code = process.poll()
+        _end(process)
+        memory.wait_until_free()
+    steps = read(directory)
+    timed = steps["seconds"][WARM_UP[entry["algorithm"]] :]
     result = {
         **{key: entry.get(key) for key in ("recipe", "name", "ours", "predicted")},
         "overrides": entry["overrides"], "code": code, "wall": round(time.monotonic() - started, 1),
@@ -119,6 +129,16 @@ def _one(work: Path, entry: dict[str, Any]) -> dict[str, Any]:
         result["error"] = (directory / "log.txt").read_text(errors="replace")[-6000:]
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return result
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started: Ray's daemons and vLLM's workers follow their parents."""
+    for number, seconds in ((signal.SIGTERM, 4), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=seconds)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
 
 
 def _libs() -> Path:
@@ -165,6 +185,12 @@ class _DeviceMemory:
         self._thread.start()
         return self
 
+    def wait_until_free(self, seconds: float = 20) -> None:
+        """Until nobody uses the device."""
+        deadline = time.monotonic() + seconds
+        while self._info(self._handle).used > _LEFT_BYTES and time.monotonic() < deadline:
+            time.sleep(0.1)
+
     def _watch(self) -> None:
         while not self._over.wait(0.1):
             self.most = max(self.most, self._info(self._handle).used)
@@ -198,7 +224,7 @@ def sft() -> None:
                 "reserved": torch.cuda.max_memory_reserved() / 2**30,
             }
             Path(os.environ["RACE_STEPS"]).write_text(json.dumps({"seconds": seconds, **peak}))
-            if len(seconds) == SFT_STEPS:
+            if len(seconds) == STEPS["sft"]:
                 os._exit(0)
             return output
 

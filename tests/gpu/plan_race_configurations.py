@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ltp.contracts.recipe import Recipe
 from ltp.core.model_config import read_architecture
 from ltp.planning.choice import choose
 from ltp.planning.pools import described_host
 from ltp.recipe_text import check_recipe
+from ltp.verl_recipe.settings_rl import reward_of
 from ltp.verl_recipe.verl_0_9 import planned_overrides
 
 _QWEN: dict[str, Any] = {
@@ -68,6 +70,14 @@ def _grpo(strategy: str, micro: int, scored: int, checkpointing: bool, share: fl
     }  # fmt: skip
 
 
+# What the platform sets and a person leaves as verl has it.
+_LEFT: dict[str, Mapping[str, object]] = {
+    "sft": {"optim.override_optimizer_config": "null", "engine.reshard_after_forward": "true", "data.num_workers": 8},
+    "grpo": {
+        "actor_rollout_ref.actor.optim.override_optimizer_config": "null",
+        "actor_rollout_ref.rollout.agent.num_workers": 8, "reward.num_workers": 8,
+    },
+}  # fmt: skip
 HAND_MADE: dict[str, dict[str, Mapping[str, object]]] = {
     "sft05": {
         "verl defaults (FSDP 1, micro 4, checkpointing)": _sft("fsdp", 4, True),
@@ -114,29 +124,31 @@ def race(name: str, directory: Path, more: Mapping[str, Mapping[str, object]]) -
     ours = edited(ours, {"trainer.save_freq": -1})
     predicted = {"seconds": plan.step_seconds, "bytes": plan.memory_bytes, "components": plan.memory_components}
     entries = [{"name": "plan", "ours": True, "overrides": ours, "predicted": predicted}]
+    left = _LEFT[described["algorithm"]]
     entries += [
-        {"name": key, "ours": False, "overrides": edited(ours, change)} for key, change in HAND_MADE[name].items()
+        {"name": key, "ours": False, "overrides": edited(ours, {**left, **change})}
+        for key, change in HAND_MADE[name].items()
     ]
     entries += [{"name": key, "ours": None, "overrides": edited(ours, change)} for key, change in more.items()]
     shared = {
         "recipe": name,
         "algorithm": described["algorithm"],
         "model": described["model"],
-        "env": _environment(name),
+        "env": _environment(recipe),
     }
     return [{**shared, **entry} for entry in entries]
 
 
-def _environment(name: str) -> dict[str, str]:
+def _environment(recipe: Recipe) -> dict[str, str]:
     shared = {
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "HYDRA_FULL_ERROR": "1",
         "VERL_USE_EXTERNAL_MODULES": "ltp_verl.label_logprobs",
     }  # fmt: skip
-    if RECIPES[name]["algorithm"] == "sft":
+    if recipe.reinforcement is None:
         return shared
     return {
-        **shared, "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
-        "VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1",
+        **shared, "VERL_USE_EXTERNAL_MODULES": "ltp_verl.label_logprobs,ltp_verl.rl_data", "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1", "LTP_REWARD": json.dumps(reward_of(recipe)),
     }  # fmt: skip
 
 
@@ -147,8 +159,11 @@ def edited(overrides: Sequence[str], changes: Mapping[str, object]) -> list[str]
     return found + [f"{key}={value}" for key, value in left.items()]
 
 
+# The plan once more, to see how far one configuration differs from itself, and what might be planned next.
 _MORE: dict[str, dict[str, Mapping[str, object]]] = {
-    "grpo15": {"probe: graphs": {"actor_rollout_ref.rollout.enforce_eager": "false"}},
+    "sft05": {"plan again": {}},
+    "lora7": {"plan again": {}},
+    "grpo15": {"plan again": {}, "probe: FSDP 1": {"actor_rollout_ref.actor.strategy": "fsdp"}},
 }
 
 

@@ -264,6 +264,34 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(material: Material, tmp_path:
     assert list(resumed.series("train/loss")) == [saved.step + 1, saved.step + 2]
 
 
+def test_dpo_tells_right_sums_from_wrong_ones(material: Material, tmp_path: Path, record_property: Record) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(material.version.splits["train"].path)["messages"].to_pylist()
+    said = [str(row[-1]["content"]) for row in rows]
+    pairs = [
+        {
+            "messages": row,
+            "chosen": [{"role": "assistant", "content": right}],
+            "rejected": [{"role": "assistant", "content": wrong}],
+        }
+        for row, right, wrong in zip(rows, said, said[1:] + said[:1], strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
+    settings: dict[str, Any] = _demo_recipe(material, steps=12).settings() | {"algorithm": "dpo", "evaluation": None}
+    run = _launch(Recipe.model_validate(settings), material, tmp_path / "run", train=tmp_path / "pairs.parquet")
+    verdict = run.end(seconds=300)
+    assert verdict.outcome == "succeeded", (verdict, run.log())
+    losses, accuracy = run.series("train/loss"), run.series("dpo/accuracy")
+    record_property("losses", json.dumps(losses))
+    record_property("accuracy", json.dumps(accuracy))
+    _note_memory(run, record_property)
+    # Before the first update the policy is its reference, so a pair costs ln 2.
+    assert losses[1] == pytest.approx(0.693147, abs=2e-3)
+    assert losses[12] < 0.5 and accuracy[12] > 0.8
+
+
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_grpo_generates_with_vllm(material: Material, tmp_path: Path, record_property: Record) -> None:
     settings: dict[str, Any] = _demo_recipe(material, steps=5, learning_rate=1e-5, max_length=96).settings()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import new_token
+from ltp.security.private_file import write_private
 
 # The variables of .env that hold a secret; docker-compose.yml refuses to start without them.
 VARIABLES = (
@@ -30,8 +30,8 @@ def make_secrets(folder: Path, *, dry_run: bool) -> list[str]:
         _append(folder / ".env", "".join(f"{name}={secrets.token_hex(24)}\n" for name in missing))
     makers: dict[str, Callable[[Path], object]] = {
         # Read by users of containers, who are nobody here: the folder, which no container sees, keeps others out.
-        "token": lambda path: _write(path, new_token()[0], 0o644),
-        "metrics_token": lambda path: _write(path, secrets.token_urlsafe(32), 0o644),
+        "token": lambda path: write_private(path, new_token()[0], 0o644),
+        "metrics_token": lambda path: write_private(path, secrets.token_urlsafe(32), 0o644),
     }
     for name, make in makers.items():
         path = folder / "secrets" / name
@@ -55,12 +55,4 @@ def _append(path: Path, text: str) -> None:
     known = path.read_text() if path.exists() else ""
     if known and not known.endswith("\n"):
         known += "\n"
-    draft = path.with_name(".env.tmp")
-    _write(draft, known + text)
-    os.replace(draft, path)
-
-
-def _write(path: Path, text: str, mode: int = 0o600) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-        file.write(text)
-    path.chmod(mode)
+    write_private(path, known + text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import bcrypt
 
 from ltp.bus.permissions import BusUser, rendered
+from ltp.security.private_file import write_private
 
 USERS = "users.conf"
 SERVICES_PART, SUBSCRIBERS_PART = "services", "subscribers"
@@ -41,11 +41,5 @@ def _part(path: Path) -> list[BusUser]:
 def _write(path: Path, text: str) -> bool:
     if path.exists() and path.read_text() == text:
         return False
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_private(path, text)
     return True

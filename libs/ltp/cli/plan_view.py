@@ -60,6 +60,8 @@ def shape_of(found: Any) -> str:
         words.append(f"sequence parallel {found['sequence_parallel']}")
     if found.get("fused_head"):
         words.append("fused loss head")
+    if not found.get("reshards", True):
+        words.append("weights stay gathered")
     if found.get("offload", "none") != "none":
         words.append(f"{found['offload']} offload")
     if found.get("rollout_memory_share"):

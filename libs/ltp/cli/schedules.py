@@ -59,10 +59,13 @@ def create(
 def list_all(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     """List schedules by name, the platform's own among them."""
     with reported():
-        gateway, found, after = Gateway.find(data_dir), list[Any](), None
-        while page := gateway.get("/schedules", after=after, limit=1000)["schedules"]:
-            found += page
-            after = page[-1]["name"]
+        gateway, found, cursor = Gateway.find(data_dir), list[Any](), None
+        while True:
+            page = gateway.get("/schedules", cursor=cursor, limit=1000)
+            found += page["schedules"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
         rows = [(s["name"], s["state"], _rhythm(s["spec"]), _what(s["spec"]), moment(s["next_at"])) for s in found]
         show(found, json, lambda: rows_table(("NAME", "STATE", "WHEN", "WHAT", "NEXT"), rows))
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ltp.contracts.evaluation import Counts, DatasetUnderTest, Estimate, EvaluationRequested, Result
 from ltp.contracts.event import Value
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.values import Problem
 
 EvaluationState = Literal["requested", "waiting", "queued", "running", "completed", "failed", "cancelled"]
@@ -29,13 +30,11 @@ class Checked(Value):
     warnings: list[str] = Field(default_factory=list[str])
 
 
-class EvaluationQuery(Value):
-    """Evaluations, newest first; `before` is the last id of the page before."""
+class EvaluationQuery(PageQuery):
+    """A page of evaluations."""
 
     evaluation_id: UUID | None = None
     job_id: UUID | None = None
-    before: UUID | None = None
-    limit: int = 50
 
 
 class EvaluationRecord(Value):
@@ -67,9 +66,10 @@ class EvaluationRecord(Value):
 
 
 class EvaluationRecords(Value):
-    """A page of evaluations."""
+    """A page of evaluations. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     evaluations: list[EvaluationRecord]
+    next_cursor: str | None = None
 
 
 class SampleQuery(Value):

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from ltp.contracts.event import Event, Value
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.values import Name, Problem
 from ltp.core.lifecycle import OperationState
 
@@ -140,12 +141,11 @@ class OperationView(Value):
     ended_at: datetime | None
 
 
-class OperationQuery(Value):
-    """Which operation, or which ones: newest first."""
+class OperationQuery(PageQuery):
+    """Which operation, or which ones."""
 
     operation_id: UUID | None = None
     state: OperationState | None = None
-    limit: int = Field(default=50, ge=1, le=1000)
 
 
 class OperationList(Value):

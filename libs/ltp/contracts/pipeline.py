@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints, model_validator
 
 from ltp.contracts.event import Event, Value
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.stages import Scalar, Settings, TriggerEvent
 from ltp.contracts.values import Name, Problem, Sha256
 
@@ -226,12 +227,10 @@ class StageCancelled(Event, subject="ltp.stage.v1.cancelled", speaker="scheduler
 # Questions to the scheduler.
 
 
-class RunsRequest(Value):
-    """A page of runs, newest first."""
+class RunsRequest(PageQuery):
+    """A page of runs."""
 
     state: RunState | None = None
-    before: UUID | None = None
-    limit: int = Field(default=50, ge=1, le=1000)
 
 
 class RunRequest(Value):
@@ -274,9 +273,10 @@ class RunView(Value):
 
 
 class RunPage(Value):
-    """A page of runs."""
+    """A page of runs. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     runs: list[RunView]
+    next_cursor: str | None = None
 
 
 class Foresight(Value):

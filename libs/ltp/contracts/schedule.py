@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints, model_validator
 
 from ltp.contracts.event import Event, Value
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.pipeline import PipelineSpec
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.stages import Settings
@@ -175,17 +176,15 @@ class ScheduleRequest(Value):
     schedule: str = Field(max_length=200)
 
 
-class SchedulesRequest(Value):
-    """A page of schedules, by name."""
-
-    after: str | None = None
-    limit: int = Field(default=200, ge=1, le=1000)
+class SchedulesRequest(PageQuery):
+    """A page of schedules."""
 
 
 class Schedules(Value):
-    """All of them, by name."""
+    """A page of schedules. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     schedules: list[ScheduleView]
+    next_cursor: str | None = None
 
 
 class TicksRequest(Value):

@@ -115,6 +115,8 @@ class Plan(Value):
     accumulation: int = 1
     offload: Literal["none", "optimizer", "all"] = "none"
     fused_head: bool = False
+    # False keeps each layer's gathered weights from its forward to its backward.
+    reshards: bool = True
     rollout_tensor_parallel: int = 1
     # Share of the device that the generator may fill; None leaves it to the runner.
     rollout_memory_share: float | None = None

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from ltp.contracts.event import Event, Value
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.values import Placement, Problem
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -112,16 +113,14 @@ class QueuesView(Value):
     projects: list[ProjectView]
 
 
-class WorkQuery(Value):
-    """Which work to list, newest first, from before an id on."""
+class WorkQuery(PageQuery):
+    """Which work to list."""
 
     state: State | None = None
     queue: str | None = None
     kind: str | None = None
     project: str | None = None
     owner: str | None = None
-    before: UUID | None = None
-    limit: int = Field(default=50, ge=1, le=1000)
 
 
 class WorkQuestion(Value):
@@ -158,10 +157,10 @@ class WorkView(Value):
 
 
 class WorkPage(Value):
-    """Work, newest first. Pass `next_cursor` as `cursor` to read on; None on the last page."""
+    """A page of work. Pass `next_cursor` as `cursor` to read on; None on the last page."""
 
     work: list[WorkView]
-    next_cursor: UUID | None
+    next_cursor: str | None = None
 
 
 class HeldView(Value):

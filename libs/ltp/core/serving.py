@@ -1,4 +1,4 @@
-"""The memory that answering with a model takes, from its few numbers: weights, key-value cache, one step's activations."""
+"""What answering with a model takes, from its few numbers: weights, key-value cache, activations, and helpers in RL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from ltp.core.architecture import Architecture, parameters
 
 # Interpreter, torch and transformers without a model: 0.55 GiB resident, measured (torch 2.13, transformers 5.10).
 RUNTIME_BYTES = 600 << 20
+# One of RL's helper processes: torch, transformers and verl, without a model.
+HELPER_BYTES = 700 << 20
+# Responses that a helper has to see through a step, at about 10 ms of its processor each, and helpers at most.
+_RESPONSES_EACH, _MOST_HELPERS = 32, 8
 # Beside the model: what the allocator keeps after a prefill of a full batch.
 _SLACK = 1.1
 
@@ -24,3 +28,8 @@ def serving_bytes(arch: Architecture, *, sequences: int, tokens: int, element_by
     block = (arch.hidden * 4 + arch.query_width + 2 * max(arch.intermediate, arch.expert_intermediate)) * 4
     activations = block * sequences * tokens + arch.vocab * sequences * 4
     return RUNTIME_BYTES + int(_SLACK * (weights + layer * (arch.layers + 1) + activations))
+
+
+def helpers_of(responses: int) -> int:
+    """Processes that hand a step's responses to the generator and put them together again; and as many that judge them."""
+    return max(2, min(_MOST_HELPERS, responses // _RESPONSES_EACH))

@@ -90,9 +90,9 @@ def step_time(arch: Architecture, step: Step, roofline: Roofline, *, micro_batch
     chunked = step.loss_head is LossHead.CHUNKED
     backward = passed(
         (twice + again) * products + (2.5 + again) * attention + (twice + chunked) * head,
-        (roofline.backward_traffic + again) * traffic + head_traffic[1] + gathered + reduced,
+        (roofline.backward_traffic + again) * traffic + head_traffic[1] + gathered * step.reshards + reduced,
         (roofline.backward_kernels + again) * kernels + head_kernels,
-        link.gather + link.reduce,
+        link.gather * step.reshards + link.reduce,
     )
     one_by_one = step.gathers and not step.flat
     forward += (arch.layers + 1) * _GROUP_SECONDS if one_by_one else 0.0

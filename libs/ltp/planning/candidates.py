@@ -29,12 +29,15 @@ class Layout:
     offload: Offload = Offload.NONE
     # The loss head in pieces, without the logits of all tokens (verl's fused kernels).
     fused_head: bool = False
+    # False keeps the gathered weights from a layer's forward to its backward.
+    reshards: bool = True
     rollout_tensor_parallel: int = 0
 
     @property
     def levers(self) -> int:
         """How many means against a shortage of memory are in use; each costs time or has been tried less."""
-        return (self.offload is not Offload.NONE) + self.fused_head + self.checkpointing + (self.sequence_parallel > 1)
+        means = (self.offload is not Offload.NONE, self.fused_head, self.checkpointing, self.sequence_parallel > 1)
+        return sum(means) + self.reshards
 
 
 @dataclass(slots=True)
@@ -73,6 +76,8 @@ def describe(layout: Layout, pool: Pool) -> str:
         words.append(f"sequence parallel {layout.sequence_parallel}")
     if layout.fused_head:
         words.append("fused loss head")
+    if not layout.reshards:
+        words.append("weights stay gathered")
     if layout.offload is not Offload.NONE:
         words.append(f"{layout.offload} offload")
     if layout.rollout_tensor_parallel > 1:
@@ -109,6 +114,7 @@ def step_of(recipe: Recipe, pool: Pool, layout: Layout) -> Step:
         accumulates=share > layout.micro_batch,
         shards=layout.shards,
         replicas=max(1, pool.devices // layout.shards),
+        reshards=layout.reshards,
         offload=layout.offload,
         flat=flat_states(recipe, pool, layout),
         fused_optimizer=pool.kind == "gpu" and layout.offload is Offload.NONE,
@@ -124,6 +130,14 @@ def flat_states(recipe: Recipe, pool: Pool, layout: Layout) -> bool:
     """
     plain = recipe.algorithm == "sft" and not recipe.training.lora_rank and layout.offload is Offload.NONE
     return plain and pool.kind == "gpu" and pool.devices == 1
+
+
+def may_stay_gathered(recipe: Recipe, pool: Pool) -> bool:
+    """Whether weights may stay gathered until backward: 3 % faster for LoRA on one H200 (7B), where little else is done.
+
+    Full training of 0.5B gained nothing, and RL would hold them while it generates; several GPUs have not been measured.
+    """
+    return recipe.algorithm == "sft" and recipe.training.lora_rank > 0 and pool.kind == "gpu" and pool.devices == 1
 
 
 def _loss_head(recipe: Recipe, pool: Pool, layout: Layout) -> LossHead:

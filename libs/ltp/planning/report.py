@@ -44,6 +44,7 @@ def plan_of(recipe: Recipe, arch: Architecture, candidate: Candidate, rejected: 
         accumulation=ceil(share / layout.micro_batch),
         offload=layout.offload.value,
         fused_head=layout.fused_head,
+        reshards=layout.reshards,
         rollout_tensor_parallel=max(1, layout.rollout_tensor_parallel),
         rollout_memory_share=candidate.rollout_share,
         cuda_graphs=candidate.cuda_graphs,
@@ -128,6 +129,8 @@ def _reason(recipe: Recipe, loser: Candidate, chosen: Candidate) -> str:
         return "fits, but recomputes the activations, and there is memory enough to keep them"
     if loser.layout.fused_head and not chosen.layout.fused_head:
         return "fits, but computes the loss in pieces, and there is memory enough for the whole"
+    if loser.layout.reshards and not chosen.layout.reshards:
+        return "fits, but gathers the weights twice, and there is memory enough to keep them"
     if loser.layout.micro_batch < chosen.layout.micro_batch:
         return "fits, but smaller micro batches keep the device less busy"
     return "fits, and is no faster than the chosen one, which leaves more memory free"

@@ -201,7 +201,7 @@ def _needs_host(space: Space, candidate: Candidate) -> Rejected | None:
 def _rollout_share(space: Space, layout: Layout) -> tuple[float | None, bool] | Rejected:
     """Give vLLM its share beside the training states that stay: it measures what is free when it starts (verl.md §3.4).
 
-    Its CUDA graphs lie outside that share and never sleep; they are captured where there is room for them too.
+    It counts its CUDA graphs, which never sleep, into that share; they are captured where there is room for them too.
     """
     pool, arch = space.pool, space.arch
     sequences = responses_of(space.recipe, pool, layout)
@@ -213,13 +213,14 @@ def _rollout_share(space: Space, layout: Layout) -> tuple[float | None, bool] | 
     room = pool.usable_bytes - held
     fixed = 2 * parameters(arch) // wide + _ENGINE_BYTES + _LOGITS_BYTES * sequences * arch.vocab // wide
     each = cache_bytes(arch) * space.recipe.training.max_length // wide
-    least, wanted = fixed + each, fixed + each * sequences
+    least = fixed + each
     if least > room:
         short = least - room
         reason = f"the generator needs {gib(least)} beside {gib(held)} of training states, {gib(short)} too much"
         return Rejected(describe(layout, pool), reason, short / least, nearly=True)
     graphs = least + CONSTANTS.cuda_graphs <= room
-    share = min(_MOST_OF_DEVICE, min(wanted, room - graphs * CONSTANTS.cuda_graphs) / pool.memory_bytes)
+    wanted = fixed + each * sequences + graphs * CONSTANTS.cuda_graphs
+    share = min(_MOST_OF_DEVICE, min(wanted, room) / pool.memory_bytes)
     return max(0.01, int(share * 1000) / 1000), graphs
 
 

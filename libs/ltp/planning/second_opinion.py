@@ -50,7 +50,7 @@ def opinion(recipe: Recipe, arch: Architecture, plan: Plan) -> Replay | None:
     layout = Layout(
         plan.micro_batch_size, plan.gradient_checkpointing, shards=plan.shards or plan.devices,
         sequence_parallel=plan.sequence_parallel, token_budget=plan.token_budget, offload=Offload(plan.offload),
-        fused_head=plan.fused_head,
+        fused_head=plan.fused_head, reshards=plan.reshards,
     )  # fmt: skip
     step = replace(step_of(recipe, pool, layout), flat=plan.strategy == "fsdp")
     return replay(arch, step) if replays(arch, step) else None

@@ -11,7 +11,7 @@ from ltp.core.calibration import Interval
 from ltp.core.device_memory import Estimate, Rollout, estimate
 from ltp.core.memory import Offload, states
 from ltp.core.model_config import Architecture
-from ltp.planning.candidates import Layout, per_device, responses_of, step_of
+from ltp.planning.candidates import Layout, may_stay_gathered, per_device, responses_of, step_of
 from ltp.planning.models_beside import models_beside
 from ltp.planning.pools import Pool
 from ltp.planning.timing import rollout_seconds, training_seconds
@@ -59,12 +59,15 @@ class Space:
         # Between phases only the optimizer waits on the host; for SFT, which has one phase, that buys nothing.
         offloads = [Offload.NONE, Offload.ALL]
         offloads[1:1] = [Offload.OPTIMIZER] if self.recipe.reinforcement else []
-        return [
+        found = [
             {"offload": offload, "fused_head": fused, "checkpointing": checkpointing}
             for offload in offloads
             for fused in (False, True)
             for checkpointing in (False, True)
         ]
+        if may_stay_gathered(self.recipe, self.pool):
+            found += [{**means, "reshards": False} for means in found if means["offload"] is Offload.NONE]
+        return found
 
     def _batches(self, shape: Layout) -> list[tuple[int, int | None]]:
         share = per_device(self.recipe, self.pool.devices, shape.sequence_parallel)

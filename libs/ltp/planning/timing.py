@@ -12,6 +12,7 @@ from ltp.contracts.recipe import Recipe
 from ltp.core.hardware import Hardware
 from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, active_parameters, parameters
+from ltp.core.serving import HELPER_BYTES, helpers_of
 from ltp.core.step_time import Roofline, step_seconds
 from ltp.planning.candidates import Layout, per_device, samples_of, step_of
 from ltp.planning.models_beside import has_reference
@@ -24,6 +25,9 @@ _OF_FLOPS, _OF_LINK, _OF_BANDWIDTH = 0.79, 0.54, 0.8
 _DECODE_OVERHEAD_SECONDS = 0.008
 # verl's own work on each micro batch: unpacking, metrics, waiting for the device (0.5B SFT on an H200, micro batches 8 to 64).
 _MICRO_BATCH_SECONDS = 0.025
+# verl's own work on each response, on the host: agents, reward, the store between its processes (SmolLM2-135M, 1,024 short
+# responses a step on an H200 and 16 cores, docs/evidence/grpo-h200.md; measured before the last of what makes it less).
+_RESPONSE_SECONDS = 0.0065
 # Waking the engine, sending it the weights, putting it to sleep again.
 _ROLLOUT_FIXED_SECONDS = 3.0
 
@@ -64,10 +68,12 @@ def rollout_seconds(recipe: Recipe, arch: Architecture, pool: Pool, wide: int, c
     arithmetic = used * held / wide / rates.flops
     each_token = max(traffic, arithmetic) + _DECODE_OVERHEAD_SECONDS
     prompts = used * mine * (recipe.training.max_length - section.max_response_length) / wide / rates.flops
-    tokens = recipe.training.batch_size * samples_of(recipe) * recipe.training.max_length / pool.devices
+    responses = recipe.training.batch_size * samples_of(recipe)
+    tokens = responses * recipe.training.max_length / pool.devices
     scoring = used * tokens / (rates.flops * rates.efficiency)
     waves = ceil(mine / held)
-    return waves * section.max_response_length * each_token + prompts + scoring + _ROLLOUT_FIXED_SECONDS
+    generated = waves * section.max_response_length * each_token + prompts + scoring
+    return generated + responses * _RESPONSE_SECONDS + _ROLLOUT_FIXED_SECONDS
 
 
 def host_bytes(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout) -> int:
@@ -84,5 +90,7 @@ def host_bytes(recipe: Recipe, arch: Architecture, pool: Pool, layout: Layout) -
     loading += 4 * count * groups * (has_reference(recipe) + (recipe.algorithm == "ppo"))
     base = 3 * GIB * pool.devices
     if recipe.reinforcement is not None:
-        base += 4 * GIB + 2 * count * max(1, pool.devices // max(1, layout.rollout_tensor_parallel))
+        responses = recipe.training.batch_size * samples_of(recipe)
+        base += 2 * GIB + 2 * helpers_of(responses) * HELPER_BYTES
+        base += 2 * count * max(1, pool.devices // max(1, layout.rollout_tensor_parallel))
     return base + max(loading, waiting[layout.offload.value])

@@ -10,11 +10,15 @@ from uuid import UUID
 from sqlalchemy import RowMapping, and_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ltp.contracts.pages import PageQuery
 from ltp.queue.policy import Queue, offset_seconds
 from ltp.queue.tables import limits, work
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.listener import WORK_CHANNEL, work_channel
+from ltp.store.pages import in_order
+
+_SORTED_BY = {name: work.c[name] for name in ("queue", "kind", "state", "priority", "run_at", "started_at", "ended_at")}
 
 _COUNTS = """
 SELECT queue,
@@ -57,12 +61,10 @@ async def limit_rows(unit: Unit) -> list[RowMapping]:
     return list((await unit.execute(select(limits).order_by(limits.c.scope, limits.c.name))).mappings())
 
 
-async def list_work(unit: Unit, equal: Mapping[str, Any], before: UUID | None, limit: int) -> list[RowMapping]:
-    """Work with these values of columns, newest first (ids are ordered by time)."""
+async def list_work(unit: Unit, equal: Mapping[str, Any], page: PageQuery) -> list[RowMapping]:
+    """A page of the work with these values of columns."""
     wanted = [work.c[name] == value for name, value in equal.items() if value is not None]
-    if before is not None:
-        wanted.append(work.c.id < before)
-    query = select(work).where(and_(True, *wanted)).order_by(work.c.id.desc()).limit(limit)
+    query = in_order(select(work).where(and_(True, *wanted)), page, work.c.id, _SORTED_BY)
     return list((await unit.execute(query)).mappings())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.private_file import write_private
 
 # Keys that stand in documents and examples: as good as none.
 _KNOWN = frozenset(
@@ -89,13 +89,7 @@ def make_keyring(path: Path) -> None:
 
 def write_keys(path: Path, keys: tuple[str, ...]) -> None:
     """Replace the file at once: whoever reads sees the old keys or the new ones."""
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("\n".join(keys) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_private(path, "\n".join(keys) + "\n")
 
 
 def _check(path: Path, number: int, key: str) -> None:

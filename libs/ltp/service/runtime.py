@@ -19,6 +19,7 @@ from nats.js import JetStreamContext
 from opentelemetry.sdk.trace import TracerProvider
 
 from ltp.bus.delivery import delivery_middleware
+from ltp.bus.pace import pace
 from ltp.bus.recovery import keep_bus, stream_born_at
 from ltp.bus.relay import Relay
 from ltp.bus.streams import ensure_streams
@@ -36,6 +37,8 @@ from ltp.telemetry.statements import trace_statements
 
 _RETRY_SECONDS = 0.1
 _LOOP_BACKOFF_SECONDS = 1.0
+# How long the bus and the database each have to end well: nats-py by itself waits half a minute for what is at hand.
+_END_SECONDS = 5.0
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -55,6 +58,8 @@ class Runtime:
     workers: list[Worker] = field(default_factory=list[Worker])
     # Postgres channels to listen on, beside the outbox and the table of work.
     channels: dict[str, Callable[[], None]] = field(default_factory=dict[str, Callable[[], None]])
+    # The same, for who wants to know what was said.
+    hearers: dict[str, Callable[[str], None]] = field(default_factory=dict[str, Callable[[str], None]])
     # Set whenever the table of work changed; the scheduler's placement waits on it.
     work_changed: asyncio.Event = field(default_factory=asyncio.Event)
     ready: bool = False
@@ -103,12 +108,13 @@ class Runtime:
         await reconcile(self.js, self.service)
         self.provide(database=self.database, runtime=self, settings=self.settings)
         await self.broker.start()
+        pace(self.broker)
         relay = Relay(self.database, self.js, stream_born_at=await stream_born_at(self.js))
         channels = {wake_channel(self.service): relay.wake.set, WORK_CHANNEL: self._wake_workers} | self.channels
         channels |= {work_channel(worker.kind): worker.wake.set for worker in self.workers}
         tasks = [
             self._keep("outbox relay", relay.run),
-            self._keep("listener", Listener(self.database.engine, channels).run),
+            self._keep("listener", Listener(self.database.engine, channels, self.hearers).run),
             self._keep("bus", lambda: keep_bus(relay, lambda: self.js)),
         ]
         tasks += [self._keep(f"worker {worker.kind}", worker.run) for worker in self.workers]
@@ -120,8 +126,13 @@ class Runtime:
         finally:
             self.ready = False
             await end_all(tasks)
-            await self.broker.stop()
-            await self.database.close()
+            for what, end in (("bus", self.broker.stop), ("database", self.database.close)):
+                try:
+                    async with asyncio.timeout(_END_SECONDS):
+                        await end()
+                except Exception as error:
+                    # Out of time, or out of reach: what was at hand is delivered again, or was not committed.
+                    log.warning("hung up before all was done", on=what, error=type(error).__name__)
             log.info("service stopped")
 
     def healthy(self) -> bool:

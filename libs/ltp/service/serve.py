@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ from ltp.service.exposition import CONTENT_TYPE
 from ltp.service.runtime import Runtime
 from ltp.telemetry.logs import setup_logs
 
+# As `uvicorn` itself ends then.
+_NOT_STARTED = 3
 _GRACE_SECONDS = 5
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -85,16 +89,23 @@ class HealthApp:
 
 
 def serve(
-    app: Any, *, port: int, host: str = "127.0.0.1", certificate: Path | None = None, key: Path | None = None
+    app: Any,
+    *,
+    port: int,
+    host: str = "127.0.0.1",
+    certificate: Path | None = None,
+    key: Path | None = None,
+    slow_seconds: float = 30.0,
 ) -> None:
     """Serve an ASGI application until SIGTERM or Ctrl-C, then end with exit code 0. Exits 1 when the port is taken.
 
-    With a certificate (PEM, with its chain) over TLS 1.2 or newer.
+    With a certificate (PEM, with its chain) over TLS 1.2 or newer. A client that takes nothing of what it asked for is dropped by
+    the kernel after twice `slow_seconds`; until then the application may have done so with better words.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has shut down; being asked to end is no failure.
         signal.signal(number, _ignore)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -106,6 +117,13 @@ def serve(
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
+    listening = config.bind_socket()
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * slow_seconds))
+    server = uvicorn.Server(config)
+    server.run(sockets=[listening])
+    if not server.started:
+        sys.exit(_NOT_STARTED)
 
 
 def _ignore(*_: object) -> None:

@@ -37,6 +37,8 @@ class Listener:
 
     engine: AsyncEngine
     callbacks: Mapping[str, Callable[[], None]]
+    # Called with what was notified, and with nothing ("") after a time in which nobody listened: anything may have been.
+    hearers: Mapping[str, Callable[[str], None]] = field(default_factory=dict[str, Callable[[str], None]])
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -56,6 +58,9 @@ class Listener:
             for channel, callback in self.callbacks.items():
                 await connection.add_listener(channel, lambda *_, call=callback: call())
                 callback()  # What was notified while nobody listened.
+            for channel, hearer in self.hearers.items():
+                await connection.add_listener(channel, lambda *told, call=hearer: call(told[-1]))
+                hearer("")
             await self._closed.wait()
         finally:
             connection.terminate()

@@ -17,6 +17,7 @@ from ltp.bus import users_file
 from ltp.bus.permissions import LISTENER, OPERATOR, SYSTEM, listener, service_users
 from ltp.contracts import SERVICES
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.private_file import write_private
 from ltp.up import postgres
 from ltp.up.ports import LOOPBACK
 from ltp.up.privileges import require_runnable, server_account
@@ -73,14 +74,14 @@ def _nats(data: DataDir, ports: Mapping[str, int], environ: Mapping[str, str]) -
     port, monitor = ports["nats"], ports["nats_monitor"]
     config = data.root / "nats.conf"
     closed = bool(environ.get(BUS_CLOSED))
-    config.write_text(
+    write_private(
+        config,
         f'listen: "{LOOPBACK}:{port}"\nhttp: "{LOOPBACK}:{monitor}"\n'
         f"jetstream {{\n  store_dir: {json.dumps(str(data.nats), ensure_ascii=False)}\n  sync_interval: always\n}}\n"
         "system_account: SYS\n"
         f"accounts {{ SYS {{ users: [ {{user: {SYSTEM}, password: {json.dumps(_bus_digest(data, SYSTEM))}}} ] }} }}\n"
-        f'authorization {{ include "bus/{users_file.USERS}" }}\n' + ("" if closed else f"no_auth_user: {LISTENER}\n")
+        f'authorization {{ include "bus/{users_file.USERS}" }}\n' + ("" if closed else f"no_auth_user: {LISTENER}\n"),
     )
-    config.chmod(0o600)
     digests = {name: _bus_digest(data, name) for name in (*SERVICES, OPERATOR)}
     # Not hashed: NATS logs the nameless in with the very text that stands here.
     known = [] if closed else [listener(_bus_password(data, LISTENER))]

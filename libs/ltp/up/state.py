@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.security.private_file import write_private
 from ltp.up.record import RunRecord, read_record
 
 MIN_FREE_BYTES = 200 * 2**20
@@ -148,11 +149,5 @@ def read_or_make_secret(path: Path, make: Callable[[], str] = lambda: secrets.to
         return path.read_text().strip()
     except FileNotFoundError:
         value = make()
-    draft = path.with_suffix(".tmp")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(value + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # Postgres will know this password durably; so must the file
-    draft.replace(path)
+    write_private(path, value + "\n")  # Postgres will know this password durably; so must the file
     return value

@@ -121,6 +121,8 @@ def _spread(plan: Plan) -> dict[str, Setting]:
         settings["optimizer_offload"] = True
     if plan.offload == "all":
         settings["offload_policy"] = True
+    if not plan.reshards:
+        settings["reshards"] = False
     if plan.fused_head:
         # Of verl's two fused heads the one that is right for every vocabulary (verl.md §2.1).
         settings |= {"fused_head": True, "fused_head_by": "torch"}

@@ -10,6 +10,7 @@ from ltp.contracts.recipe_learning import Critic, Reinforcement
 from ltp.contracts.values import Plan
 from ltp.core.algorithms import PRESETS, Preset
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.serving import helpers_of
 from ltp.verl_recipe.hydra import Setting
 from ltp.verl_recipe.settings import CPU_ENGINE, Inputs, check_batches, shared_settings
 
@@ -153,22 +154,26 @@ def _rollout(inputs: Inputs) -> dict[str, Setting]:
         "rollout_tensor_parallel": inputs.plan.rollout_tensor_parallel,
         "rollout_max_length": inputs.recipe.training.max_length,
         "rollout_seed": inputs.recipe.training.seed,
+        "rollout_manager": "ltp_verl.generation.GroupManager",
         "ray_dashboard": False,
         # Ray's CPUs are slots, not cores. verl takes three per device and one per helper actor, and hangs
         # without a word when they run out.
         "ray_cpus": max(os.cpu_count() or 1, 16 + 3 * devices),
-        "storage_units": 1,
     }
     if inputs.plan.device_kind == "cpu":
         return {
             **shared, "rollout": "hf_cpu", "rollout_dtype": "float32", "rollout_load_format": "auto",
-            "rollout_frees_cache": False, "rollout_workers": 1, "reward_workers": 1, "ray_gpus": 1,
+            "rollout_frees_cache": False, "rollout_workers": 1, "reward_workers": 1, "ray_gpus": 1, "storage_units": 1,
             "ray_object_store_bytes": 500_000_000, "actor_compile": False,
             **({"rollout_merges_adapters": True} if inputs.recipe.training.lora_rank else {}),
         }  # fmt: skip
+    responses = inputs.recipe.training.batch_size * _section(inputs.recipe).samples_per_prompt
+    helpers = helpers_of(responses)
     return {
         **shared, "rollout": "vllm", "rollout_eager": not inputs.plan.cuda_graphs,
-        "rollout_workers": 2, "reward_workers": 2,
+        "rollout_workers": helpers, "storage_units": helpers,
+        # What our own workers judge themselves needs no other process (ltp_verl.generation).
+        "reward_workers": 1 if reward_of(inputs.recipe)["kind"] == "verifier" else helpers,
         "rollout_memory_share": _rollout_memory_share(inputs.plan),
         "rollout_sequences": _ROLLOUT_SEQUENCES,
         # vLLM needs the base weights on its own when only adapters are synchronised.

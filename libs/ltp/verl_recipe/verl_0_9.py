@@ -152,6 +152,7 @@ def _environment(recipe: Recipe, plan: Plan, run_dir: Path, libs: Path, device_i
     if recipe.algorithm == "ppo":
         environment["VERL_USE_EXTERNAL_MODULES"] += ",ltp_verl.value_head"
     if family_of(recipe.algorithm) == "rl":
+        environment["VERL_USE_EXTERNAL_MODULES"] += ",ltp_verl.rl_data"
         environment |= {
             # A Ray of its own: a cluster that happens to run on the host must not take part.
             "RAY_ADDRESS": "local",

@@ -32,6 +32,7 @@ SFT_KEYS = {
     "strategy": "engine.strategy",
     "shards": "engine.fsdp_size",
     "sequence_parallel": "engine.ulysses_sequence_parallel_size",
+    "reshards": "engine.reshard_after_forward",
     "optimizer_offload": "engine.optimizer_offload",
     "offload_policy": "engine.offload_policy",
     "fused_head": "model.use_fused_kernels",
@@ -84,6 +85,7 @@ RL_KEYS = {
     "shards": f"{_ACTOR}.fsdp_config.fsdp_size",
     # Set here and not at the engine, where the reference model would not see it.
     "sequence_parallel": f"{_ACTOR}.ulysses_sequence_parallel_size",
+    "reshards": f"{_ACTOR}.fsdp_config.reshard_after_forward",
     "optimizer_offload": f"{_ACTOR}.fsdp_config.optimizer_offload",
     "offload_policy": f"{_ACTOR}.fsdp_config.offload_policy",
     "actor_dynamic_batches": f"{_ACTOR}.use_dynamic_bsz",
@@ -107,6 +109,7 @@ RL_KEYS = {
     "rollout_sequences": f"{_ROLLOUT}.max_num_seqs",
     "rollout_memory_share": f"{_ROLLOUT}.gpu_memory_utilization",
     "rollout_workers": f"{_ROLLOUT}.agent.num_workers",
+    "rollout_manager": f"+{_ROLLOUT}.agent.agent_loop_manager_class",
     # The older top-level reward_manager.* and custom_reward_function.* are accepted and ignored by this version.
     "reward_source": "reward.reward_manager.source",
     "reward_file": "reward.reward_manager.module.path",

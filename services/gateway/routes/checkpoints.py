@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
@@ -16,12 +16,16 @@ from ltp.contracts.checkpoint_keeping import (
     KeptCheckpoint,
 )
 from ltp.contracts.event import Event
+from ltp.contracts.pages import PageQuery
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from services.gateway.access import Serving
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging, part_of
 from services.gateway.routes.jobs import show_job
 
 router = APIRouter(tags=["checkpoints"])
+
+CheckpointOrder = Literal["-written_at", "written_at", "-step", "step", "-size_bytes", "size_bytes", "-value", "value"]
 
 DryRun = Annotated[bool, Query(description="Say what would happen, and change nothing.")]
 
@@ -35,14 +39,23 @@ class CheckpointAnswer(KeptCheckpoint):
 @router.get("/checkpoints")
 async def list_checkpoints(
     runtime: Serving,
+    paging: Paging,
     job_id: UUID | None = None,
     gone: Annotated[bool, Query(description="Those that were removed, too.")] = False,
+    sort: Annotated[CheckpointOrder, SORT] = "written_at",
+    cursor: Cursor = None,
+    limit: PageLimit = 1000,
 ) -> list[KeptCheckpoint]:
-    """Checkpoints of a job, or of all, with why each stays."""
+    """Checkpoints of a job, or of all, the oldest first, with why each stays. The header `Link` leads to the next page."""
     if job_id is not None:
         await show_job(job_id, runtime.database.engine)
     found = await _ask(runtime, CheckpointsRequest(job_id=job_id))
-    return [one for one in found if gone or one.removed_at is None]
+    there = [one for one in found if gone or one.removed_at is None]
+
+    async def read(page: PageQuery) -> list[KeptCheckpoint]:
+        return part_of(there, page, "checkpoint_id")
+
+    return (await paging.page(read, identity="checkpoint_id", sort=sort, cursor=cursor, limit=limit)).items
 
 
 @router.get("/checkpoints/{checkpoint_id}")

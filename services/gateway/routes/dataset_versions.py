@@ -6,6 +6,7 @@ import asyncio
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, File, Form, Query, Response, UploadFile
@@ -231,17 +232,18 @@ async def keep_rows(ref: str, request: KeepRequest, runtime: Serving, response: 
 
 
 @router.put("/datasets/{name}/marks", status_code=202)
-async def mark_dataset(name: Name, request: MarkRequest, runtime: Serving) -> MarkRequest:
+async def mark_dataset(name: Name, request: MarkRequest, runtime: Serving, response: Response) -> MarkRequest:
     """Mark fields as personal, say how long versions are kept, and which project they belong to."""
     await ask(runtime.client, "dataset", "version", VersionAsked(name=name), VersionDetail)
     event = DatasetMarked(name=name, **request.model_dump())
     async with runtime.database.unit() as unit:
         unit.emit(event, about=name)
+    response.headers["Location"] = f"/api/v1/datasets/{name}/version"
     return request
 
 
 @router.delete("/datasets/{ref}", status_code=202)
-async def delete_dataset(ref: str, runtime: Serving) -> DatasetDeletionRequested:
+async def delete_dataset(ref: str, runtime: Serving, response: Response) -> DatasetDeletionRequested:
     """Delete one version (NAME@HASH or an id) or every version of a name. Jobs that are not over keep theirs."""
     name, version = await _reference(runtime, ref)
     detail = await _detail(runtime, ref)
@@ -254,6 +256,7 @@ async def delete_dataset(ref: str, runtime: Serving) -> DatasetDeletionRequested
     event = DatasetDeletionRequested(name=name, version=version)
     async with runtime.database.unit() as unit:
         unit.emit(event, about=name)
+    response.headers["Location"] = f"/api/v1/datasets/{quote(ref)}/version"
     return event
 
 

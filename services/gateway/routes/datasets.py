@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, File, Form, Query, Response, UploadFile
@@ -24,6 +24,7 @@ from ltp.contracts.dataset import (
     VersionsAsked,
 )
 from ltp.contracts.event import Event
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
@@ -31,11 +32,16 @@ from ltp.store.acting import ACTING
 from ltp.store.clock import new_id
 from services.gateway import store
 from services.gateway.access import Engine, Serving
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.routes.models import Dataset
 from services.gateway.settings import GatewaySettings
 from services.gateway.uploads import Uploads, receive
 
 router = APIRouter(tags=["datasets"])
+
+DatasetOrder = Literal[
+    "-created_at", "created_at", "-name", "name", "-state", "state", "-rows", "rows", "-size_bytes", "size_bytes",
+]  # fmt: skip
 
 Holdout = Annotated[float, Field(ge=0, lt=1, description="Share of rows held out as split `test`.")]
 
@@ -127,9 +133,19 @@ async def inspect_source(request: InspectRequest, runtime: Serving) -> Inspectio
 
 
 @router.get("/datasets")
-async def list_datasets(engine: Engine, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[Dataset]:
-    """Datasets, newest first."""
-    return [Dataset.model_validate(dict(row)) for row in await store.list_datasets(engine, limit=limit)]
+async def list_datasets(
+    engine: Engine,
+    paging: Paging,
+    sort: Annotated[DatasetOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 100,
+) -> list[Dataset]:
+    """Datasets, newest first. The header `Link` leads to the next page."""
+
+    async def read(page: PageQuery) -> list[Dataset]:
+        return [Dataset.model_validate(dict(row)) for row in await store.list_datasets(engine, page)]
+
+    return (await paging.page(read, identity="dataset_id", sort=sort, cursor=cursor, limit=limit)).items
 
 
 @router.get("/datasets/detected")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -36,15 +37,24 @@ from ltp.contracts.evaluation_questions import (
     SampleRecords,
 )
 from ltp.contracts.evaluation_spec import RunSpec, ScorerSpec
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.store.clock import new_id
 from services.gateway.access import Engine, Serving
 from services.gateway.evaluation_requests import Accepted, EvaluationBody, TriggerBody, accept, find
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
+from services.gateway.live import patiently
 from services.gateway.routes.jobs import show_job
 from services.gateway.settings import GatewaySettings
+from services.gateway.streams import sent
 
 router = APIRouter(tags=["evaluations"])
+
+EvaluationOrder = Literal[
+    "-created_at", "created_at", "-name", "name", "-state", "state", "-step", "step", "-started_at", "started_at",
+    "-ended_at", "ended_at",
+]  # fmt: skip
 
 # Comparing reads all samples of two evaluations.
 _PATIENCE_SECONDS = 60.0
@@ -77,11 +87,21 @@ async def trigger(body: TriggerBody, runtime: Serving, response: Response) -> Ac
 
 @router.get("/evaluations")
 async def list_all(
-    runtime: Serving, job_id: UUID | None = None, cursor: UUID | None = None, limit: Limit = 50
+    runtime: Serving,
+    paging: Paging,
+    job_id: UUID | None = None,
+    sort: Annotated[EvaluationOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
 ) -> EvaluationRecords:
-    """Evaluations, newest first; pass the last id as `cursor` to read on."""
-    query = EvaluationQuery(job_id=job_id, before=cursor, limit=limit)
-    return await ask(runtime.client, "evaluator", "evaluations", query, EvaluationRecords)
+    """Evaluations, newest first."""
+
+    async def read(page: PageQuery) -> list[EvaluationRecord]:
+        query = EvaluationQuery(job_id=job_id, **dict(page))
+        return (await ask(runtime.client, "evaluator", "evaluations", query, EvaluationRecords)).evaluations
+
+    page = await paging.page(read, identity="evaluation_id", sort=sort, cursor=cursor, limit=limit)
+    return EvaluationRecords(evaluations=page.items, next_cursor=page.next_cursor)
 
 
 @router.post("/evaluations/import", status_code=202)
@@ -122,7 +142,7 @@ async def follow(evaluation_id: UUID, runtime: Serving) -> EventSourceResponse:
     async def lines() -> AsyncIterator[ServerSentEvent]:
         last = ""
         while True:
-            record = await find(runtime, evaluation_id)
+            record = await patiently(partial(find, runtime, evaluation_id))
             text = record.model_dump_json()
             if text != last:
                 yield ServerSentEvent(data=text, event="evaluation")
@@ -132,7 +152,7 @@ async def follow(evaluation_id: UUID, runtime: Serving) -> EventSourceResponse:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    return EventSourceResponse(lines(), ping=15)
+    return sent(lines(), runtime)
 
 
 @router.get("/evaluations/{evaluation_id}/samples")

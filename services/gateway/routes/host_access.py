@@ -6,9 +6,10 @@ import asyncio
 import json
 import time
 from typing import Annotated, Literal, Self
+from urllib.parse import quote
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Path, Query
+from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from ltp.bus.rpc import ask
@@ -100,7 +101,7 @@ class Trust(BaseModel):
 
 
 @router.post("/hosts", status_code=202)
-async def register_host(host: NewHost, runtime: Serving, dry_run: DryRun = False) -> AccessView:
+async def register_host(host: NewHost, runtime: Serving, response: Response, dry_run: DryRun = False) -> AccessView:
     """Register a host by how it is reached. It is looked at within a second or so; `POST /hosts/{host}/test` says what is wrong."""
     kind, stored = host.secret()
     view = AccessView(host_id=host.host_id, access=host.access(), secret=kind)
@@ -113,6 +114,7 @@ async def register_host(host: NewHost, runtime: Serving, dry_run: DryRun = False
             await secrets.put(unit, secret_name(host.host_id), stored, "default")
         event = HostRegistered(host_id=host.host_id, access=host.access(), labels=host.labels, secret=kind)
         unit.emit(event, about=host.host_id)
+    response.headers["Location"] = f"/api/v1/hosts/{quote(host.host_id)}"
     return view
 
 

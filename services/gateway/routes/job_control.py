@@ -19,6 +19,7 @@ from ltp.service.runtime import Runtime
 from services.gateway import store
 from services.gateway.access import Serving
 from services.gateway.admission import admit, resolve, submit
+from services.gateway.errors import faults_of
 from services.gateway.routes.jobs import show_job
 from services.gateway.routes.models import Job
 
@@ -130,7 +131,7 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
+        faults = faults_of(error)
         raise LtpError(ErrorCode.INVALID_RECIPE, faults, "docs/recipes.md names all keys.") from error
 
 

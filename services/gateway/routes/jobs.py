@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -14,6 +13,7 @@ from sse_starlette import EventSourceResponse
 
 from ltp.bus.rpc import ask
 from ltp.contracts.job import JobOptions
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.questions import LogPart, LogRequest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Name
@@ -24,15 +24,21 @@ from ltp.store.clock import now
 from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
 from services.gateway.admission import leak_warnings, submit
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
+from services.gateway.log_stream import parts
 from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
 from services.gateway.streams import Position, resume_point, sent, stream
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["jobs"])
 
+JobOrder = Literal[
+    "-created_at", "created_at", "-name", "name", "-state", "state", "-submitted_at", "submitted_at", "-started_at",
+    "started_at", "-ended_at", "ended_at",
+]  # fmt: skip
 # How long a stream waits for metrics that were said and not heard, after the job is over.
 _PATIENCE = timedelta(seconds=15)
-_LOG_BYTES, _LOOK_SECONDS = 65_536, 0.5
+_LOG_BYTES = 65_536
 
 
 @router.post("/jobs", status_code=202)
@@ -57,16 +63,21 @@ async def submit_job(
 async def list_jobs(
     engine: Engine,
     caller: Caller,
+    paging: Paging,
     state: JobState | None = None,
     project: Name | None = None,
-    cursor: UUID | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    sort: Annotated[JobOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
 ) -> JobPage:
     """Jobs, newest first; of the caller's project."""
-    wanted = caller.project or project
-    rows = await store.list_jobs(engine, state=state, before=cursor, limit=limit + 1, project=wanted)
-    page = [Job.model_validate(dict(row)) for row in rows[:limit]]
-    return JobPage(jobs=page, next_cursor=str(page[-1].job_id) if len(rows) > limit else None)
+
+    async def read(page: PageQuery) -> list[Job]:
+        rows = await store.list_jobs(engine, page, state=state, project=caller.project or project)
+        return [Job.model_validate(dict(row)) for row in rows]
+
+    page = await paging.page(read, identity="job_id", sort=sort, cursor=cursor, limit=limit)
+    return JobPage(jobs=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/jobs/{job_id}")
@@ -134,34 +145,33 @@ async def follow_log(
     attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
     last_event_id: Annotated[str | None, Header(max_length=100)] = None,
 ) -> EventSourceResponse:
-    """The training process's output as it is written (events `log`); the id is `ATTEMPT:OFFSET`, where to read on."""
+    """The training process's output as it is written (events `log`), until the job is over, or the attempt that was asked for.
+
+    The id is `ATTEMPT:OFFSET`, where to read on.
+    """
     await show_job(job_id, runtime.database.engine)
-    offset = 0
+    begun, offset = attempt, 0
     if last_event_id is not None:
         number, _, place = last_event_id.partition(":")
         if not (number.isdecimal() and place.isdecimal() and len(last_event_id) < 30):
             message = "Last-Event-ID is no ATTEMPT:OFFSET."
             raise LtpError(ErrorCode.INVALID_REQUEST, message, "Send back the id you got.")
-        attempt, offset = int(number), int(place)
+        begun, offset = int(number), int(place)
 
-    async def parts() -> AsyncIterator[dict[str, str]]:
-        place = offset
-        while True:
-            # Asked first: what was written before the end is read after it.
-            over = JOB.is_over((await show_job(job_id, runtime.database.engine)).state)
-            request = LogRequest(job_id=job_id, attempt=attempt, offset=place, limit=_LOG_BYTES)
-            part = await ask(runtime.client, "runner", "log", request, LogPart)
-            if part.text:
-                place = part.next_offset
-                data = json.dumps({"text": part.text, "attempt": part.attempt, "offset": part.offset})
-                yield {"event": "log", "id": f"{part.attempt}:{place}", "data": data}
-            elif over or part.is_over:
-                yield {"event": "end", "data": "{}"}
-                return
-            else:
-                await asyncio.sleep(_LOOK_SECONDS)
+    async def read(asked: LogRequest) -> LogPart:
+        return await ask(runtime.client, "runner", "log", asked, LogPart)
 
-    return sent(parts())
+    async def is_over() -> bool:
+        return JOB.is_over((await show_job(job_id, runtime.database.engine)).state)
+
+    async def told() -> AsyncIterator[dict[str, str]]:
+        start = LogRequest(job_id=job_id, attempt=begun, offset=offset, limit=_LOG_BYTES)
+        async for part in parts(read, is_over, start, only=attempt is not None):
+            data = json.dumps({"text": part.text, "attempt": part.attempt, "offset": part.offset})
+            yield {"event": "log", "id": f"{part.attempt}:{part.next_offset}", "data": data}
+        yield {"event": "end", "data": "{}"}
+
+    return sent(told(), runtime)
 
 
 def _project(options: SubmitOptions) -> str:

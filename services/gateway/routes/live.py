@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.websockets import WebSocketState
 
 from ltp.core.errors import LtpError
 from ltp.security.identity import DEFAULT_PROJECT, Principal
@@ -24,13 +25,13 @@ from services.gateway import store, store_points
 from services.gateway.live import Line, Read, Tails
 from services.gateway.news import News
 from services.gateway.routes.models import EventLine, StepLine
+from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
 
 router = APIRouter(tags=["live"])
 
 _MOST_SUBSCRIPTIONS = 50
-_SEND_SECONDS = 30.0
-_TRY_LATER, _POLICY = 1013, 1008
+_TRY_LATER, _DEFECT = 1013, 1011
 
 
 class Wish(BaseModel):
@@ -54,6 +55,8 @@ class _Session:
 
     socket: WebSocket
     principal: Principal
+    # Seconds for which a client may take nothing.
+    patience: float
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -105,7 +108,11 @@ class _Session:
                 rows = await store_points.read(engine, owner, wish.run or "", after=position, limit=5000)
                 return [(row["seq"], json.dumps(dict(row), default=str)) for row in rows]
 
-            return ("ws-points", owner, wish.run), read_points, state.point_news
+            return (
+                ("ws-points", owner, wish.run),
+                read_points,
+                state.point_news.of(store_points.news_key(owner, wish.run or "")),
+            )
         if wish.topic == "metrics":
 
             async def read_steps(position: int) -> Sequence[Line]:
@@ -125,18 +132,27 @@ class _Session:
     async def _follow(self, wish: Wish, key: tuple[Any, ...], read: Read, news: News) -> None:
         tails: Tails = self.socket.app.state.tails
         name = json.dumps(wish.id)
-        async for batch in tails.lines(key, read, news, wish.after):
-            for seq, text in batch:
-                await self._send_text(f'{{"id":{name},"seq":{seq},"data":{text}}}')
+        try:
+            async for batch in tails.lines(key, read, news, wish.after):
+                for seq, text in batch:
+                    await self._send_text(f'{{"id":{name},"seq":{seq},"data":{text}}}')
+        except WebSocketDisconnect:
+            raise
+        except Exception:
+            if self.socket.application_state is WebSocketState.DISCONNECTED:
+                return  # Closed by another of its streams, or by the end of the gateway.
+            # One that says nothing any more would look as if nothing happened: the client comes back where it was.
+            structlog.get_logger().exception("a stream broke", topic=wish.topic)
+            await self.socket.close(_DEFECT)
 
     async def _send(self, message: dict[str, Any]) -> None:
         await self._send_text(json.dumps(message))
 
     async def _send_text(self, text: str) -> None:
-        """Who does not read for half a minute is dropped; it comes back and asks on where it was."""
+        """Who takes nothing for a while is dropped; it comes back and asks on where it was."""
         async with self._sending:
             try:
-                await asyncio.wait_for(self.socket.send_text(text), _SEND_SECONDS)
+                await asyncio.wait_for(self.socket.send_text(text), self.patience)
             except TimeoutError:
                 structlog.get_logger().info("a slow follower is dropped", actor=self.principal.name)
                 await self.socket.close(_TRY_LATER)
@@ -147,9 +163,10 @@ class _Session:
 async def follow(socket: WebSocket) -> None:
     """Events, metrics and points, as many streams as wanted over one connection."""
     principal: Principal = socket.state.principal
+    settings: GatewaySettings = socket.app.state.runtime.settings
     offered = socket.headers.get("sec-websocket-protocol", "")
     await socket.accept(subprotocol="bearer" if offered.startswith("bearer") else None)
     try:
-        await _Session(socket, principal).run()
+        await _Session(socket, principal, settings.gateway_slow_seconds).run()
     except (WebSocketDisconnect, KeyError):
         return  # The client left, or sent something that is no text.

@@ -119,7 +119,8 @@ async def follow_points(
         found = await _points(engine, project, run, key, worker, position, 5000)
         return [Batch(points=found)] if found else []
 
-    what, news = ("points", project, run, key, worker), request.app.state.point_news
+    news = request.app.state.point_news.of(store.news_key(project, run))
+    what = ("points", project, run, key, worker)
     return stream(request, what, "points", read, lambda batch: batch.seq, resume_point(last_event_id, after), news)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from ltp.contracts.event import Event
@@ -21,6 +21,7 @@ from ltp.contracts.operation import (
     OperationSpec,
     OperationView,
 )
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.lifecycle import OPERATION, OperationState
 from ltp.core.merging import METHODS, Method, Parameter
@@ -28,9 +29,15 @@ from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
 from services.gateway.evaluation_requests import foreseen
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.operations import find_operations, preflight
 
 router = APIRouter(tags=["operations"])
+
+OperationOrder = Literal[
+    "-created_at", "created_at", "-name", "name", "-kind", "kind", "-state", "state", "-started_at", "started_at",
+    "-ended_at", "ended_at",
+]  # fmt: skip
 
 
 class MergeParameter(BaseModel):
@@ -93,11 +100,18 @@ async def request_operation(spec: OperationSpec, runtime: Serving, response: Res
 @router.get("/operations")
 async def list_operations(
     runtime: Serving,
+    paging: Paging,
     state: OperationState | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    sort: Annotated[OperationOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
 ) -> list[OperationView]:
-    """Operations, newest first."""
-    return await find_operations(runtime, OperationQuery(state=state, limit=limit))
+    """Operations, newest first. The header `Link` leads to the next page."""
+
+    async def read(page: PageQuery) -> list[OperationView]:
+        return await find_operations(runtime, OperationQuery(state=state, **dict(page)))
+
+    return (await paging.page(read, identity="operation_id", sort=sort, cursor=cursor, limit=limit)).items
 
 
 @router.get("/operations/methods")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Response
 
 from ltp.bus.rpc import ask
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.pipeline import (
     ArmedPipelines,
     Everything,
@@ -37,9 +38,12 @@ from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
 from services.gateway.inputs import pin
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["pipelines"])
+
+RunOrder = Literal["-created_at", "created_at", "-name", "name", "-state", "state", "-ended_at", "ended_at"]
 
 _LOOKS, _LOOK_SECONDS = 100, 0.05
 # An event carries the pipeline, and NATS carries a megabyte.
@@ -91,13 +95,21 @@ async def preview_run(spec: PipelineSpec, runtime: Serving) -> Foreseen:
 @router.get("/pipeline-runs")
 async def list_runs(
     runtime: Serving,
+    paging: Paging,
     state: RunState | None = None,
-    cursor: UUID | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    sort: Annotated[RunOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
 ) -> RunPage:
-    """Runs, newest first, without their stages; `cursor` is the last id of the page before."""
-    request = RunsRequest(state=state, before=cursor, limit=limit)
-    return await ask(runtime.client, "scheduler", "pipeline-runs", request, RunPage)
+    """Runs, newest first, without their stages."""
+
+    async def read(page: PageQuery) -> list[RunView]:
+        return (
+            await ask(runtime.client, "scheduler", "pipeline-runs", RunsRequest(state=state, **dict(page)), RunPage)
+        ).runs
+
+    page = await paging.page(read, identity="run_id", sort=sort, cursor=cursor, limit=limit)
+    return RunPage(runs=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/pipeline-runs/{run_id}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
 from ltp.bus.rpc import ask
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.schedule import (
     Change,
     ScheduleChangeRequested,
@@ -27,8 +28,11 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 
 router = APIRouter(tags=["schedules"])
+
+ScheduleOrder = Literal["-created_at", "created_at", "-name", "name", "-state", "state", "-next_at", "next_at"]
 
 _LOOKS, _LOOK_SECONDS = 100, 0.05
 
@@ -68,11 +72,19 @@ async def create_schedule(
 @router.get("/schedules")
 async def list_schedules(
     runtime: Serving,
-    after: Annotated[str | None, Query(max_length=200)] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    paging: Paging,
+    sort: Annotated[ScheduleOrder, SORT] = "name",
+    cursor: Cursor = None,
+    limit: PageLimit = 200,
 ) -> Schedules:
-    """Schedules by name; `after` is the last name of the page before."""
-    return await ask(runtime.client, "scheduler", "schedules", SchedulesRequest(after=after, limit=limit), Schedules)
+    """Schedules by name."""
+
+    async def read(page: PageQuery) -> list[ScheduleView]:
+        query = SchedulesRequest(**dict(page))
+        return (await ask(runtime.client, "scheduler", "schedules", query, Schedules)).schedules
+
+    page = await paging.page(read, identity="schedule_id", sort=sort, cursor=cursor, limit=limit)
+    return Schedules(schedules=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/schedules/{schedule}")

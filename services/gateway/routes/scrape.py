@@ -7,10 +7,9 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
-from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.exposition import CONTENT_TYPE
 from services.gateway.door import token_of
-from services.gateway.scopes import needed
+from services.gateway.scopes import lacking, needed
 
 router = APIRouter(tags=["health"])
 
@@ -20,13 +19,10 @@ async def scrape(request: Request) -> Response:
     """Everything the gateway counts, in Prometheus's text format. 401 without a token, 403 without `platform:read`."""
     state, given = request.app.state, token_of(request.headers)
     if not _is_scraper(state.runtime.settings.gateway_metrics_token_file, given):
-        needs = needed("GET", "/metrics")
-        principal = await state.identities.principal(given)
-        if needs and not principal.may(needs):
-            message = f"A token of role {principal.role} lacks the scope {needs}."
-            raise LtpError(
-                ErrorCode.FORBIDDEN, message, "Show the token in DATA/secrets/metrics_token, as Prometheus does."
-            )
+        hint = "Show the token in DATA/secrets/metrics_token, as Prometheus does."
+        refusal = lacking(await state.identities.principal(given), needed("GET", "/metrics"), hint)
+        if refusal is not None:
+            raise refusal
     return Response(await state.runtime.exposition.text(), media_type=CONTENT_TYPE)
 
 

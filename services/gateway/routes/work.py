@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from ltp.bus.rpc import ask
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.values import Name
 from ltp.contracts.work import (
     BELONGS_TO,
@@ -41,8 +42,14 @@ from ltp.queue.work import known_queue
 from ltp.service.runtime import Runtime
 from ltp.store.clock import now
 from services.gateway.access import Serving
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 
 router = APIRouter(tags=["work"])
+
+WorkOrder = Literal[
+    "-created_at", "created_at", "-queue", "queue", "-kind", "kind", "-state", "state", "-priority", "priority",
+    "-run_at", "run_at", "-started_at", "started_at", "-ended_at", "ended_at",
+]  # fmt: skip
 T = TypeVar("T")
 
 # How long a request waits until its effect can be seen, so that who asks and then looks sees what was asked for.
@@ -121,19 +128,27 @@ async def limit_project(name: Name, change: ProjectQuota, runtime: Serving) -> P
 @router.get("/work")
 async def list_work(
     runtime: Serving,
+    paging: Paging,
     state: State | None = None,
     queue: str | None = None,
     kind: str | None = None,
     project: str | None = None,
     owner: str | None = None,
-    cursor: UUID | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    sort: Annotated[WorkOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
 ) -> WorkPage:
     """Work, newest first. `state=failed` is the dead."""
     if queue is not None:
         known_queue(queue)
-    query = WorkQuery(state=state, queue=queue, kind=kind, project=project, owner=owner, before=cursor, limit=limit)
-    return await ask(runtime.client, "scheduler", "work-list", query, WorkPage)
+    equal = {"state": state, "queue": queue, "kind": kind, "project": project, "owner": owner}
+
+    async def read(page: PageQuery) -> list[WorkView]:
+        query = WorkQuery.model_validate(equal | dict(page))
+        return (await ask(runtime.client, "scheduler", "work-list", query, WorkPage)).work
+
+    page = await paging.page(read, identity="work_id", sort=sort, cursor=cursor, limit=limit)
+    return WorkPage(work=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/work/{work_id}")

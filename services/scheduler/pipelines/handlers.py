@@ -108,7 +108,7 @@ async def disarm(event: PipelineDisarmingRequested, unit: InboxUnit) -> None:
 @router.subscriber(**answered_by(SERVICE, "pipeline-runs"))
 @replies
 async def list_runs(request: RunsRequest, database: Stored) -> RunPage:
-    rows = await store.page(database.engine, request.state, request.before, request.limit)
+    rows = await store.page(database.engine, request)
     return RunPage(runs=[RunView.model_validate(dict(row)) for row in rows])
 
 

@@ -15,12 +15,13 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.dataset import DatasetFrozen
-from ltp.contracts.pipeline import PipelineRunSubmitted, PipelineSpec
+from ltp.contracts.pipeline import PipelineRunSubmitted, PipelineSpec, RunsRequest
 from ltp.contracts.pipeline_graph import Node
 from ltp.core.recipe import content_hash
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
+from ltp.store.pages import in_order
 from services.scheduler.pipelines.kinds import Facts
 from services.scheduler.pipelines.policy import Stage
 
@@ -47,6 +48,7 @@ runs = Table(
     Column("ended_at", TIME),
     schema=SCHEMA,
 )
+_SORTED_BY = {name: runs.c[name] for name in ("name", "state", "ended_at")}
 Index("ix_pipeline_runs_dirty", runs.c.run_id, postgresql_where=runs.c.dirty)
 stages = Table(
     "stages",
@@ -270,13 +272,11 @@ async def all_armed(unit: Unit) -> list[Row]:
     return list((await unit.execute(select(armed).order_by(armed.c.name))).mappings().all())
 
 
-async def page(engine: AsyncEngine, state: str | None, before: UUID | None, limit: int) -> list[Row]:
-    """Runs, newest first (ids sort by time)."""
-    query = select(runs).order_by(runs.c.run_id.desc()).limit(limit)
-    if state is not None:
-        query = query.where(runs.c.state == state)
-    if before is not None:
-        query = query.where(runs.c.run_id < before)
+async def page(engine: AsyncEngine, request: RunsRequest) -> list[Row]:
+    """A page of runs."""
+    query = in_order(select(runs), request, runs.c.run_id, _SORTED_BY)
+    if request.state is not None:
+        query = query.where(runs.c.state == request.state)
     async with engine.connect() as connection:
         return list((await connection.execute(query)).mappings().all())
 

@@ -124,7 +124,7 @@ async def show(request: ScheduleRequest, database: Stored) -> ScheduleView:
 @router.subscriber(**answered_by(SERVICE, "schedules"))
 @replies
 async def list_all(request: SchedulesRequest, database: Stored) -> Schedules:
-    rows = await store.page(database.engine, request.after, request.limit)
+    rows = await store.page(database.engine, request)
     return Schedules(schedules=[_view(row) for row in rows])
 
 

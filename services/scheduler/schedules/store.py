@@ -27,10 +27,11 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ltp.contracts.schedule import ScheduleSpec, TickState
+from ltp.contracts.schedule import ScheduleSpec, SchedulesRequest, TickState
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
+from ltp.store.pages import in_order
 
 SCHEMA = "scheduler"
 
@@ -48,6 +49,7 @@ schedules = Table(
     Column("created_at", TIME, nullable=False),
     schema=SCHEMA,
 )
+_SORTED_BY = {name: schedules.c[name] for name in ("name", "state", "next_at")}
 Index("ix_schedules_due", schedules.c.fire_at, postgresql_where=schedules.c.state == "active")
 ticks = Table(
     "ticks",
@@ -235,11 +237,9 @@ async def find(engine: AsyncEngine, schedule: str) -> Row | None:
         return (await connection.execute(select(schedules).where(which).limit(1))).mappings().one_or_none()
 
 
-async def page(engine: AsyncEngine, after: str | None, limit: int) -> list[Row]:
-    """Schedules by name."""
-    query = select(schedules).order_by(schedules.c.name).limit(limit)
-    if after is not None:
-        query = query.where(schedules.c.name > after)
+async def page(engine: AsyncEngine, request: SchedulesRequest) -> list[Row]:
+    """A page of schedules."""
+    query = in_order(select(schedules), request, schedules.c.schedule_id, _SORTED_BY)
     async with engine.connect() as connection:
         return list((await connection.execute(query)).mappings().all())
 

@@ -54,7 +54,11 @@ def run() -> list[Result]:
         asyncio.run(_fill(url, door))
         print(f"load average before: {os.getloadavg()[0]:.1f}")
         results = [_compare(door, bare, path) for path in ("/jobs?limit=50", "/metrics/filled?limit=1000")]
-        results += _load(door)
+        try:
+            results += _load(door)
+        except httpx.HTTPError:
+            print("".join(line for line in door.log.read_text().splitlines(True) if '"error"' in line)[-3000:])
+            raise
         print(f"load average after: {os.getloadavg()[0]:.1f}")
         return results
 
@@ -148,7 +152,11 @@ async def _push(door: Door, memory: list[float]) -> tuple[int, float]:
                 at = datetime.now(UTC).isoformat()
                 steps = range(second * _EACH, (second + 1) * _EACH)
                 readings = [{"step": step, "values": {"loss": 1.5}, "at": at} for step in steps]
-                answer = await client.post("/metrics", json={"run": f"load-{number}", "readings": readings})
+                # As a worker does: sent again until it is answered.
+                while True:
+                    answer = await client.post("/metrics", json={"run": f"load-{number}", "readings": readings})
+                    if answer.status_code != 503:
+                        break
                 answer.raise_for_status()
                 count += answer.json()["accepted"]
             return count

@@ -51,14 +51,9 @@ def routes() -> list[tuple[str, str]]:
 
 
 def test_nobody_gets_in_without_a_good_token(door: Door) -> None:
-    for method, url in routes():
-        headers: dict[str, str] = {}
-        answer = httpx.request(method, door.url + url, headers=headers)
-        if answer.status_code == 429:
-            time.sleep(float(answer.headers["retry-after"]) * 2)
-            answer = httpx.request(method, door.url + url, headers=headers)
-        assert answer.status_code == 401, (method, url, answer.text)
-        assert answer.headers["www-authenticate"] == "Bearer"
+    # Every route without a token: test_authorization.py.
+    answer = httpx.get(f"{door.url}/api/v1/jobs")
+    assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
     for header in ("Bearer nonsense", "Basic " + door.admin, "Bearer", "", f"Bearer {door.admin}x"):
         time.sleep(0.1)
         answer = httpx.get(f"{door.url}/api/v1/jobs", headers={"Authorization": header})

@@ -44,7 +44,8 @@ def fuzz(door: Door, token: str | None, examples: int, every: int = 1) -> list[s
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
-                text = f"{type(error).__name__}: {str(error)[:1500]}"
+                inner = "".join(f"\n{each!r}"[:500] for each in getattr(error, "exceptions", ()))
+                text = f"{type(error).__name__}: {str(error)[:1500]}{inner}"
                 if "Unsatisfiable" not in text and "Impossible" not in text:
                     faults.append(f"{operation.label} {mode.name}: {text}")
     return faults
@@ -92,7 +93,7 @@ def send(door: Door, case: Any, headers: dict[str, str]) -> httpx.Response:
     try:
         request = CLIENT.build_request(made["method"], made["url"], params=made.get("params"), headers=sent, **body)
         request.read()  # The report of a fault shows it.
-    except (UnicodeError, httpx.InvalidURL, TypeError, ValueError):
+    except (UnicodeError, httpx.InvalidURL, TypeError, ValueError, AttributeError):
         reject()
     try:
         return CLIENT.send(request)

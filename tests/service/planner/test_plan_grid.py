@@ -19,7 +19,7 @@ from tests.plan_grid import Case, Verl, cases, facts_of_config
 
 pytestmark = pytest.mark.training
 # Of the grid's 1,344 combinations, mixed: enough that 500 recipes have a plan.
-SAMPLE, WHOLE, ALL = 30, 800, 500
+SAMPLE, WHOLE, ALL = 20, 800, 500
 
 
 @pytest.fixture(scope="module")

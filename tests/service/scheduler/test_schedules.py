@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import delete, func, select, update
 
-from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSpec, ScheduleSubmitted
+from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSpec, SchedulesRequest, ScheduleSubmitted
 from ltp.queue.tables import work, workers
 from ltp.queue.work import claim
 from ltp.queue.worker import Held
@@ -232,7 +232,7 @@ async def test_the_platforms_own_chores_are_made_once_and_stay_as_users_changed_
     assert row is not None
     await desk.ask(row["schedule_id"], "pause")
     await ensure_builtin(desk.database)
-    rows = await store.page(desk.database.engine, None, 100)
+    rows = await store.page(desk.database.engine, SchedulesRequest())
     assert sorted(row["name"] for row in rows) == sorted(BUILTIN)
     assert {row["name"]: row["state"] for row in rows}["host-probe"] == "paused"
 

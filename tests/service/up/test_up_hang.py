@@ -66,6 +66,8 @@ async def test_a_process_that_says_it_is_not_ready_is_left_alone(tmp_path: Path,
     async with kept(tmp_path) as server:
         first, asked = server.record.pid, tmp_path / "unready.asked"
         (tmp_path / "unready").touch()
+        # It notes a question after it has answered it.
+        await until(asked.exists)
         before = asked.stat().st_size
         await until(lambda: asked.stat().st_size > before + 10)
         assert (server.record.pid, server.record.restarts) == (first, 0)

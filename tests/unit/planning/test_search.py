@@ -11,6 +11,7 @@ from ltp.contracts.plan import ReplanRequest
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Device, Plan
 from ltp.core.calibration import Interval
+from ltp.core.device_constants import CONSTANTS
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.hardware import TABLE, lookup, recognise
 from ltp.core.memory import GIB
@@ -19,6 +20,7 @@ from ltp.planning.pools import HostFacts, described_host
 from ltp.planning.ranking import pareto, ranked
 from ltp.planning.replan import replan
 from ltp.planning.search import cost_dollars, misses
+from ltp.verl_recipe.verl_0_9 import planned_overrides
 from tests.plan_grid import architecture
 from tests.unit.planning.recipes import recipe
 
@@ -107,6 +109,29 @@ def test_heads_that_do_not_divide_are_named() -> None:
     reasons = [rejected.reason for rejected in found.rejected]
     assert any("rule 11" in reason and "28 attention heads do not divide by 8" in reason for reason in reasons)
     assert found.candidates > len(found.plans) and found.plans[0].rollout_tensor_parallel in (1, 2, 4)
+
+
+def test_one_gpu_keeps_the_weights_of_lora_gathered_where_there_is_room() -> None:
+    adapted = recipe(batch_size=32, max_length=1024, lora_rank=16)
+    roomy, narrow = (choose(adapted, QWEN_7B, hosts(name)) for name in ("h200:1", "rtx-5090:1"))
+    assert (roomy.reshards, narrow.reshards) == (False, True)
+    # All weights in bf16 are part of the prediction.
+    assert roomy.memory_components["gathered_layers"] > 1.9 * roomy.parameters
+    assert "engine.reshard_after_forward=false" in planned_overrides(adapted, roomy)
+    assert not [text for text in planned_overrides(adapted, narrow) if "reshard" in text]
+    pair = recipe(resources={"devices": 2}, batch_size=32, max_length=1024, lora_rank=16)
+    assert choose(recipe(), QWEN_SMALL, hosts("h200:1")).reshards and choose(pair, QWEN_7B, hosts("h200:2")).reshards
+
+
+def test_the_generators_share_holds_its_graphs_beside_the_cache_of_every_response() -> None:
+    wanted = recipe("grpo", batch_size=32, max_length=1024)
+    plan = choose(wanted, QWEN_SMALL, hosts("h200:1"))
+    assert plan.cuda_graphs and plan.rollout_memory_share is not None and wanted.reinforcement is not None
+    responses = 32 * wanted.reinforcement.samples_per_prompt
+    cache = responses * 1024 * 24 * 2 * 2 * 64 * 2
+    # The share is cut to a thousandth of the device.
+    least = 2 * plan.parameters + cache + CONSTANTS.cuda_graphs - plan.device_memory_bytes / 1000
+    assert plan.rollout_memory_share * plan.device_memory_bytes > least
 
 
 def test_packing_needs_flash_attention() -> None:

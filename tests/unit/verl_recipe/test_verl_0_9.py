@@ -116,6 +116,18 @@ def test_grpo_generates_with_transformers_on_a_cpu_and_with_vllm_on_a_gpu() -> N
     assert gpu.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
 
 
+@pytest.mark.parametrize(("batch", "helpers"), [(8, 2), (32, 4), (512, 8)])
+def test_many_responses_get_many_helpers_and_verifiers_no_process_of_their_own(batch: int, helpers: int) -> None:
+    spec = _spec(_recipe("grpo", batch_size=batch), _plan("gpu"), train_rows=512)
+    assert {
+        f"actor_rollout_ref.rollout.agent.num_workers={helpers}",
+        f"transfer_queue.backend.SimpleStorage.num_data_storage_units={helpers}",
+        "reward.num_workers=1",
+        "+actor_rollout_ref.rollout.agent.agent_loop_manager_class='ltp_verl.generation.GroupManager'",
+    } <= set(spec.argv)
+    assert "ltp_verl.rl_data" in spec.env["VERL_USE_EXTERNAL_MODULES"].split(",")
+
+
 def test_vllm_takes_no_more_of_a_gpu_than_the_plan_says() -> None:
     sizes = {"memory_upper_bytes": 20, "device_memory_bytes": 80}
     components = {"parameters": 1, "optimizer": 2, "activations": 9, "context": 1}
