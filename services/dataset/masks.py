@@ -72,7 +72,12 @@ class MaskProcess:
     async def _warmed(self) -> None:
         try:
             async with self._lock:
-                await self._started()
+                try:
+                    await self._started()
+                except BaseException:
+                    # One that says late that it is ready would have that taken for the answer to the first question.
+                    await self.stop()
+                    raise
         except (LtpError, OSError, TimeoutError) as error:
             # The question itself will say so to whom it concerns.
             structlog.get_logger().info("verl could not be started ahead", reason=type(error).__name__)
