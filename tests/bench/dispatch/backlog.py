@@ -61,7 +61,7 @@ async def _claim_time(database: Database, depth: int) -> float:
         await connection.execute(text(_FILL), {"queue": "default", "kind": "bench", "wants": None, "count": depth})
     line, held, times = Line(database.engine), list[Any](), list[float]()
     for _ in range(_CLAIMS):
-        values = {"kinds": ["bench"], "worker": "bench", "lease": timedelta(seconds=60), "count": 1, "host": None}
+        values = {"kinds": ["bench"], "worker": "bench", "lease": timedelta(seconds=60), "count": 1, "hosts": None}
         keys = {"ids": [row["id"] for row in held], "tokens": [row["lease_token"] for row in held]}
         began = time.perf_counter()
         held = list(await line.fetch(statements.TURNOVER, values | keys))
