@@ -13,6 +13,7 @@ from typing import Any
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.verl_recipe import LaunchSpec
 from services.runner import delivery, host_facts
+from services.runner.backends import LinkDownError
 from services.runner.backends.through_files import FileBackend
 from services.runner.ssh.files import SftpFiles
 from services.runner.ssh.link import Link
@@ -167,7 +168,14 @@ class SshBackend(FileBackend):
         return done.code, done.stderr.strip()
 
     async def is_alive(self, fields: dict[str, Any], run_dir: Path) -> bool:
-        stat = await self.files.read(Path(f"/proc/{int(fields['launcher_pid'])}/stat"), 0, 4096)
+        path = Path(f"/proc/{int(fields['launcher_pid'])}/stat")
+        try:
+            stat = await self.files.read(path, 0, 4096)
+        except LinkDownError:
+            raise
+        except OSError:
+            # A process that goes while it is read answers ESRCH, for which SFTP has only "failure": now it is gone.
+            stat = await self.files.read(path, 0, 4096)
         if not stat:
             return False
         # As launch.start_ticks, of another machine's process.

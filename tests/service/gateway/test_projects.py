@@ -41,19 +41,21 @@ def recipe(model: str, dataset: str) -> dict[str, Any]:
 
 
 class Tenants:
-    def __init__(self, door: Door) -> None:
+    """Two projects with a dataset each, and a job of the first. The door is shared: each file names its own projects."""
+
+    def __init__(self, door: Door, red: str, blue: str) -> None:
         (door.data / "models" / "shared").mkdir(parents=True, exist_ok=True)
-        self.red, self.blue = (door.by(door.token("user", project)) for project in ("red", "blue"))
-        self.reds_dataset = frozen(door, self.red, "reds")
-        self.blues_dataset = frozen(door, self.blue, "blues")
-        answer = self.red.post("/jobs", json=recipe("shared", "reds"), headers={"Idempotency-Key": "same"})
+        self.red, self.blue = (door.by(door.token("user", project)) for project in (red, blue))
+        self.reds_dataset = frozen(door, self.red, f"{red}s")
+        self.blues_dataset = frozen(door, self.blue, f"{blue}s")
+        answer = self.red.post("/jobs", json=recipe("shared", f"{red}s"), headers={"Idempotency-Key": "same"})
         assert answer.status_code == 202, answer.text
         self.reds_job = answer.json()["job_id"]
 
 
 @pytest.fixture(scope="module")
 def tenants(door: Door) -> Tenants:
-    return Tenants(door)
+    return Tenants(door, "red", "blue")
 
 
 def test_what_one_makes_the_other_does_not_see(door: Door, tenants: Tenants) -> None:

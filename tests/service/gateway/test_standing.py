@@ -23,14 +23,14 @@ def alarm(door: Door, job_id: str, subject: str, alarm_id: str) -> None:
     data = json.dumps({"alarm_id": alarm_id, "rule": "loss-spike", "severity": "warning", "message": "It rose."})
     sql(
         door,
-        "INSERT INTO gateway.events (event_id, subject, job_id, at, data, project) VALUES ($1, $2, $3, now(), $4, 'red')",
+        "INSERT INTO gateway.events (event_id, subject, job_id, at, data, project) VALUES ($1, $2, $3, now(), $4, 'near')",
         uuid.uuid4(), subject, uuid.UUID(job_id), data,
     )  # fmt: skip
 
 
 def test_each_job_stands_where_its_own_newest_steps_are(door: Door) -> None:
-    tenants = Tenants(door)
-    answer = tenants.blue.post("/jobs", json=recipe("shared", "blues"))
+    tenants = Tenants(door, "near", "far")
+    answer = tenants.blue.post("/jobs", json=recipe("shared", "fars"))
     assert answer.status_code == 202, answer.text
     ours, others = tenants.reds_job, answer.json()["job_id"]
     assert tenants.red.get("/standings").json() == [], "a job that waits stands nowhere yet"

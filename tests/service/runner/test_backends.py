@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 import uuid
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 import pytest_asyncio
 
@@ -149,6 +151,27 @@ async def test_kill_works_even_when_the_launcher_is_gone(backend: Backend, run_d
 async def _dead(backend: Backend, path: Path) -> bool:
     status = await backend.status(path)
     return status is not None and not status.alive
+
+
+@needs_sshd
+async def test_a_launcher_that_goes_while_it_is_looked_at_is_gone(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = SshBackend(link_to(sshd), str(tmp_path / "host"), sys.executable)
+    await backend.place()
+    process = subprocess.Popen(["sleep", "60"])
+    fields = {"launcher_pid": process.pid, "launcher_start_ticks": launch.start_ticks(process.pid)}
+    assert await backend.is_alive(fields, tmp_path)
+    read = asyncssh.SFTPClientFile.read
+
+    async def late(file: asyncssh.SFTPClientFile, *where: Any) -> Any:
+        process.kill()
+        process.wait(10)
+        return await read(file, *where)
+
+    monkeypatch.setattr(asyncssh.SFTPClientFile, "read", late)
+    assert not await backend.is_alive(fields, tmp_path)
+    await backend.close()
 
 
 async def test_what_cannot_start_is_launch_failed(backend: Backend, run_dir: Path) -> None:
