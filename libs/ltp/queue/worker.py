@@ -94,7 +94,10 @@ class Worker:
             while True:
                 # Cleared before looking: what is told while we look makes us look again.
                 self.wake.clear()
-                if not await self._take():
+                if await self._take():
+                    # What was taken begins before the next look, which then settles what is done already.
+                    await asyncio.sleep(0)
+                else:
                     await self._rest()
                 if self._rush:
                     await asyncio.sleep(max(0.0, self._turned_at + _BREATH_SECONDS - time.monotonic()))
@@ -186,9 +189,11 @@ class Worker:
     def _holds_suspect(self) -> bool:
         return self.max_deaths is not None and any(h.work.deaths >= SUSPECT_DEATHS for h in self._tasks.values())
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
-        self.wake.set()
+    def _done(self, task: asyncio.Task[None] | None) -> None:
+        # Once: told by the task itself, or for one that was ended before it began.
+        if task in self._tasks:
+            del self._tasks[task]
+            self.wake.set()
 
     async def _do(self, held: Held) -> None:
         work = held.work
@@ -210,6 +215,8 @@ class Worker:
         finally:
             metrics.WORK_DURATION.labels(self.kind, outcome).observe(time.monotonic() - started)
             context.detach(token)
+            # Now, and not one turn of the loop later: the next look settles it and has its room.
+            self._done(asyncio.current_task())
 
     def _refuse(self, held: Held) -> None:
         work = held.work
