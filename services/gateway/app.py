@@ -89,7 +89,7 @@ couriers, feed = Couriers(runtime, settings), Feed(runtime)
 subscribers = BusAccounts(runtime, settings, feed)
 
 
-def _told() -> None:
+def _told(_: str) -> None:
     news.tell()
     couriers.wake.set()
     feed.wake.set()
@@ -98,9 +98,9 @@ def _told() -> None:
 runtime.channels[NEWS_CHANNEL] = _told
 runtime.loops += [("webhooks", couriers.run), ("feed", feed.run), ("subscribers", subscribers.run)]
 point_news = NewsByKey()
-runtime.hearers[POINTS_CHANNEL] = point_news.tell
+runtime.channels[POINTS_CHANNEL] = point_news.tell
 identities, walls = Identities(runtime.database, settings.gateway_token_file, settings.oidc()), Walls(runtime)
-runtime.channels[TOKENS_CHANNEL] = identities.forget
+runtime.channels[TOKENS_CHANNEL] = lambda _: identities.forget()
 runtime.database.before_commit = Commit(walls)
 runtime.workers.append(
     Worker(
@@ -145,6 +145,8 @@ errors.install(app)
 app.include_router(health.router)
 app.include_router(scrape.router)
 _PARTS = (
+    # First what is asked for most: routes are tried in this order.
+    metrics,
     dataset_uploads,
     dataset_versions,
     search,
@@ -173,7 +175,6 @@ _PARTS = (
     bus_accounts,
     settings_route,
     audit,
-    metrics,
 )
 for part in _PARTS:
     app.include_router(part.router, prefix="/api/v1", dependencies=[Depends(guarded)])

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
-from typing import Any, Protocol
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from ltp.contracts.faults import faults_of
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.store.outage import is_outage, sqlstate
 
 STATUS = {
     ErrorCode.INVALID_REQUEST: 400,
@@ -124,15 +124,15 @@ def install(app: FastAPI) -> None:
         known = LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", hint)
         return problem_response(known, path=request.url.path)
 
-    for kind in (OperationalError, InterfaceError, ConnectionError, PoolTimeout):
+    for kind in (ConnectionError, PoolTimeout):
         app.add_exception_handler(kind, _unreachable)
 
     @app.exception_handler(DBAPIError)
     async def _refused(request: Request, error: DBAPIError) -> JSONResponse:
-        # Class 22 is "data exception": a NUL in a text, a number beyond its column. All else is trouble of ours.
-        if str(getattr(error.orig, "sqlstate", "")).startswith("22"):
+        # Class 22 is "data exception": a NUL in a text, a number beyond its column.
+        if sqlstate(error).startswith("22"):
             return problem_response(_unkeepable(), path=request.url.path)
-        return await _unexpected(request, error)
+        return await (_unreachable if is_outage(error) else _unexpected)(request, error)
 
     @app.exception_handler(OSError)
     async def _unreadable(request: Request, error: OSError) -> JSONResponse:
@@ -151,19 +151,6 @@ def install(app: FastAPI) -> None:
         hint = "This is a defect of the platform; the gateway's log has the details."
         known = LtpError(ErrorCode.INTERNAL, f"{type(error).__name__} in the gateway.", hint)
         return problem_response(known, path=request.url.path)
-
-
-class _Invalid(Protocol):
-    """What pydantic and FastAPI raise when something is not as declared."""
-
-    def errors(self) -> Sequence[Any]:
-        """One entry a fault."""
-        ...
-
-
-def faults_of(error: _Invalid) -> str:
-    """What is wrong where, in one line; of many faults the first eight."""
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
 
 
 def _unkeepable() -> LtpError:

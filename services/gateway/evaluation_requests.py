@@ -15,13 +15,13 @@ from ltp.contracts.evaluation import DatasetUnderTest, EvaluationRequested
 from ltp.contracts.evaluation_questions import Checked, EvaluationCheck, EvaluationQuery, EvaluationRecord
 from ltp.contracts.evaluation_questions import EvaluationRecords as Records
 from ltp.contracts.evaluation_spec import ApiModel, CheckpointModel, LocalModel, ModelUnderTest, RunSpec
+from ltp.contracts.faults import faults_of
 from ltp.contracts.host import HostSeen
 from ltp.contracts.values import Name, Ratio, Sha256
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id
 from services.gateway import store
-from services.gateway.errors import faults_of
 
 
 class _Body(BaseModel):

@@ -26,7 +26,7 @@ T = TypeVar("T")
 # (sequence number, what is sent), oldest first.
 Line = tuple[int, str]
 Read = Callable[[int], Awaitable[Sequence[Line]]]
-_REMEMBERED = 2000
+_REMEMBERED_LINES, _REMEMBERED_CHARACTERS = 2000, 1 << 18
 _PATIENCE_SECONDS = 2.0
 _RETRY_SECONDS = 0.5
 
@@ -55,6 +55,7 @@ class Tail:
     # All lines after `start`, up to the last that was read, are in memory.
     start: int
     lines: list[Line] = field(default_factory=list[Line])
+    characters: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     followers: int = 0
 
@@ -67,12 +68,19 @@ class Tail:
             if not found:
                 await self.news.wait(ticket)
                 continue
-            self.lines.extend(found)
-            if len(self.lines) > _REMEMBERED:
-                self.start = self.lines[-_REMEMBERED - 1][0]
-                self.lines = self.lines[-_REMEMBERED:]
+            self._remember(found)
             self.changed.set()
             self.changed = asyncio.Event()
+
+    def _remember(self, found: Sequence[Line]) -> None:
+        self.lines.extend(found)
+        self.characters += sum(len(text) for _, text in found)
+        dropped = 0
+        while len(self.lines) - dropped > _REMEMBERED_LINES or self.characters > _REMEMBERED_CHARACTERS:
+            self.start, text = self.lines[dropped]
+            self.characters -= len(text)
+            dropped += 1
+        del self.lines[:dropped]
 
     async def after(self, position: int) -> Sequence[Line]:
         """What follows a position: from memory, or, further back, a page of the table."""

@@ -15,9 +15,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ltp.contracts.faults import faults_of
 from ltp.contracts.recipe import Recipe
 from ltp.core.errors import ErrorCode, LtpError
-from services.gateway.errors import faults_of
 
 _EPOCHS, _BATCH, _LENGTH = 3, 8, 1024
 # What a multiplier of 1 stands for, by method.

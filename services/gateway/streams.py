@@ -13,7 +13,7 @@ from sse_starlette.sse import SendTimeoutError
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
-from services.gateway.live import Line, Tails
+from services.gateway.live import Line, Read, Tails
 from services.gateway.news import News
 from services.gateway.settings import GatewaySettings
 
@@ -47,14 +47,28 @@ def stream(
     news: News,
     is_over: Callable[[], Awaitable[bool]] | None = None,
 ) -> EventSourceResponse:
-    """Send lines as they come; a last event `end` says that no more will follow. Streams of one `key` share their reading."""
-    tails: Tails = request.app.state.tails
+    """Send what is read as it comes, as `stream_lines` does."""
 
     async def read_lines(position: int) -> list[Line]:
         return [(seq_of(line), line.model_dump_json()) for line in await read(position)]
 
+    return stream_lines(request, key, name, read_lines, after, news, is_over)
+
+
+def stream_lines(
+    request: Request,
+    key: Hashable,
+    name: str,
+    read: Read,
+    after: int,
+    news: News,
+    is_over: Callable[[], Awaitable[bool]] | None = None,
+) -> EventSourceResponse:
+    """Send lines as they come; a last event `end` says that no more will follow. Streams of one `key` share their reading."""
+    tails: Tails = request.app.state.tails
+
     async def events() -> AsyncIterator[bytes]:
-        async for batch in tails.lines(key, read_lines, news, after, is_over):
+        async for batch in tails.lines(key, read, news, after, is_over):
             # Many lines in one piece: a piece is a system call for each follower.
             yield b"".join(f"id: {seq}\nevent: {name}\ndata: {text}\n\n".encode() for seq, text in batch)
         yield b"event: end\ndata: {}\n\n"

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from ltp.queue.worker import Worker
 from ltp.service.runtime import Runtime
+from ltp.store.listener import sets
 from services.scheduler import gauges, monitor, outcomes
 from services.scheduler.handlers import SERVICE, router
 from services.scheduler.pipelines import handlers as pipelines
@@ -20,7 +21,7 @@ from services.scheduler.settings import SchedulerSettings
 settings = SchedulerSettings()
 runtime = Runtime(SERVICE, settings, [router, monitor.router, schedules.router, pipelines.router, outcomes.router])
 schedules_changed, pipelines_changed = asyncio.Event(), asyncio.Event()
-runtime.channels |= {SCHEDULES_CHANNEL: schedules_changed.set, PIPELINES_CHANNEL: pipelines_changed.set}
+runtime.channels |= {SCHEDULES_CHANNEL: sets(schedules_changed), PIPELINES_CHANNEL: sets(pipelines_changed)}
 runtime.exposition.readings |= gauges.readings(timedelta(seconds=settings.scheduler_host_silent_seconds))
 runtime.exposition.bus_readings["dead letters"] = gauges.read_dead_letters
 runtime.loops.append(("placement", lambda: place_forever(runtime, settings)))

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import websockets
 
+from tests.chaos.following import follow_stream, insist, made_tokens
 from tests.conftest import new_database
 from tests.service.gateway.conftest import Door, open_door
 
@@ -25,47 +26,16 @@ async def _push(door: Door, tokens: list[str]) -> None:
     """Batches one after the other, each until it is answered; beside every tenth a token, which is an event."""
     headers = {"Authorization": f"Bearer {door.admin}"}
     async with httpx.AsyncClient(base_url=f"{door.url}/api/v1", headers=headers, timeout=10) as client:
-
-        async def insist(path: str, key: str, body: object) -> httpx.Response:
-            while True:
-                try:
-                    answer = await client.post(path, json=body, headers={"Idempotency-Key": key})
-                    if answer.status_code < 500:
-                        return answer
-                except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.1)
-
         for batch in range(_BATCHES):
             steps = range(batch * _STEPS, (batch + 1) * _STEPS)
             readings = [{"step": step, "values": {"loss": 1.0}} for step in steps]
-            answer = await insist("/metrics", f"b-{batch}", {"run": "killed", "readings": readings})
+            answer = await insist(client, "/metrics", f"b-{batch}", {"run": "killed", "readings": readings})
             assert answer.status_code in {200, 409}, answer.text
             if batch % 10 == 0:
-                made = await insist("/tokens", f"t-{batch}", {"name": f"killed-{batch}", "role": "service"})
+                made = await insist(client, "/tokens", f"t-{batch}", {"name": f"killed-{batch}", "role": "service"})
                 # 409: it was made, and its answer was lost in the kill.
                 assert made.status_code in {201, 409}, made.text
                 tokens.append(f"killed-{batch}")
-
-
-async def _stream(door: Door, path: str, key: str, found: list[object], enough: asyncio.Event) -> None:
-    last, headers = "0", {"Authorization": f"Bearer {door.admin}"}
-    async with httpx.AsyncClient(timeout=30) as client:
-        while not enough.is_set():
-            try:
-                asked = headers | {"Last-Event-ID": last}
-                async with client.stream("GET", f"{door.url}/api/v1{path}", headers=asked) as answer:
-                    number = last
-                    async for line in answer.aiter_lines():
-                        if line.startswith("id: "):
-                            number = line[4:]
-                        elif line.startswith("data: ") and line != "data: {}":
-                            # A piece counts when it is whole.
-                            said = json.loads(line[6:])
-                            found += said.get(key, [said])
-                            last = number
-            except (httpx.TransportError, json.JSONDecodeError):
-                await asyncio.sleep(0.1)
 
 
 async def _socket(door: Door, found: list[object], enough: asyncio.Event) -> None:
@@ -77,7 +47,7 @@ async def _socket(door: Door, found: list[object], enough: asyncio.Event) -> Non
                 await client.send(json.dumps({"id": "a", "topic": "points", "run": "killed", "after": last}))
                 async for text in client:
                     line = json.loads(text)
-                    found.append(line["data"])
+                    found += line["data"]["points"]
                     last = line["seq"]
         except (OSError, websockets.WebSocketException):
             await asyncio.sleep(0.1)
@@ -90,11 +60,13 @@ async def test_every_point_and_event_is_had_once(nats_url: str, postgres: tuple[
     events: list[object] = []
     tasks = [
         asyncio.create_task(
-            _stream(door, "/metrics/killed/stream", "points", each, enough) if n % 2 else _socket(door, each, enough)
+            follow_stream(door.url, door.admin, "/metrics/killed/stream", "points", each, enough)
+            if n % 2
+            else _socket(door, each, enough)
         )
         for n, each in enumerate(had)
     ]
-    tasks.append(asyncio.create_task(_stream(door, "/events/stream", "-", events, enough)))
+    tasks.append(asyncio.create_task(follow_stream(door.url, door.admin, "/events/stream", "-", events, enough)))
     pushing = asyncio.create_task(_push(door, tokens))
     wanted = _BATCHES * _STEPS
     for kill in range(1, _KILLS + 1):
@@ -106,8 +78,8 @@ async def test_every_point_and_event_is_had_once(nats_url: str, postgres: tuple[
         await asyncio.to_thread(door.start)
     await pushing
     deadline = time.monotonic() + 120
-    while any(len(each) < wanted for each in had) or len(_made(events)) < len(tokens):
-        assert time.monotonic() < deadline, ([len(each) for each in had], len(_made(events)))
+    while any(len(each) < wanted for each in had) or len(made_tokens(events)) < len(tokens):
+        assert time.monotonic() < deadline, ([len(each) for each in had], len(made_tokens(events)))
         await asyncio.sleep(0.1)
     enough.set()
     for task in tasks:
@@ -118,9 +90,4 @@ async def test_every_point_and_event_is_had_once(nats_url: str, postgres: tuple[
     for each in had:
         assert Counter(point["step"] for point in each) == Counter(range(wanted))  # type: ignore[index]
     assert max(Counter(event["event_id"] for event in events).values()) == 1  # type: ignore[index]
-    assert len(_made(events)) == len(tokens)
-
-
-def _made(events: list[object]) -> list[str]:
-    """Audit events of the tokens that were made."""
-    return [e["event_id"] for e in events if e["data"].get("path") == "/api/v1/tokens"]  # type: ignore[index]
+    assert len(made_tokens(events)) == len(tokens)

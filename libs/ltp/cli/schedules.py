@@ -14,6 +14,7 @@ from ltp.cli.client import Gateway
 from ltp.cli.jobs import read_recipe
 from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
 from ltp.cli.pipelines import read_pipeline
+from ltp.contracts.faults import faults_of
 from ltp.contracts.schedule import ScheduleSpec
 from ltp.core.errors import ErrorCode, LtpError
 
@@ -147,8 +148,7 @@ def _checked(given: dict[str, Any]) -> ScheduleSpec:
     try:
         return ScheduleSpec.model_validate(given)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'schedule'}: {e['msg']}" for e in error.errors()[:8]]
-        raise LtpError(ErrorCode.INVALID_SCHEDULE, "; ".join(faults), "See `ltp schedule create --help`.") from error
+        raise LtpError(ErrorCode.INVALID_SCHEDULE, faults_of(error), "See `ltp schedule create --help`.") from error
 
 
 def _seconds(text: str) -> float:

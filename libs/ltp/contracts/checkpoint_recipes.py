@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ltp.contracts.faults import faults_of
 from ltp.contracts.merge_recipe import DType
 from ltp.core.averaging import ema_weights
 from ltp.core.errors import ErrorCode, LtpError
@@ -191,8 +192,4 @@ def check_checkpoint_recipe(kind: str, value: dict[str, Any]) -> Any:
     try:
         return RECIPES[kind].model_validate(value)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-            for e in error.errors()[:8]
-        ]
-        raise invalid(kind, "; ".join(faults)) from error
+        raise invalid(kind, faults_of(error)) from error

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ from ltp.queue.worker import Worker
 from ltp.service.exposition import Exposition
 from ltp.service.settings import CommonSettings
 from ltp.store.database import Database, wake_channel
-from ltp.store.listener import WORK_CHANNEL, Listener, work_channel
+from ltp.store.listener import WORK_CHANNEL, Listener, sets, work_channel
+from ltp.store.outage import is_outage
 from ltp.store.patience import end_all
 from ltp.store.schema import wait_for_schema
 from ltp.telemetry.metrics import LOOP_FAILURES
@@ -39,6 +41,7 @@ _RETRY_SECONDS = 0.1
 _LOOP_BACKOFF_SECONDS = 1.0
 # How long the bus and the database each have to end well: nats-py by itself waits half a minute for what is at hand.
 _END_SECONDS = 5.0
+_COLLECT_AFTER = (10_000, 10, 20)
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -57,9 +60,7 @@ class Runtime:
     loops: list[tuple[str, Loop]] = field(default_factory=list[tuple[str, Loop]])
     workers: list[Worker] = field(default_factory=list[Worker])
     # Postgres channels to listen on, beside the outbox and the table of work.
-    channels: dict[str, Callable[[], None]] = field(default_factory=dict[str, Callable[[], None]])
-    # The same, for who wants to know what was said.
-    hearers: dict[str, Callable[[str], None]] = field(default_factory=dict[str, Callable[[str], None]])
+    channels: dict[str, Callable[[str], None]] = field(default_factory=dict[str, Callable[[str], None]])
     # Set whenever the table of work changed; the scheduler's placement waits on it.
     work_changed: asyncio.Event = field(default_factory=asyncio.Event)
     ready: bool = False
@@ -110,15 +111,19 @@ class Runtime:
         await self.broker.start()
         pace(self.broker)
         relay = Relay(self.database, self.js, stream_born_at=await stream_born_at(self.js))
-        channels = {wake_channel(self.service): relay.wake.set, WORK_CHANNEL: self._wake_workers} | self.channels
-        channels |= {work_channel(worker.kind): worker.wake.set for worker in self.workers}
+        channels = {wake_channel(self.service): sets(relay.wake), WORK_CHANNEL: self._wake_workers} | self.channels
+        channels |= {work_channel(worker.kind): sets(worker.wake) for worker in self.workers}
         tasks = [
             self._keep("outbox relay", relay.run),
-            self._keep("listener", Listener(self.database.engine, channels, self.hearers).run),
+            self._keep("listener", Listener(self.database.engine, channels).run),
             self._keep("bus", lambda: keep_bus(relay, lambda: self.js)),
         ]
         tasks += [self._keep(f"worker {worker.kind}", worker.run) for worker in self.workers]
         tasks += [self._keep(name, loop) for name, loop in self.loops]
+        # What a service is made of stays until it ends: no collection needs to look through it again. And one after each
+        # 700 objects, as Python has it, is one for each request with a hundred readings: a sixth of the gateway's time.
+        gc.freeze()
+        gc.set_threshold(*_COLLECT_AFTER)
         self.ready = True
         log.info("service ready")
         try:
@@ -139,7 +144,7 @@ class Runtime:
         """Ready, and connected to the bus at this moment."""
         return self.ready and self.client.is_connected
 
-    def _wake_workers(self) -> None:
+    def _wake_workers(self, _: str) -> None:
         self.work_changed.set()
         for worker in self.workers:
             worker.wake.set()
@@ -166,7 +171,10 @@ async def _forever(name: str, loop: Loop) -> None:
         try:
             await loop()
             return
-        except Exception:
+        except Exception as error:
             LOOP_FAILURES.labels(name).inc()
-            structlog.get_logger().exception("loop failed, restarting it", loop=name)
+            if is_outage(error):
+                structlog.get_logger().warning("loop waits for the database", loop=name, error=type(error).__name__)
+            else:
+                structlog.get_logger().exception("loop failed, restarting it", loop=name)
             await asyncio.sleep(_LOOP_BACKOFF_SECONDS)

@@ -31,14 +31,18 @@ def work_channel(kind: str) -> str:
     return f"{WORK_CHANNEL}_{kind}"
 
 
+def sets(event: asyncio.Event) -> Callable[[str], None]:
+    """A callback for who only wants to wake up."""
+    return lambda _: event.set()
+
+
 @dataclass
 class Listener:
     """One connection of its own that calls back per channel; whoever relies on it polls as well, since it may be down."""
 
     engine: AsyncEngine
-    callbacks: Mapping[str, Callable[[], None]]
     # Called with what was notified, and with nothing ("") after a time in which nobody listened: anything may have been.
-    hearers: Mapping[str, Callable[[str], None]] = field(default_factory=dict[str, Callable[[str], None]])
+    callbacks: Mapping[str, Callable[[str], None]]
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -56,11 +60,8 @@ class Listener:
         connection.add_termination_listener(lambda _: self._closed.set())
         try:
             for channel, callback in self.callbacks.items():
-                await connection.add_listener(channel, lambda *_, call=callback: call())
-                callback()  # What was notified while nobody listened.
-            for channel, hearer in self.hearers.items():
-                await connection.add_listener(channel, lambda *told, call=hearer: call(told[-1]))
-                hearer("")
+                await connection.add_listener(channel, lambda *told, call=callback: call(told[-1]))
+                callback("")
             await self._closed.wait()
         finally:
             connection.terminate()

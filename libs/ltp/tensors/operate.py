@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ltp.contracts.checkpoint_recipes import AverageRecipe, check_checkpoint_recipe
+from ltp.contracts.faults import faults_of
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.recipe_text import check_merge
 from ltp.tensors.averaging import Average, Soup
@@ -42,9 +43,8 @@ def _lora(spec: dict[str, Any]) -> Work:
     try:
         recipe = LoraRecipe.model_validate(spec["recipe"])
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
         hint = "It takes model, base_model, rank and modules."
-        raise LtpError(ErrorCode.INVALID_RECIPE, f"lora: {faults}", hint) from error
+        raise LtpError(ErrorCode.INVALID_RECIPE, f"lora: {faults_of(error)}", hint) from error
     return LoraExtraction(recipe, seed=spec.get("seed", 0))
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ltp.bus.rpc import ask
 from ltp.contracts.event import Event
+from ltp.contracts.faults import faults_of
 from ltp.contracts.job import JobCancellationRequested, JobOptions, JobPauseRequested, JobResumeRequested
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.why import Why, WhyRequest
@@ -19,7 +20,6 @@ from ltp.service.runtime import Runtime
 from services.gateway import store
 from services.gateway.access import Serving
 from services.gateway.admission import admit, resolve, submit
-from services.gateway.errors import faults_of
 from services.gateway.routes.jobs import show_job
 from services.gateway.routes.models import Job
 

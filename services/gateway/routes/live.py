@@ -1,14 +1,15 @@
 """The same streams over a WebSocket, for browsers and for those who want several things at once over one connection.
 
 A client sends `{"id": "a", "topic": "events", "subject": "ltp.job.v1.*", "after": 17}` as often as it likes, and
-`{"id": "a", "stop": true}`; it gets `{"id": "a", "seq": 18, "data": {...}}`. After a break it asks on after the last `seq`.
+`{"id": "a", "stop": true}`; it gets `{"id": "a", "seq": 18, "data": {...}}`, the data as the stream of server-sent events has it.
+After a break it asks on after the last `seq`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
@@ -18,12 +19,14 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocketState
 
+from ltp.contracts.faults import faults_of
 from ltp.core.errors import LtpError
 from ltp.security.identity import DEFAULT_PROJECT, Principal
 from ltp.store.acting import ACTING
 from services.gateway import store, store_points
 from services.gateway.live import Line, Read, Tails
 from services.gateway.news import News
+from services.gateway.point_lines import point_lines
 from services.gateway.routes.models import EventLine, StepLine
 from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
@@ -74,10 +77,7 @@ class _Session:
         try:
             wish = Wish.model_validate_json(text)
         except ValidationError as error:
-            fault = error.errors()[0]
-            await self._send(
-                {"error": "invalid_request", "detail": f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"}
-            )
+            await self._send({"error": "invalid_request", "detail": faults_of(error)})
             return
         old = self._tasks.pop(wish.id, None)
         if old is not None:
@@ -94,7 +94,7 @@ class _Session:
             return
         self._tasks[wish.id] = asyncio.create_task(self._follow(wish, key, read, news))
 
-    async def _source(self, wish: Wish) -> tuple[tuple[Any, ...], Read, News]:
+    async def _source(self, wish: Wish) -> tuple[Hashable, Read, News]:
         state = self.socket.app.state
         engine, project = state.runtime.database.engine, self.principal.project
         walls: Walls = state.walls
@@ -103,16 +103,8 @@ class _Session:
         if wish.topic == "points":
             acting = ACTING.get()
             owner = project or (acting.project if acting else None) or DEFAULT_PROJECT
-
-            async def read_points(position: int) -> Sequence[Line]:
-                rows = await store_points.read(engine, owner, wish.run or "", after=position, limit=5000)
-                return [(row["seq"], json.dumps(dict(row), default=str)) for row in rows]
-
-            return (
-                ("ws-points", owner, wish.run),
-                read_points,
-                state.point_news.of(store_points.news_key(owner, wish.run or "")),
-            )
+            run = wish.run or ""
+            return *point_lines(engine, owner, run), state.point_news.of(store_points.news_key(owner, run))
         if wish.topic == "metrics":
 
             async def read_steps(position: int) -> Sequence[Line]:
@@ -129,7 +121,7 @@ class _Session:
 
         return ("ws-events", project, wish.job_id, wish.subject, wish.about), read_events, state.news
 
-    async def _follow(self, wish: Wish, key: tuple[Any, ...], read: Read, news: News) -> None:
+    async def _follow(self, wish: Wish, key: Hashable, read: Read, news: News) -> None:
         tails: Tails = self.socket.app.state.tails
         name = json.dumps(wish.id)
         try:
@@ -152,7 +144,8 @@ class _Session:
         """Who takes nothing for a while is dropped; it comes back and asks on where it was."""
         async with self._sending:
             try:
-                await asyncio.wait_for(self.socket.send_text(text), self.patience)
+                async with asyncio.timeout(self.patience):
+                    await self.socket.send_text(text)
             except TimeoutError:
                 structlog.get_logger().info("a slow follower is dropped", actor=self.principal.name)
                 await self.socket.close(_TRY_LATER)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sse_starlette import EventSourceResponse
 
 from ltp.contracts.metrics import MOST_POINTS, Point, Push, Pushed, PushedRun, Reading, RunName
@@ -18,7 +16,8 @@ from ltp.store.acting import ACTING
 from ltp.store.clock import now
 from services.gateway import store_points as store
 from services.gateway.access import Engine, Serving
-from services.gateway.streams import Position, resume_point, stream
+from services.gateway.point_lines import point_lines
+from services.gateway.streams import Position, resume_point, stream_lines
 
 router = APIRouter(tags=["metrics"])
 
@@ -32,17 +31,6 @@ class Points(BaseModel):
 
     points: list[Point]
     next_after: int | None
-
-
-class Batch(BaseModel):
-    """Points that came together, as a stream sends them; its id is the sequence number of the last."""
-
-    points: list[Point]
-
-    @property
-    def seq(self) -> int:
-        """The last."""
-        return self.points[-1].seq
 
 
 class Named(BaseModel):
@@ -98,7 +86,8 @@ async def read_points(
     limit: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 1000,
 ) -> Points:
     """Points of a run, in the order they came."""
-    found = await _points(engine, acting_project(), run, key, worker, after, limit)
+    rows = await store.read(engine, acting_project(), run, after=after, limit=limit, key=key, worker=worker)
+    found = [Point.model_construct(**{name: row[name] for name in Point.model_fields}) for row in rows]
     return Points(points=found, next_after=found[-1].seq if len(found) == limit else None)
 
 
@@ -114,14 +103,9 @@ async def follow_points(
 ) -> EventSourceResponse:
     """Points of a run as they come (server-sent events `points`, each with those that came together)."""
     project = acting_project()
-
-    async def read(position: int) -> Sequence[Batch]:
-        found = await _points(engine, project, run, key, worker, position, 5000)
-        return [Batch(points=found)] if found else []
-
+    what, read = point_lines(engine, project, run, key, worker)
     news = request.app.state.point_news.of(store.news_key(project, run))
-    what = ("points", project, run, key, worker)
-    return stream(request, what, "points", read, lambda batch: batch.seq, resume_point(last_event_id, after), news)
+    return stream_lines(request, what, "points", read, resume_point(last_event_id, after), news)
 
 
 @router.delete("/metrics/{run}", status_code=204)
@@ -154,13 +138,6 @@ def acting_project() -> str:
     """The project on whose behalf the request acts."""
     acting = ACTING.get()
     return (acting.project if acting else None) or "default"
-
-
-async def _points(
-    engine: AsyncEngine, project: str, run: str, key: str | None, worker: str | None, after: int, limit: int
-) -> list[Point]:
-    rows = await store.read(engine, project, run, after=after, limit=limit, key=key, worker=worker)
-    return [Point.model_construct(**{name: row[name] for name in Point.model_fields}) for row in rows]
 
 
 def _is_number(text: str) -> bool:

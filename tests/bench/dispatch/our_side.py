@@ -20,7 +20,7 @@ from ltp.queue.work import enqueue
 from ltp.queue.worker import Held, Worker
 from ltp.store.clock import new_id
 from ltp.store.database import Database
-from ltp.store.listener import Listener, work_channel
+from ltp.store.listener import Listener, sets, work_channel
 
 KIND = "bench"
 IN_FLIGHT = 8
@@ -36,7 +36,7 @@ async def work(database: Database, log: Path) -> None:
         os.write(handle, f"{held.work.payload['index']} {time.time()}\n".encode())
 
     worker = Worker(database, KIND, "bench", note, settles=True, concurrency=CONCURRENCY)
-    listener = Listener(database.engine, {work_channel(KIND): worker.wake.set})
+    listener = Listener(database.engine, {work_channel(KIND): sets(worker.wake)})
     await asyncio.gather(worker.run(), listener.run())
 
 

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ltp.store.database import Database
 from ltp.up.servers import nats_binary
 from services.gateway import store
 from tests.bench.dispatch.servers import postgres, process, wait_for
+from tests.bench.gateway.pushing import push
 from tests.bench.result import Result, at_most, lower_is_better
 from tests.conftest import free_port
 from tests.service.gateway.conftest import Door, open_door
@@ -55,7 +55,7 @@ def run() -> list[Result]:
         print(f"load average before: {os.getloadavg()[0]:.1f}")
         results = [_compare(door, bare, path) for path in ("/jobs?limit=50", "/metrics/filled?limit=1000")]
         try:
-            results += _load(door)
+            results += _load(door, place)
         except httpx.HTTPError:
             print("".join(line for line in door.log.read_text().splitlines(True) if '"error"' in line)[-3000:])
             raise
@@ -97,24 +97,23 @@ def _compare(door: Door, bare: str, path: str) -> Result:
     return lower_is_better(f"GET {path}, p50", ours, theirs, "bare FastAPI, same rows", unit="ms", bar=0.5)
 
 
-def _load(door: Door) -> list[Result]:
+def _load(door: Door, place: Path) -> list[Result]:
     argv = [sys.executable, "-m", "tests.bench.gateway.followers", door.url, door.admin]
     argv += [str(n) for n in (_RUNS, _STREAMS, _SOCKETS)]
-    followers = subprocess.Popen(argv, stdout=subprocess.PIPE)
-    assert followers.stdout is not None
-    followers.stdout.readline()
+    # A file, for a pipe that nobody empties while points are pushed would hold the followers up.
+    with (place / "followers").open("wb") as out:
+        followers = subprocess.Popen(argv, stdout=out)
+    wait_for(lambda: bool(_told(place)), "the followers")
     memory: list[float] = []
     sent, took = asyncio.run(_push(door, memory))
-    told: list[dict[str, Any]] = []
-    deadline = time.monotonic() + 60
     wanted = sent // _RUNS
-    while time.monotonic() < deadline:
-        told.append(json.loads(followers.stdout.readline()))
-        if min(told[-1]["points"]) >= wanted:
-            break
+    try:
+        wait_for(lambda: min(_told(place)[-1]["points"]) >= wanted, "all points")
+    except TimeoutError:
+        pass  # What is lacking is counted below.
     followers.terminate()
-    rest, _ = followers.communicate()
-    told += [json.loads(line) for line in rest.splitlines()]
+    followers.wait(20)
+    told = _told(place)
     lags = sorted(lag for line in told for lag in line["lags"])
     lost = sum(abs(wanted - points) for points in told[-1]["points"])
     stored = sum(r["points"] for r in door.root.get("/metrics?limit=1000").json() if r["run"].startswith("load-"))
@@ -137,36 +136,21 @@ def _load(door: Door) -> list[Result]:
     ]
 
 
+def _told(place: Path) -> list[dict[str, Any]]:
+    """What the followers said so far."""
+    return [json.loads(line) for line in (place / "followers").read_text().splitlines(True) if line.endswith("\n")]
+
+
 async def _push(door: Door, memory: list[float]) -> tuple[int, float]:
-    """A batch of each run each second, spread over the second; returns (points, seconds)."""
-    gateway, sent = psutil.Process(door.process.pid), 0
-    headers = {"Authorization": f"Bearer {door.admin}"}
-    limits = httpx.Limits(max_connections=50)
-    began = time.monotonic()
-    async with httpx.AsyncClient(base_url=f"{door.url}/api/v1", headers=headers, timeout=60, limits=limits) as client:
+    """Push, and look at the gateway's memory meanwhile; returns (points, seconds)."""
+    gateway = psutil.Process(door.process.pid)
 
-        async def worker(number: int) -> int:
-            count = 0
-            for second in range(_SECONDS):
-                await asyncio.sleep(max(0.0, began + second + number / _RUNS - time.monotonic()))
-                at = datetime.now(UTC).isoformat()
-                steps = range(second * _EACH, (second + 1) * _EACH)
-                readings = [{"step": step, "values": {"loss": 1.5}, "at": at} for step in steps]
-                # As a worker does: sent again until it is answered.
-                while True:
-                    answer = await client.post("/metrics", json={"run": f"load-{number}", "readings": readings})
-                    if answer.status_code != 503:
-                        break
-                answer.raise_for_status()
-                count += answer.json()["accepted"]
-            return count
+    async def watch() -> None:
+        while True:
+            memory.append(gateway.memory_info().rss / 2**20)
+            await asyncio.sleep(2)
 
-        async def watch() -> None:
-            while True:
-                memory.append(gateway.memory_info().rss / 2**20)
-                await asyncio.sleep(2)
-
-        watching = asyncio.create_task(watch())
-        sent = sum(await asyncio.gather(*(worker(number) for number in range(_RUNS))))
-        watching.cancel()
-    return sent, time.monotonic() - began
+    watching = asyncio.create_task(watch())
+    found = await push(door.url, door.admin, _RUNS, _EACH, _SECONDS)
+    watching.cancel()
+    return found

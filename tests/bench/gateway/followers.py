@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import websockets
 
-_AT, _ID = re.compile(rb'"at":\s?"([^"]+)"'), re.compile(rb"id: (\d+)")
+_AT, _ID = re.compile(rb'"at":\s?"([^"]+)"'), re.compile(rb"(?m)^id: (\d+)")
 
 
 class Tally:
@@ -62,7 +62,8 @@ async def socket(url: str, token: str, run: str, tally: Tally) -> None:
                 await client.send(json.dumps({"id": "a", "topic": "points", "run": run, "after": tally.last}))
                 async for text in client:
                     line: dict[str, Any] = json.loads(text)
-                    tally.took(line["seq"], 1, line["data"]["at"])
+                    points = line["data"]["points"]
+                    tally.took(line["seq"], len(points), points[-1]["at"])
         except (OSError, websockets.WebSocketException):
             await asyncio.sleep(0.2)
 

@@ -23,8 +23,8 @@ from tests.bench.dispatch.servers import CACHE, free_port, postgres, process
 from tests.bench.result import Result, higher_is_better
 from tests.bench.telemetry.training import measure_training
 
-ROUNDS = 7
-BURST = 1500
+ROUNDS = 25
+BURST = 3000
 # 3 % of throughput.
 BAR = 0.97
 MODES = ("off", "shipped", "traced", "all")

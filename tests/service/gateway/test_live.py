@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 
 import httpx
 import websockets
@@ -58,7 +59,11 @@ def test_a_websocket_follows_points(door: Door) -> None:
         url = door.url.replace("http", "ws") + "/api/v1/events/ws"
         async with websockets.connect(url, additional_headers=headers) as socket:
             await socket.send(json.dumps({"id": "a", "topic": "points", "run": "live-2"}))
-            return [json.loads(await asyncio.wait_for(socket.recv(), 20))["data"]["step"] for _ in range(3)]
+            steps: list[int] = []
+            while len(steps) < 3:
+                line = json.loads(await asyncio.wait_for(socket.recv(), 20))
+                steps += [point["step"] for point in line["data"]["points"]]
+            return steps
 
     assert asyncio.run(follow()) == [0, 1, 2]
 
@@ -72,3 +77,26 @@ def test_a_trainer_reports_in_kubeflows_words(door: Door) -> None:
     assert answer.status_code == 200, answer.text
     points = door.root.get("/metrics/hf-1").json()["points"]
     assert {p["key"]: p["value"] for p in points}["loss"] == 2.5 and {p["step"] for p in points} == {4}
+
+
+def test_a_stream_writes_points_as_the_page_of_them_does(door: Door) -> None:
+    readings = (
+        '[{"step": 0, "values": {"loss": NaN, "a \\"b\\"": -Infinity}, "at": "2026-01-02T03:04:05.5+02:00"},'
+        ' {"step": 1, "values": {"loss": 1e-7}, "at": "2026-01-02T03:04:05Z"}]'
+    )
+    body = f'{{"run": "live-nan", "worker": "w\\u00e4", "readings": {readings}}}'
+    door.root.post("/metrics", content=body, headers={"Content-Type": "application/json"}).raise_for_status()
+    (page,) = [door.root.get("/metrics/live-nan").json()["points"]]
+
+    async def follow() -> list[dict[str, object]]:
+        headers = {"Authorization": f"Bearer {door.admin}"}
+        url = door.url.replace("http", "ws") + "/api/v1/events/ws"
+        async with websockets.connect(url, additional_headers=headers) as socket:
+            await socket.send(json.dumps({"id": "a", "topic": "points", "run": "live-nan"}))
+            return list(json.loads(await asyncio.wait_for(socket.recv(), 20))["data"]["points"])
+
+    told = asyncio.run(follow())
+    assert [p["value"] for p in told] == [None, None, 1e-7]
+    for said, read in zip(told, page, strict=True):
+        assert {k: v for k, v in said.items() if k != "at"} == {k: v for k, v in read.items() if k != "at"}
+        assert datetime.fromisoformat(str(said["at"])) == datetime.fromisoformat(read["at"])

@@ -95,8 +95,10 @@ async def listen(door: Door, run: str, wanted: int, took: list[float]) -> None:
         url = door.url.replace("http", "ws") + "/api/v1/events/ws"
         async with websockets.connect(url, additional_headers=headers) as found:
             await found.send(json.dumps({"id": "a", "topic": "points", "run": run}))
-            for _ in range(wanted):
-                await asyncio.wait_for(found.recv(), 60)
+            count = 0
+            while count < wanted:
+                line = json.loads(await asyncio.wait_for(found.recv(), 60))
+                count += len(line["data"]["points"])
 
     await asyncio.gather(by_stream(), by_socket())
     took.append(time.monotonic() - began)
