@@ -24,7 +24,8 @@ from ltp.security.identity import Principal
 from ltp.service.runtime import Runtime
 from ltp.store.acting import ACTING, Acting
 from ltp.store.clock import new_id
-from services.gateway.errors import problem_response
+from ltp.store.outage import is_outage
+from services.gateway.errors import problem_response, unreachable
 from services.gateway.identity import Identities
 from services.gateway.limits import Rates
 from services.gateway.scopes import is_audited, lacking, needed
@@ -92,9 +93,7 @@ class Door:
                 _wait(self.failures, (scope.get("client") or (_STRANGERS,))[0])
             raise
         except (DBAPIError, OSError, PoolTimeout) as error:
-            structlog.get_logger().warning("database unreachable", error=type(error).__name__)
-            hint = "Try again in a moment; `ltp status` shows what is down."
-            raise LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", hint) from error
+            raise unreachable(error) from error
         _wait(self.rates, str(principal.token_id))
         method = scope.get("method", "GET")
         scope["state"]["principal"] = principal
@@ -128,6 +127,11 @@ class Door:
                 await self.walls.around(self.app, scope, bounded, watched, principal)
             if is_audited(acting.method, acting.path) and not acting.audited and 200 <= status < 400:
                 await self._audit(acting, "done")
+        except Exception as error:
+            # The application answers what breaks in it; this broke in a layer around it.
+            if status or scope["type"] != "http" or not is_outage(error):
+                raise
+            await _refuse(scope, receive, send, unreachable(error))
         finally:
             ACTING.reset(mark)
 

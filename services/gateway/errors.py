@@ -119,10 +119,7 @@ def install(app: FastAPI) -> None:
         return problem_response(known, error.status_code, path=request.url.path)
 
     async def _unreachable(request: Request, error: Exception) -> JSONResponse:
-        structlog.get_logger().warning("database unreachable", error=type(error).__name__)
-        hint = "Try again in a moment; `ltp status` shows what is down."
-        known = LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", hint)
-        return problem_response(known, path=request.url.path)
+        return problem_response(unreachable(error), path=request.url.path)
 
     for kind in (ConnectionError, PoolTimeout):
         app.add_exception_handler(kind, _unreachable)
@@ -151,6 +148,13 @@ def install(app: FastAPI) -> None:
         hint = "This is a defect of the platform; the gateway's log has the details."
         known = LtpError(ErrorCode.INTERNAL, f"{type(error).__name__} in the gateway.", hint)
         return problem_response(known, path=request.url.path)
+
+
+def unreachable(error: Exception) -> LtpError:
+    """What is told of an outage of the database, which the log tells too."""
+    structlog.get_logger().warning("database unreachable", error=type(error).__name__)
+    hint = "Try again in a moment; `ltp status` shows what is down."
+    return LtpError(ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", hint)
 
 
 def _unkeepable() -> LtpError:
