@@ -2,7 +2,8 @@
 import { useToast } from "primevue/usetoast";
 import { ref, type Ref } from "vue";
 import { useI18n } from "vue-i18n";
-import { asProblem } from "@/api/problem";
+import { asProblem, UNREACHABLE } from "@/api/problem";
+import { useCodes } from "@/components/codes";
 
 export interface Action {
   busy: Ref<boolean>;
@@ -14,11 +15,14 @@ export interface Action {
 export function useAction(): Action {
   const toast = useToast();
   const { t } = useI18n();
+  const words = useCodes();
   const busy = ref(false);
 
   function refused(thrown: unknown): void {
     const problem = asProblem(thrown);
-    toast.add({ severity: "error", summary: t("frame.refused"), detail: `${problem.detail} ${problem.hint}`, life: 10_000 });
+    const unreachable = problem.code === UNREACHABLE;
+    const told = unreachable ? [t("frame.unreachable.detail")] : [words("problems", problem.code), problem.detail, problem.hint];
+    toast.add({ severity: "error", summary: t("frame.refused"), detail: told.filter(Boolean).join(" "), life: 10_000 });
   }
 
   async function run<T>(request: () => Promise<T>, done?: string | ((answer: T) => string)): Promise<T | undefined> {
