@@ -23,6 +23,7 @@ from ltp.queue.worker import Held
 from ltp.store.clock import new_id, now
 from ltp.store.database import Database
 from ltp.store.metadata import outbox_table
+from services.scheduler.hosts import hosts
 from services.scheduler.schedules import handlers, store
 from services.scheduler.schedules.firing import MAINTAIN, end_action, fire_forever, fire_once
 from services.scheduler.schedules.maintenance import BUILTIN, ensure_builtin, maintain
@@ -274,3 +275,18 @@ async def test_a_schedule_that_is_deleted_while_its_tick_works_is_gone(desk: Des
         left = (await unit.execute(select(func.count()).select_from(ticks))).scalar_one()
         await unit.execute(delete(work))
     assert left == 0 and await desk.fire() == 0
+
+
+async def test_the_probe_tells_of_hosts_that_were_never_heard_and_forgets_removed_ones(desk: Desk) -> None:
+    schedule_id = await desk.create(every_seconds=3600, action=CHORE)
+    async with desk.database.unit() as unit:
+        base: dict[str, Any] = {"devices": [], "memory_bytes": 0}
+        for name, seen, removed in (("here", now(), None), ("never", None, None), ("gone", None, now())):
+            await unit.execute(hosts.insert().values(host_id=name, seen_at=seen, removed_at=removed, **base))
+    await desk.ask(schedule_id, "run-now")
+    async with desk.database.unit() as unit:
+        held = await claim(unit, [MAINTAIN], "w", timedelta(minutes=1))
+    assert held is not None
+    await maintain(Held(held), desk.database)
+    (tick,) = await desk.ticks(schedule_id)
+    assert tick["result"] == {"hosts": 2, "silent": [{"host_id": "never", "silent_seconds": None, "leases": 0}]}
