@@ -1,8 +1,8 @@
 // Asking the gateway to do something: one request at a time, a word when it is done, and the refusal in the gateway's own words.
 import { useToast } from "primevue/usetoast";
-import { ref, type Ref } from "vue";
+import { ref, shallowRef, type Ref, type ShallowRef } from "vue";
 import { useI18n } from "vue-i18n";
-import { asProblem, UNREACHABLE } from "@/api/problem";
+import { asProblem, UNREACHABLE, type Problem } from "@/api/problem";
 import { useCodes } from "@/components/codes";
 
 export interface Action {
@@ -41,4 +41,29 @@ export function useAction(): Action {
   }
 
   return { busy, run, refused };
+}
+
+export interface Attempt {
+  busy: Ref<boolean>;
+  /** What went wrong with the last try. */
+  problem: ShallowRef<Problem | null>;
+  attempt: (work: () => Promise<void>) => Promise<void>;
+}
+
+/** Asking for what is refused in place, beside the form, rather than in a passing word. */
+export function useAttempt(): Attempt {
+  const busy = ref(false);
+  const problem = shallowRef<Problem | null>(null);
+  async function attempt(work: () => Promise<void>): Promise<void> {
+    busy.value = true;
+    problem.value = null;
+    try {
+      await work();
+    } catch (thrown) {
+      problem.value = asProblem(thrown);
+    } finally {
+      busy.value = false;
+    }
+  }
+  return { busy, problem, attempt };
 }
