@@ -152,7 +152,7 @@ def test_a_screen_is_as_it_was_after_going_back_after_a_refresh_and_by_its_link(
     if said:
         expect(page).to_have_url(re.compile(re.escape(said)))
     address = page.url
-    page.get_by_role("link", name="To the home screen").click()
+    page.get_by_role("navigation").get_by_role("link", name="Home").click()
     expect(page.get_by_role("heading", name="Home", exact=True)).to_be_visible()
     page.go_back()
     expect(page).to_have_url(address)
