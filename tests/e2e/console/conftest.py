@@ -45,3 +45,11 @@ def job(platform: Platform, model: Path, tmp_path_factory: pytest.TempPathFactor
     job_id = str(platform.json("job", "submit", str(path))["job_id"])
     eventually(lambda: platform.json("job", "get", job_id)["state"] == "succeeded", seconds=300)
     return job_id
+
+
+@pytest.fixture(autouse=True)
+def windows_are_closed(browser: Browser) -> Iterator[None]:
+    """A test's windows end with it: each follows the news of the platform, and many of them slow the ones that are looked at."""
+    yield
+    for context in browser.contexts:
+        context.close()
