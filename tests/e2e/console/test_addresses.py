@@ -106,6 +106,10 @@ NEXT_ROW: tuple[Step, Step] = (
     lambda page: page.get_by_role("button", name="Next row").click(),
     lambda page: expect(page.get_by_text("Row 2 of")).to_be_visible(timeout=20_000),
 )
+NAME: tuple[Step, Step] = (
+    lambda page: page.locator("#field-name").fill("half-written"),
+    lambda page: expect(page.locator("#field-name")).to_have_value("half-written"),
+)
 STAGE: tuple[Step, Step] = (
     lambda page: page.get_by_role("group").get_by_role("button", name="data").first.click(),
     lambda page: expect(page.get_by_role("heading", name="data")).to_be_visible(timeout=20_000),
@@ -117,7 +121,7 @@ SCREENS: dict[str, tuple[str, tuple[Step, Step], str]] = {
     "curves": ("/jobs/{job}", switches("Logarithmic"), "log=1"),
     "log": ("/jobs/{job}?tab=logs", types("Only lines with …", "step"), "find=step"),
     "samples": ("/jobs/{job}?tab=samples", presses("Unchanged"), "change=unchanged"),
-    "newjob": ("/jobs/new", types("name", "half-written"), ""),
+    "newjob": ("/jobs/new", NAME, ""),
     "planner": ("/planner", types("Hardware instead of this platform's hosts", "h100:4"), "hardware=h100:4"),
     "datasets": ("/datasets", types("Search name or version", "sums"), "q=sums"),
     "dataset": ("/datasets/sums", opens("Leaks"), "tab=leaks"),
