@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from ltp.bus.permissions import FEED, feed_patterns, inbox_prefix
 from ltp.bus.users_file import digest_of
@@ -18,6 +18,7 @@ from ltp.contracts.bus_account import (
     NewBusAccount,
     StartingPoint,
 )
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import Principal
 from ltp.store.clock import new_id, now
@@ -25,10 +26,12 @@ from services.gateway import store_bus as store
 from services.gateway import store_owners, store_webhooks
 from services.gateway.access import Engine, Serving
 from services.gateway.bus_accounts import BusAccounts, unmanaged
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["bus accounts"])
 
+AccountOrder = Literal["-created_at", "created_at", "-name", "name", "-expires_at", "expires_at"]
 Key = Annotated[str, Path(max_length=200, description="An account's id, user or name.")]
 
 
@@ -73,10 +76,20 @@ async def create_account(
 
 @router.get("/bus-accounts")
 async def list_accounts(
-    caller: Caller, engine: Engine, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    caller: Caller,
+    engine: Engine,
+    paging: Paging,
+    sort: Annotated[AccountOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 100,
 ) -> BusAccountList:
     """Accounts of the caller's project, or all; newest first, revoked and expired ones too."""
-    return BusAccountList(accounts=[_view(row) for row in await store.listed(engine, caller.project, limit)])
+
+    async def read(page: PageQuery) -> list[BusAccountView]:
+        return [_view(row) for row in await store.listed(engine, caller.project, page)]
+
+    page = await paging.page(read, identity="account_id", sort=sort, cursor=cursor, limit=limit)
+    return BusAccountList(accounts=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/bus-accounts/{account}")
