@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -32,6 +33,7 @@ from services.gateway.limits import Rates
 from services.gateway.scopes import is_audited, is_push, lacking, needed
 from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
+from services.gateway.welcome import stays_open, while_welcome
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -124,10 +126,11 @@ class Door:
         mark = ACTING.set(acting)
         try:
             bounded = self._bounded(scope["path"], receive)
-            if principal.project is None:
-                await self.app(scope, bounded, watched)
+            if stays_open(scope):
+                run = partial(self._within_walls, scope, bounded, principal)
+                await while_welcome(self.identities, token_of(headers), scope, watched, run)
             else:
-                await self.walls.around(self.app, scope, bounded, watched, principal)
+                await self._within_walls(scope, bounded, principal, watched)
             if not acting.audited and 200 <= status < 400:
                 await self._record(scope, acting, "done")
         except Exception as error:
@@ -137,6 +140,12 @@ class Door:
             await _refuse(scope, receive, send, unreachable(error))
         finally:
             ACTING.reset(mark)
+
+    async def _within_walls(self, scope: Scope, receive: Receive, principal: Principal, send: Send) -> None:
+        if principal.project is None:
+            await self.app(scope, receive, send)
+        else:
+            await self.walls.around(self.app, scope, receive, send, principal)
 
     def _acting(self, scope: Scope, principal: Principal, headers: Headers) -> Acting:
         asked = headers.get("x-ltp-project", "")

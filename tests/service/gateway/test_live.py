@@ -7,6 +7,7 @@ import json
 from datetime import datetime
 
 import httpx
+import pytest
 import websockets
 
 from tests.service.gateway.conftest import Door
@@ -66,6 +67,47 @@ def test_a_websocket_follows_points(door: Door) -> None:
             return steps
 
     assert asyncio.run(follow()) == [0, 1, 2]
+
+
+def test_streams_end_with_the_token_that_opened_them(door: Door) -> None:
+    push(door, "live-3", range(3))
+
+    async def end(door: Door) -> None:
+        made = door.root.post("/tokens", json={"name": "leaving", "role": "user"}).json()
+        headers = {"Authorization": f"Bearer {made['token']}"}
+        url = door.url.replace("http", "ws") + "/api/v1/events/ws"
+        async with (
+            httpx.AsyncClient(timeout=20) as client,
+            client.stream("GET", door.url + "/api/v1/metrics/live-3/stream", headers=headers) as stream,
+            websockets.connect(url, additional_headers=headers) as socket,
+        ):
+            lines = stream.aiter_lines()
+            assert (await anext(lines)).startswith("id: ")
+            await socket.send(json.dumps({"id": "a", "topic": "points", "run": "live-3"}))
+            await asyncio.wait_for(socket.recv(), 20)
+            door.root.delete(f"/tokens/{made['token_id']}").raise_for_status()
+            async for line in lines:
+                assert "event: end" not in line  # That would say that nothing more will come for anybody.
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await asyncio.wait_for(socket.recv(), 20)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
+
+    asyncio.run(end(door))
+
+
+def test_a_websocket_shows_no_more_than_the_scopes_of_its_token(door: Door) -> None:
+    headers = {"Authorization": f"Bearer {door.token('user', 'default', scopes=['events:read'])}"}
+
+    async def ask() -> list[str]:
+        url = door.url.replace("http", "ws") + "/api/v1/events/ws"
+        async with websockets.connect(url, additional_headers=headers) as socket:
+            found: list[str] = []
+            for topic in ("points", "metrics"):
+                await socket.send(json.dumps({"id": "a", "topic": topic, "run": "live-2"}))
+                found.append(json.loads(await asyncio.wait_for(socket.recv(), 20))["error"])
+            return found
+
+    assert asyncio.run(ask()) == ["forbidden", "forbidden"]
 
 
 def test_a_trainer_reports_in_kubeflows_words(door: Door) -> None:
