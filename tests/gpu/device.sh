@@ -25,7 +25,7 @@ code() {  # after a change of the code alone
   mkdir -p .gpu/s; cp "$here/device.sh" .gpu/s/
   $python -m tests.gpu.plan_race_configurations .gpu/s
   $python -c "from pathlib import Path; from ltp_verl import demo_input; demo_input._write_rows(Path('.gpu/s/sums.jsonl'))"
-  tar czf .gpu/s/src.tgz --exclude=__pycache__ libs services tests/__init__.py tests/conftest.py tests/gpu \
+  tar czf .gpu/s/src.tgz --exclude=__pycache__ --exclude=services/gateway/console libs services tests/__init__.py tests/conftest.py tests/gpu \
     tests/service/__init__.py tests/service/runner pyproject.toml
 }
 

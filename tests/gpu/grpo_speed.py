@@ -114,8 +114,9 @@ def platform(work: Path) -> dict[str, Any]:
     )  # fmt: skip
     asyncio.run(LocalBackend().launch(directory, spec))
     over: Callable[[], bool] = lambda: json.loads((directory / "status.json").read_text())["state"] == "exited"  # noqa: E731
-    _watch(directory, PROFILED_STEP, over, seconds=200)
-    _profile(directory)
+    _watch(directory, PROFILED_STEP, over, seconds=400)
+    if len(_steps(directory)) >= PROFILED_STEP:
+        _profile(directory)
     _watch(directory, OUR_STEPS - 1, over, seconds=100)
     asyncio.run(LocalBackend().kill(directory))
     predicted = {"seconds": plan.step_seconds, "bytes": plan.memory_bytes, "components": plan.memory_components}
@@ -153,9 +154,10 @@ def _profile(directory: Path) -> None:
                 file = str(directory / f"profile-{name}.txt")
                 command = [spy, "record", "-d", "8", "-r", "50", "-f", "raw", "-o", file, "--nonblocking", "-p", pid]
                 started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    until = time.monotonic() + 30
     for process in started:
         try:
-            process.wait(timeout=40)
+            process.wait(timeout=max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
 

@@ -108,7 +108,7 @@ def _one(work: Path, entry: dict[str, Any]) -> dict[str, Any]:
         process = subprocess.Popen(
             [*command, *arguments], stdout=log, stderr=log, env=environment, cwd=directory, start_new_session=True
         )
-        deadline = started + entry.get("limit", 170)
+        deadline = started + entry.get("limit", 300)
         while process.poll() is None and time.monotonic() < deadline:
             if entry["algorithm"] != "sft" and len(read(directory)["seconds"]) >= STEPS[entry["algorithm"]]:
                 break

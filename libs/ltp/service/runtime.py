@@ -66,7 +66,7 @@ class Runtime:
     ready: bool = False
 
     def __post_init__(self) -> None:
-        self.tracing = tracer_provider(self.service)
+        self.tracing = tracer_provider(self.service, self.settings.traces_per_second)
         self.database = Database.connect(self.settings.database_url, self.service)
         if is_recording(self.tracing):
             trace_statements(self.database.engine.sync_engine)

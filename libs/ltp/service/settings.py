@@ -20,6 +20,8 @@ class CommonSettings(BaseSettings):
     health_host: str = "127.0.0.1"
     health_port: int = Field(default=8701, ge=1, le=65535)
     log_level: str = "INFO"
+    # Of each kind of request or work, where traces are exported and OTEL_TRACES_SAMPLER says nothing else.
+    traces_per_second: float = Field(default=10.0, gt=0, le=100_000)
 
     def root(self) -> Path:
         """The data directory as an absolute path."""

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
+from ltp.telemetry.sampling import whole_traces
 from ltp.telemetry.spans import SCHEMA_URL, GivenIds
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -27,8 +28,8 @@ def exporter_of(environ: Mapping[str, str]) -> str:
     return "otlp" if any(environ.get(name) for name in _ENDPOINTS) else "none"
 
 
-def tracer_provider(service: str) -> TracerProvider:
-    """A tracer provider for a service, sampling as OTEL_TRACES_SAMPLER says (all, unless the caller's trace is not sampled).
+def tracer_provider(service: str, traces_per_second: float) -> TracerProvider:
+    """A tracer provider for a service, sampling as OTEL_TRACES_SAMPLER says; left out, so many traces a second of each kind.
 
     Without an exporter nothing is recorded; trace ids are still drawn and passed on, so that logs can be joined by them.
     """
@@ -44,7 +45,9 @@ def tracer_provider(service: str) -> TracerProvider:
     exporter = exporter_of(os.environ)
     if exporter == "none":
         return TracerProvider(sampler=ALWAYS_OFF, resource=resource, shutdown_on_exit=False)
-    provider = TracerProvider(resource=resource, id_generator=GivenIds())
+    # None: the SDK reads the standard variable.
+    sampler = None if os.environ.get("OTEL_TRACES_SAMPLER") else whole_traces(traces_per_second)
+    provider = TracerProvider(sampler=sampler, resource=resource, id_generator=GivenIds())
     if exporter == "console":
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import prometheus_client
 from opentelemetry import trace
 
+from ltp.service.settings import CommonSettings
 from ltp.telemetry import metrics
 from ltp.telemetry.setup import is_recording, tracer_provider
 from ltp.telemetry.statements import trace_statements
@@ -48,7 +49,7 @@ async def main() -> None:
         take_out_counting()
     else:
         asyncio.create_task(scraped())  # noqa: RUF006 (lives as long as the process)
-    provider = tracer_provider("bench")
+    provider = tracer_provider("bench", CommonSettings().traces_per_second)
     trace.set_tracer_provider(provider)
     if is_recording(provider):
         connect = our_side.Database.connect
