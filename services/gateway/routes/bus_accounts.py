@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 
-from ltp.bus.permissions import FEED, feed_patterns, inbox_prefix
+from ltp.bus.permissions import FEED, apart, feed_patterns, inbox_prefix
 from ltp.bus.users_file import digest_of
 from ltp.contracts.bus_account import (
     MOST_ACCOUNTS,
@@ -48,6 +48,12 @@ async def create_account(
     if len(good) >= MOST_ACCOUNTS or wanted.name in {row["name"] for row in good if row["project"] == project}:
         message = f"The name {wanted.name} is taken, or there are {MOST_ACCOUNTS} accounts already."
         raise LtpError(ErrorCode.CONFLICT, message, "Revoke one, or choose another name.")
+    try:
+        subjects = apart(wanted.subjects)
+    except ValueError as error:
+        raise LtpError(
+            ErrorCode.INVALID_REQUEST, f"The subjects {error}.", "Name what holds both, as `ltp.>`."
+        ) from error
     position = await _position(engine, wanted)
     account_id, password = new_id(), secrets.token_urlsafe(32)
     lasts = None if wanted.expires_in_days is None else timedelta(days=wanted.expires_in_days)
@@ -57,7 +63,7 @@ async def create_account(
         # Names are a project's own; users are known to all of NATS.
         "user": f"{wanted.name}-{secrets.token_hex(4)}",
         "project": project,
-        "subjects": wanted.subjects,
+        "subjects": subjects,
         "digest": digest_of(password),
         "position": position,
         "created_by": caller.name,

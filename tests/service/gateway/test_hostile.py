@@ -225,6 +225,16 @@ def test_a_request_sent_twice_does_its_work_once(door: Door) -> None:
     assert door.by(token).get("/whoami").status_code == 401
 
 
+def test_a_number_that_no_listener_could_hold_is_no_fact(door: Door) -> None:
+    before = len(door.root.get("/events", params={"subject": "ltp.project.v1.limited"}).json())
+    for number in (2**63, 10**19, -(2**70), 10**300):
+        answer = door.root.put("/dataset-quotas/default", json={"quota_bytes": abs(number)})
+        assert answer.status_code == 400, answer.text
+        answer = door.root.get("/datasets/none/rows", params={"offset": abs(number)})
+        assert answer.status_code in {400, 404}, answer.text
+    assert len(door.root.get("/events", params={"subject": "ltp.project.v1.limited"}).json()) == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", DOORS)
 def test_every_payload_at_every_door(door: Door, tmp_path: Path, trap: Trap, where: str) -> None:
