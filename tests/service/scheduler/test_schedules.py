@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import delete, func, select, update
 
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSpec, SchedulesRequest, ScheduleSubmitted
 from ltp.queue.tables import work, workers
 from ltp.queue.work import claim
@@ -78,7 +79,10 @@ class Desk:
         return await fire_once(self.runtime, at or now())
 
     async def ticks(self, schedule_id: UUID) -> list[Any]:
-        return sorted(await store.ticks_of(self.database.engine, schedule_id, 1000), key=lambda row: row["due_at"])
+        return sorted(
+            await store.ticks_of(self.database.engine, schedule_id, PageQuery(limit=1000)),
+            key=lambda row: row["due_at"],
+        )
 
     async def states(self, schedule_id: UUID) -> list[str]:
         return [tick["state"] for tick in await self.ticks(schedule_id)]
