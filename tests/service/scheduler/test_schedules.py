@@ -242,6 +242,17 @@ async def test_the_platforms_own_chores_are_made_once_and_stay_as_users_changed_
     assert {row["name"]: row["state"] for row in rows}["host-probe"] == "paused"
 
 
+async def chore_done_now(desk: Desk, schedule_id: UUID) -> dict[str, Any]:
+    """Run a chore of the platform and give its one tick."""
+    await desk.ask(schedule_id, "run-now")
+    async with desk.database.unit() as unit:
+        held = await claim(unit, [MAINTAIN], "w", timedelta(minutes=1))
+    assert held is not None
+    await maintain(Held(held), desk.database)
+    (tick,) = await desk.ticks(schedule_id)
+    return tick
+
+
 async def test_retention_forgets_old_work_and_silent_workers_and_says_how_much(desk: Desk) -> None:
     schedule_id = await desk.create(every_seconds=3600, action={"kind": "maintenance", "task": "work-retention"})
     old, fresh = now() - timedelta(days=20), now() - timedelta(days=1)
@@ -258,12 +269,7 @@ async def test_retention_forgets_old_work_and_silent_workers_and_says_how_much(d
         for name, seen in (("gone", old), ("here", now())):
             known = {"name": name, "kind": "x", "host": "h", "pid": 1, "concurrency": 1, "seen_at": seen}
             await unit.execute(workers.insert().values(**known))
-    await desk.ask(schedule_id, "run-now")
-    async with desk.database.unit() as unit:
-        held = await claim(unit, [MAINTAIN], "w", timedelta(minutes=1))
-    assert held is not None
-    await maintain(Held(held), desk.database)
-    (tick,) = await desk.ticks(schedule_id)
+    tick = await chore_done_now(desk, schedule_id)
     assert tick["result"] == {"deleted": {"done": 1, "failed": 0, "ticks": 0, "workers": 1}}
     assert [row["dedup_key"] for row in await desk.works() if row["kind"] == "x"] == ["b", "c", "d"]
 
@@ -287,10 +293,5 @@ async def test_the_probe_tells_of_hosts_that_were_never_heard_and_forgets_remove
         base: dict[str, Any] = {"devices": [], "memory_bytes": 0}
         for name, seen, removed in (("here", now(), None), ("never", None, None), ("gone", None, now())):
             await unit.execute(hosts.insert().values(host_id=name, seen_at=seen, removed_at=removed, **base))
-    await desk.ask(schedule_id, "run-now")
-    async with desk.database.unit() as unit:
-        held = await claim(unit, [MAINTAIN], "w", timedelta(minutes=1))
-    assert held is not None
-    await maintain(Held(held), desk.database)
-    (tick,) = await desk.ticks(schedule_id)
+    tick = await chore_done_now(desk, schedule_id)
     assert tick["result"] == {"hosts": 2, "silent": [{"host_id": "never", "silent_seconds": None, "leases": 0}]}

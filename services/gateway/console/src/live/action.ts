@@ -2,7 +2,7 @@
 import { useToast } from "primevue/usetoast";
 import { ref, shallowRef, type Ref, type ShallowRef } from "vue";
 import { useI18n } from "vue-i18n";
-import { asProblem, UNREACHABLE, type Problem } from "@/api/problem";
+import { asProblem, isAbort, UNREACHABLE, type Problem } from "@/api/problem";
 import { useCodes } from "@/components/codes";
 
 export interface Action {
@@ -60,7 +60,7 @@ export function useAttempt(): Attempt {
     try {
       await work();
     } catch (thrown) {
-      problem.value = asProblem(thrown);
+      if (!isAbort(thrown)) problem.value = asProblem(thrown);
     } finally {
       busy.value = false;
     }
