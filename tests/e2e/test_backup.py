@@ -100,7 +100,7 @@ def test_all_is_back_and_a_running_job_goes_on(running: tuple[Platform, str, str
     destroy(here)
 
     restored = here.json("restore", str(tmp_path / "all.ltp"))
-    assert set(restored["streams"]) == {"LTP_EVENTS", "LTP_TELEMETRY", "LTP_DEAD"}
+    assert set(restored["streams"]) == {"LTP_EVENTS", "LTP_TELEMETRY", "LTP_DEAD", "LTP_FEED"}
     here.ltp("up", "--detach", "--port", str(free_port()), seconds=180)
 
     after = asyncio.run(facts(here))
