@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.podman.engine import Engine, Failed
+from tests.podman.engine import CheckFailedError, Engine
 from tests.podman.images import make_images
 from tests.podman.stack import Stack
 
@@ -34,7 +34,7 @@ def main() -> int:
             engine.remove()
         else:
             check(engine, real=args.job == "demo")
-    except Failed as failure:
+    except CheckFailedError as failure:
         print(f"compose-up-check: {failure}", file=sys.stderr)
         return 1
     return 0
@@ -43,7 +43,7 @@ def main() -> int:
 def check(engine: Engine, *, real: bool) -> None:
     """Images, stack, job, logs, end."""
     if there := engine.left():
-        raise Failed(f"an earlier run left {there}")
+        raise CheckFailedError(f"an earlier run left {there}")
     make_images(engine)
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(engine, Path(folder))
@@ -58,7 +58,7 @@ def check(engine: Engine, *, real: bool) -> None:
             stack.down()
     faults += [f"left behind: {what}" for what in engine.left()]
     if faults:
-        raise Failed("\n".join(faults))
+        raise CheckFailedError("\n".join(faults))
     print("down: no container, network, volume or process is left; no service complained")
 
 

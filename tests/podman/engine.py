@@ -1,13 +1,12 @@
 """podman, buildah and podman-compose, with a storage of their own: what else runs in containers here is neither seen nor touched.
 
 No systemd, cgroups of both versions at once, and limits that may not be raised are what a container finds when this is run inside
-of another one: runc instead of crun, cgroupfs, and limits no higher than ours get along with that.
+of another one: runc instead of crun, cgroupfs, and low limits on files and processes get along with that.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ PACKAGES = (
 )
 
 
-class Failed(Exception):
+class CheckFailedError(Exception):
     """A step went wrong; the message is for whoever ran the check."""
 
 
@@ -35,12 +34,11 @@ class Engine:
         """Refuse what cannot work, and write the engine's configuration."""
         missing = [name for name in PROGRAMS if shutil.which(name) is None]
         if missing or os.geteuid() != 0:
-            raise Failed(f"root is needed, and {missing or 'nothing else'}: apt-get install {PACKAGES}")
+            raise CheckFailedError(f"root is needed, and {missing or 'nothing else'}: apt-get install {PACKAGES}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        files, processes = (min(resource.getrlimit(kind)[1], 65536) for kind in _LIMITS)
         (self.folder / "containers.conf").write_text(
-            f'[containers]\ndefault_ulimits=["nofile={files}:{files}","nproc={processes}:{processes}"]\n'
-            f'[engine]\nruntime="runc"\ncgroup_manager="cgroupfs"\n'
+            '[containers]\ndefault_ulimits=["nofile=4096:4096","nproc=4096:4096"]\n'
+            '[engine]\nruntime="runc"\ncgroup_manager="cgroupfs"\n'
         )
         (self.folder / "storage.conf").write_text(
             f'[storage]\ndriver="overlay"\ngraphroot="{self.folder}/graph"\nrunroot="{self.folder}/run"\n'
@@ -67,7 +65,7 @@ class Engine:
                 env=self.environment(),
             )
         if check and done.returncode != 0:
-            raise Failed(f"{' '.join(map(str, words))}\n{(done.stdout + done.stderr)[-3000:]}")
+            raise CheckFailedError(f"{' '.join(map(str, words))}\n{(done.stdout + done.stderr)[-3000:]}")
         return done
 
     def podman(self, *words: str | Path, check: bool = True, stdin: Path | None = None) -> str:
@@ -84,14 +82,15 @@ class Engine:
         return found + [f"process {pid}: {command[:100]}" for pid, command in self._processes()]
 
     def _processes(self) -> list[tuple[int, str]]:
-        """Whatever was told of our folder: the monitors of containers, and runc."""
+        """Monitors of containers that were told of our folder, and servers of names, which tell no folder."""
         found: list[tuple[int, str]] = []
         for place in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = place.read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
-            if Path(words[0]).name in {"conmon", "runc"} and any(str(self.folder) in word for word in words):
+            ours = any(str(self.folder) in word or "/cni/dnsname/" in word for word in words)
+            if ours and Path(words[0]).name in {"conmon", "runc", "dnsmasq"}:
                 found.append((int(place.parent.name), " ".join(words)))
         return found
 
@@ -99,6 +98,3 @@ class Engine:
         """Delete every image and the storage itself."""
         self.podman("system", "reset", "--force", check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-_LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)

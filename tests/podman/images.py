@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.podman.engine import Engine, Failed
+from tests.podman.engine import CheckFailedError, Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -24,7 +24,11 @@ BASE_PACKAGES = "ca-certificates,python3,python3-venv,wget"
 SHARED = {
     "gateway": ("gateway", "", ("gateway",)),
     "lean": ("scheduler", "", ("scheduler", "planner")),
-    "heavy": ("runner", ",dataset,surgery,evaluator,embedding,scorers,training", ("runner", "surgery", "dataset", "evaluator")),
+    "heavy": (
+        "runner",
+        ",dataset,surgery,evaluator,embedding,scorers,training",
+        ("runner", "surgery", "dataset", "evaluator"),
+    ),
 }
 
 
@@ -73,10 +77,12 @@ def _bootstrap(engine: Engine, root: Path, image: str) -> None:
 def _node(engine: Engine, folder: Path, known: dict[str, str]) -> None:
     program = shutil.which("node")
     if program is None:
-        raise Failed("Node.js 20 or newer is needed for the console.")
+        raise CheckFailedError("Node.js 20 or newer is needed for the console.")
     prefix = Path(program).resolve().parents[1]
     folder.mkdir()
-    engine.run("tar", "-C", prefix, "-cf", folder / "node.tar", "bin/node", "bin/npm", "bin/npx", "lib/node_modules/npm")
+    engine.run(
+        "tar", "-C", prefix, "-cf", folder / "node.tar", "bin/node", "bin/npm", "bin/npx", "lib/node_modules/npm"
+    )
     (folder / "Dockerfile").write_text(f"FROM {known['python']}\nADD node.tar /usr/\n")
     _build(engine, folder, folder, "-t", known["node"], folder)
 
@@ -95,8 +101,15 @@ def _mounts(work: Path) -> Iterator[str]:
     pip.write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in sorted(settings.items())))
     npm = work / "npmrc"
     npm.write_text("cafile=/etc/ssl/certs/ca-certificates.crt\n")
-    places = {f"/{Path(path).parts[1]}/{Path(path).parts[2]}" for path in re.findall(r"(?:file://)?(/opt/\S+)", pip.read_text())}
-    certificates = [Path("/etc/ssl/certs"), Path("/usr/share/ca-certificates"), Path("/usr/local/share/ca-certificates")]
+    places = {
+        f"/{Path(path).parts[1]}/{Path(path).parts[2]}"
+        for path in re.findall(r"(?:file://)?(/opt/\S+)", pip.read_text())
+    }
+    certificates = [
+        Path("/etc/ssl/certs"),
+        Path("/usr/share/ca-certificates"),
+        Path("/usr/local/share/ca-certificates"),
+    ]
     for place in [*map(Path, sorted(places)), *certificates]:
         if place.is_dir():
             yield f"--volume={place}:{place}:ro"

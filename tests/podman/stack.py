@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from rich.progress import Progress
@@ -22,7 +19,7 @@ from ltp.contracts.recipe import ModelSource
 from ltp.core.errors import LtpError
 from ltp.recipe_text import parse_recipe
 from tests.e2e.platform import RECIPE, write_rows
-from tests.podman.engine import Engine, Failed
+from tests.podman.engine import CheckFailedError, Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDE = Path(__file__).with_name("compose.override.yml")
@@ -57,10 +54,12 @@ class Stack:
             eventually(lambda name=name: self._healthy(name), 120, f"{name} is not healthy")
         self._compose("up", "-d", "--no-build", "migrate")
         if (code := self.engine.podman("wait", self.name_of("migrate"))) != "0":
-            raise Failed(f"the migration ended with {code}: {self.log_of('migrate')[-2000:]}")
+            raise CheckFailedError(f"the migration ended with {code}: {self.log_of('migrate')[-2000:]}")
         self._compose("up", "-d", "--no-build", *SERVICES)
         for name in SERVICES:
-            eventually(lambda name=name: self._healthy(name), 300, f"{name} is not healthy", lambda n=name: self.log_of(n))
+            eventually(
+                lambda name=name: self._healthy(name), 300, f"{name} is not healthy", lambda n=name: self.log_of(n)
+            )
 
     def job(self, *, real: bool) -> list[str]:
         """Send the demo's job, or one of its kind at tiny size, and follow it to its verdict; what it lacks."""
@@ -75,17 +74,20 @@ class Stack:
             with Progress(disable=True) as progress:
                 story = demo.run(progress, gateway, parsed, rows)
         except LtpError as error:
-            raise Failed(f"{error.message} {error.hint}") from error
+            raise CheckFailedError(f"{error.message} {error.hint}") from error
         out.print(demo.closing_table(story))
         return [fault for fault in demo.shortcomings(story) if real or fault not in NEEDS_A_REAL_JOB]
 
     def complaints(self) -> list[str]:
         """Every line of a service's log that is a warning or worse, and what the servers call an error."""
         found: list[str] = []
+        read = 0
         for name in (*SERVERS, "migrate", *SERVICES):
             lines = self.log_of(name).splitlines()
+            read += len(lines)
             marks = ("FATAL", "PANIC", "ERROR:", "[ERR]", "[FTL]", "[WRN]") if name in SERVERS else _WARNINGS
             found += [f"{name}: {line[:600]}" for line in lines if any(mark in line for mark in marks)]
+        print(f"logs: {len(found)} complaints in {read} lines")
         return found
 
     def down(self) -> None:
@@ -132,5 +134,5 @@ def eventually(
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise Failed(f"{otherwise} after {seconds} s\n{more()[-3000:]}")
+            raise CheckFailedError(f"{otherwise} after {seconds} s\n{more()[-3000:]}")
         time.sleep(1)
