@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from tests.podman.engine import CheckFailedError, Engine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,16 +22,8 @@ HERE = Path(__file__).parent
 DEBIAN = ("bookworm", "http://deb.debian.org/debian")
 # ca-certificates for pip, wget for the health check of NATS.
 BASE_PACKAGES = "ca-certificates,python3,python3-venv,wget"
-# Without the extras' differences: one lean image and one with torch instead of six, each started by its SERVICE.
-SHARED = {
-    "gateway": ("gateway", "", ("gateway",)),
-    "lean": ("scheduler", "", ("scheduler", "planner")),
-    "heavy": (
-        "runner",
-        ",dataset,surgery,evaluator,embedding,scorers,training",
-        ("runner", "surgery", "dataset", "evaluator"),
-    ),
-}
+# Services that share an image here, which has the extras of them all; it is started by SERVICE.
+SHARED = (("gateway",), ("scheduler", "planner"), ("runner", "surgery", "evaluator"), ("dataset",))
 
 
 def names() -> dict[str, str]:
@@ -54,13 +48,22 @@ def make_images(engine: Engine) -> None:
             if _missing(engine, image):
                 _say(f"a stand-in for {image}")
                 _build(engine, work, HERE / name, "--build-arg", f"BASE={known['python']}", "-t", image, HERE / name)
-        for service, extras, services in SHARED.values():
+        built = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        for services in SHARED:
             tags = [f"localhost/ltp/{name}:dev" for name in services]
             if _missing(engine, tags[0]):
-                _say(f"deploy/Dockerfile with SERVICE={service} EXTRAS={extras}")
+                args = _arguments([built[name]["build"]["args"] for name in services])
+                _say(f"deploy/Dockerfile with {' '.join(args)}")
                 wanted = [word for tag in tags for word in ("-t", tag)]
-                args = ("--build-arg", f"SERVICE={service}", "--build-arg", f"EXTRAS={extras}")
-                _build(engine, work, ROOT / "deploy", *args, *wanted, ROOT)
+                options = [word for argument in args for word in ("--build-arg", argument)]
+                _build(engine, work, ROOT / "deploy", *options, *wanted, ROOT)
+
+
+def _arguments(built: list[dict[str, str]]) -> tuple[str, str]:
+    """Those of docker-compose.yml; for several services the first one's, with the extras of them all."""
+    extras = [extra for args in built for extra in args.get("EXTRAS", "").split(",") if extra]
+    others = [args["SERVICE"] for args in built[1:]]
+    return f"SERVICE={built[0]['SERVICE']}", "EXTRAS=" + "".join(f",{name}" for name in dict.fromkeys(others + extras))
 
 
 def _bootstrap(engine: Engine, root: Path, image: str) -> None:
