@@ -43,7 +43,7 @@ class Reference:
     def parse(cls, text: str) -> Reference:
         """Raises INVALID_REQUEST when the text is no reference."""
         found = _REFERENCE.fullmatch(text)
-        if found is None or ".." in (found["file"] or "").split("/"):
+        if found is None or ".." in found["repo"] or ".." in (found["file"] or "").split("/"):
             message = f"{text!r} is no reference to a hub."
             hint = "Write hf://OWNER/NAME[@REVISION][/FILE], or modelscope:// with the same."
             raise LtpError(ErrorCode.INVALID_REQUEST, message, hint)
@@ -136,6 +136,9 @@ def _answered(reference: Reference, endpoint: str) -> Iterator[None]:
     except Exception as error:
         kind = type(error).__name__
         status = getattr(getattr(error, "response", None), "status_code", None)
+        if kind == "HFValidationError":
+            message = f"{reference.repo!r} is no name of a dataset on {endpoint}."
+            raise LtpError(ErrorCode.INVALID_REQUEST, message, "Write hf://OWNER/NAME[@REVISION][/FILE].") from error
         if status in {401, 403} or "Gated" in kind:
             message = f"{endpoint} does not let us read {reference.repo} ({kind})."
             hint = "It may be private, gated or misspelt: give a token with LTP_DATASET_HF_TOKEN or _MODELSCOPE_TOKEN."

@@ -29,9 +29,11 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.dataset import DEFAULT_PROJECT
+from ltp.contracts.pages import PageQuery
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
+from ltp.store.pages import in_order
 
 SCHEMA = "dataset"
 outbox_table(SCHEMA)
@@ -60,6 +62,7 @@ datasets = Table(
     Column("deleted_at", TIME),
     schema=SCHEMA,
 )
+_VERSIONS_SORTED_BY = {name: datasets.c[name] for name in ("name", "rows", "size_bytes")}
 Index("ix_datasets_name", datasets.c.name, datasets.c.uploaded_at)
 # What holds for every version of a name.
 names = Table(
@@ -165,15 +168,14 @@ async def expired(engine: AsyncEngine, at: datetime) -> Sequence[RowMapping]:
     return await _all(engine, cast(Any, query))
 
 
-async def versions(engine: AsyncEngine, name: str | None, limit: int) -> Sequence[RowMapping]:
-    """Frozen versions, newest first, with what holds for their name."""
+async def versions(engine: AsyncEngine, name: str | None, page: PageQuery) -> Sequence[RowMapping]:
+    """A page of frozen versions, with what holds for their name."""
     query = (
         select(datasets, names.c.project, names.c.personal, names.c.keep_days)
         .outerjoin(names, names.c.name == datasets.c.name)
         .where(datasets.c.version.is_not(None), datasets.c.deleted_at.is_(None))
-        .order_by(datasets.c.uploaded_at.desc(), datasets.c.dataset_id.desc())
-        .limit(limit)
     )
+    query = in_order(query, page, datasets.c.dataset_id, _VERSIONS_SORTED_BY)
     return await _all(engine, query if name is None else query.where(datasets.c.name == name))
 
 

@@ -246,6 +246,8 @@ async def find(engine: AsyncEngine, query: EvaluationQuery) -> list[RowMapping]:
         wanted = wanted.where(evaluations.c.evaluation_id == query.evaluation_id)
     if query.job_id is not None:
         wanted = wanted.where(evaluations.c.job_id == query.job_id)
+    if query.state is not None:
+        wanted = wanted.where(evaluations.c.state == query.state)
     async with engine.connect() as connection:
         return list((await connection.execute(wanted)).mappings().all())
 

@@ -17,11 +17,11 @@ from ltp.contracts.recipe import Recipe
 from ltp.contracts.recipe_check import RecipeCheckAsked, RecipeChecked
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.security.identity import DEFAULT_PROJECT
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
 from services.gateway import store
+from services.gateway.repeats import own_key
 from services.gateway.reward_files import with_reward
 from services.gateway.settings import GatewaySettings
 
@@ -108,9 +108,7 @@ async def leak_warnings(runtime: Runtime, recipe: Recipe, *, refuse: bool) -> li
 
 async def submit(runtime: Runtime, recipe: Recipe, options: JobOptions, idempotency_key: str | None = None) -> UUID:
     """Check a recipe, and say that it was submitted; returns the job. A key that was used gives the job it was used for."""
-    if idempotency_key is not None and options.project != DEFAULT_PROJECT:
-        # Each project has keys of its own.
-        idempotency_key = f"{options.project}:{idempotency_key}"
+    idempotency_key = None if idempotency_key is None else own_key(options.project, idempotency_key)
     resolved, _ = await resolve(runtime, recipe)
     known = await _known(runtime, idempotency_key, resolved, options)
     if known is not None:

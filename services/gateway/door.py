@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -28,9 +30,10 @@ from ltp.store.outage import is_outage
 from services.gateway.errors import problem_response, unreachable
 from services.gateway.identity import Identities
 from services.gateway.limits import Rates
-from services.gateway.scopes import is_audited, lacking, needed
+from services.gateway.scopes import is_audited, is_push, lacking, needed
 from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
+from services.gateway.welcome import stays_open, while_welcome
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -49,6 +52,8 @@ _HEADERS = {
     "img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
 }
 _STRANGERS = "strangers"
+# One audit event tells of all pushes of a token to a run for so long.
+_PUSH_WINDOW_SECONDS = 600.0
 
 
 class Door:
@@ -62,6 +67,7 @@ class Door:
         self.rates = Rates(settings.gateway_requests_per_second, 2 * settings.gateway_requests_per_second)
         # Who has no token is slowed much sooner, so that none can be guessed and no log be flooded.
         self.failures = Rates(20.0, 100.0)
+        self.pushes = Rates(1 / _PUSH_WINDOW_SECONDS, 1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
@@ -100,8 +106,7 @@ class Door:
         hint = "Ask an administrator for a token that has it."
         refusal = lacking(principal, needed(method, scope["path"]), hint)
         if refusal is not None:
-            if is_audited(method, scope["path"]):
-                await self._audit(self._acting(scope, principal, headers), "refused")
+            await self._record(scope, self._acting(scope, principal, headers), "refused")
             raise refusal
         size = headers.get("content-length", "0")
         if size.isascii() and size.isdigit() and int(size) > self._limit(scope["path"]):
@@ -121,12 +126,13 @@ class Door:
         mark = ACTING.set(acting)
         try:
             bounded = self._bounded(scope["path"], receive)
-            if principal.project is None:
-                await self.app(scope, bounded, watched)
+            if stays_open(scope):
+                run = partial(self._within_walls, scope, bounded, principal)
+                await while_welcome(self.identities, token_of(headers), scope, watched, run)
             else:
-                await self.walls.around(self.app, scope, bounded, watched, principal)
-            if is_audited(acting.method, acting.path) and not acting.audited and 200 <= status < 400:
-                await self._audit(acting, "done")
+                await self._within_walls(scope, bounded, principal, watched)
+            if not acting.audited and 200 <= status < 400:
+                await self._record(scope, acting, "done")
         except Exception as error:
             # The application answers what breaks in it; this broke in a layer around it.
             if status or scope["type"] != "http" or not is_outage(error):
@@ -134,6 +140,12 @@ class Door:
             await _refuse(scope, receive, send, unreachable(error))
         finally:
             ACTING.reset(mark)
+
+    async def _within_walls(self, scope: Scope, receive: Receive, principal: Principal, send: Send) -> None:
+        if principal.project is None:
+            await self.app(scope, receive, send)
+        else:
+            await self.walls.around(self.app, scope, receive, send, principal)
 
     def _acting(self, scope: Scope, principal: Principal, headers: Headers) -> Acting:
         asked = headers.get("x-ltp-project", "")
@@ -147,6 +159,17 @@ class Door:
             role=principal.role,
             token_id=principal.token_id,
         )
+
+    async def _record(self, scope: Scope, acting: Acting, outcome: Any) -> None:
+        """Write a change, or the first push of a window to a run, into the audit."""
+        if is_push(acting.method, acting.path):
+            run = scope["state"].get("run")
+            acting = replace(acting, cause=new_id(), path=f"{acting.path}/{run}" if run else acting.path)
+            who = f"{acting.token_id} {acting.actor} {acting.project} {acting.path} {outcome}"
+            if self.pushes.wait(who, time.monotonic()) == 0:
+                await self._audit(acting, outcome)
+        elif is_audited(acting.method, acting.path):
+            await self._audit(acting, outcome)
 
     async def _audit(self, acting: Acting, outcome: Any) -> None:
         mark = ACTING.set(acting)

@@ -72,7 +72,7 @@ class Feed:
     async def place_after(self, seq: int) -> int:
         """The place in the stream of the first event after a sequence number; call when all was said."""
         state = (await self.runtime.js.stream_info(FEED)).state
-        low, high = state.first_seq, state.last_seq + 1
+        low, high = max(state.first_seq, 1), state.last_seq + 1
         while low < high:
             middle = (low + high) // 2
             message = await self.runtime.js.get_msg(FEED, middle)
@@ -80,7 +80,7 @@ class Feed:
                 high = middle
             else:
                 low = middle + 1
-        return max(low, 1)
+        return low
 
     async def _say(self, row: Any, behind: int) -> tuple[int, int]:
         said = {f"ce-{name}": value for name, value in attributes(row).items()}

@@ -17,6 +17,7 @@ from ltp.security.tokens import read_token
 from ltp.store.clock import new_id, now
 from ltp.store.database import Database
 from services.gateway import store_tokens as store
+from services.gateway.news import News
 
 _REMEMBER_SECONDS = 5.0
 _MOST_REMEMBERED = 10_000
@@ -33,6 +34,8 @@ class Identities:
     token_file: Path | None = None
     # Somebody else whose tokens count.
     oidc: Oidc | None = None
+    # Wakes the open streams when a token was revoked.
+    revoked: News = field(default_factory=News)
     _known: dict[str, tuple[float, Principal]] = field(default_factory=dict[str, tuple[float, Principal]])
     _looking: dict[str, asyncio.Task[Principal]] = field(default_factory=dict[str, "asyncio.Task[Principal]"])
     _used: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
@@ -78,6 +81,7 @@ class Identities:
     def forget(self) -> None:
         """A token was revoked: every one is looked up again."""
         self._known.clear()
+        self.revoked.tell()
 
     async def _first(self, token: str, digest: str) -> store.Row | None:
         """The first administrator's token comes in a file, and is kept when it is first used. One that was revoked stays so."""

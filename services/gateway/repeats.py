@@ -64,6 +64,12 @@ async def claim(unit: Unit) -> None:
     keyed.claimed = True
 
 
+def own_key(project: str | None, key: str) -> str:
+    """A key as jobs and pipeline runs keep it: each project has keys of its own, and none can spell another's."""
+    project = project or DEFAULT_PROJECT
+    return key if project == DEFAULT_PROJECT and ":" not in key else f"{project}:{key}"
+
+
 class Repeats:
     """Wraps the application, behind the door."""
 
@@ -81,7 +87,9 @@ class Repeats:
             fault = LtpError(ErrorCode.INVALID_REQUEST, message, "A UUID will do.")
             await problem_response(fault, path=scope["path"])(scope, receive, send)
             return
-        asked = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
+        # An answer may hold a secret that was made for its caller alone.
+        who = acting.token_id or acting.actor
+        asked = f"{scope['path']}?{scope['query_string'].decode('latin-1')} {who}"
         keyed = _Keyed(acting.project or DEFAULT_PROJECT, key, acting.cause or new_id(), asked)
         known = await store.find(self.engine, keyed.project, key)
         if known is not None:

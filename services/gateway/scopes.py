@@ -45,7 +45,7 @@ _EXCEPTIONS: tuple[tuple[str, re.Pattern[str], str | None], ...] = tuple(
 )
 # Nobody but an administrator has it.
 CLOSED = "settings:write"
-# Hundreds a second: an event of each would weigh more than what it tells of.
+# Hundreds a second: an event of each would weigh more than what it tells of, so the door tells of them by the window.
 _PUSHES = re.compile(r"/api/v1/(metrics|kubeflow/[^/]+)")
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -71,5 +71,10 @@ def lacking(principal: Principal, scope: str | None, hint: str) -> LtpError | No
 
 
 def is_audited(method: str, path: str) -> bool:
-    """Whether a call may change something, and is written into the audit. Points that workers push are no such change."""
-    return method not in _READS and not (method == "POST" and _PUSHES.fullmatch(path))
+    """Whether a call may change something, and is written into the audit by itself."""
+    return method not in _READS and not is_push(method, path)
+
+
+def is_push(method: str, path: str) -> bool:
+    """Whether a call brings points of a run: the first one of each window stands in the audit for those that follow."""
+    return method == "POST" and _PUSHES.fullmatch(path) is not None

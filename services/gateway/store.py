@@ -100,6 +100,7 @@ events = Table(
     Column("actor", String),
     schema=SCHEMA,
 )
+_EVENTS_SORTED_BY = {name: events.c[name] for name in ("seq", "at", "actor")}
 Index("ix_events_job", events.c.job_id, events.c.seq)
 Index("ix_events_project", events.c.project, events.c.seq)
 steps = Table(
@@ -204,9 +205,12 @@ async def dataset(engine: AsyncEngine, dataset_id: UUID) -> Row | None:
     return await _one(engine, select(datasets).where(datasets.c.dataset_id == dataset_id))
 
 
-async def list_datasets(engine: AsyncEngine, page: PageQuery) -> list[Row]:
+async def list_datasets(engine: AsyncEngine, page: PageQuery, *, name: str | None, state: str | None) -> list[Row]:
     """A page of datasets."""
-    return await _all(engine, in_order(select(datasets), page, datasets.c.dataset_id, _DATASETS_SORTED_BY))
+    query = in_order(select(datasets), page, datasets.c.dataset_id, _DATASETS_SORTED_BY)
+    for column, wanted in ((datasets.c.name, name), (datasets.c.state, state)):
+        query = query if wanted is None else query.where(column == wanted)
+    return await _all(engine, query)
 
 
 async def frozen_version(engine: AsyncEngine, name: str, version: str | None) -> Row | None:
@@ -261,10 +265,10 @@ def subject_is(subject: str) -> ColumnElement[bool]:
 
 
 async def read_audit(
-    engine: AsyncEngine, subject: str, *, actor: str | None, before: int | None, limit: int, project: str | None
+    engine: AsyncEngine, subject: str, page: PageQuery, *, actor: str | None, before: int | None, project: str | None
 ) -> list[Row]:
-    """Events of one subject, newest first."""
-    query = select(events).where(events.c.subject == subject).order_by(events.c.seq.desc()).limit(limit)
+    """A page of the events of one subject."""
+    query = in_order(select(events).where(events.c.subject == subject), page, events.c.event_id, _EVENTS_SORTED_BY)
     for column, wanted in ((events.c.actor, actor), (events.c.project, project)):
         if wanted is not None:
             query = query.where(column == wanted)

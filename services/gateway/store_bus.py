@@ -10,8 +10,10 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ltp.contracts.pages import PageQuery
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
+from ltp.store.pages import in_order
 from services.gateway.store import SCHEMA
 
 accounts = Table(
@@ -32,6 +34,7 @@ accounts = Table(
     Column("revoked_at", TIME),
     schema=SCHEMA,
 )
+_SORTED_BY = {name: accounts.c[name] for name in ("name", "expires_at")}
 _GOOD = accounts.c.revoked_at.is_(None) & or_(accounts.c.expires_at.is_(None), accounts.c.expires_at > func.now())
 
 
@@ -45,9 +48,9 @@ async def good(engine: AsyncEngine) -> list[Row]:
     return await _all(engine, select(accounts).where(_GOOD).order_by(accounts.c.account_id))
 
 
-async def listed(engine: AsyncEngine, project: str | None, limit: int) -> list[Row]:
-    """Accounts of a project or all, newest first, revoked ones too."""
-    query = select(accounts).order_by(accounts.c.account_id.desc()).limit(limit)
+async def listed(engine: AsyncEngine, project: str | None, page: PageQuery) -> list[Row]:
+    """A page of the accounts of a project or of all, revoked ones too."""
+    query = in_order(select(accounts), page, accounts.c.account_id, _SORTED_BY)
     return await _all(engine, query if project is None else query.where(accounts.c.project == project))
 
 

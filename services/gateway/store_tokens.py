@@ -11,8 +11,10 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ltp.contracts.pages import PageQuery
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
+from ltp.store.pages import in_order
 from services.gateway.store import SCHEMA
 
 # Told when a token was revoked, so that no process goes on believing in it.
@@ -37,6 +39,7 @@ tokens = Table(
     Column("revoked_at", TIME),
     schema=SCHEMA,
 )
+_SORTED_BY = {name: tokens.c[name] for name in ("name", "role", "expires_at", "last_used_at")}
 
 
 async def add(unit: Unit, row: dict[str, Any]) -> bool:
@@ -63,9 +66,9 @@ async def find(engine: AsyncEngine, key: str) -> list[Row]:
         return list((await connection.execute(select(tokens).where(or_(*same)))).mappings())
 
 
-async def listed(engine: AsyncEngine, project: str | None, limit: int) -> list[Row]:
-    """Tokens of a project, or all; newest first."""
-    query = select(tokens).order_by(tokens.c.created_at.desc(), tokens.c.token_id.desc()).limit(limit)
+async def listed(engine: AsyncEngine, project: str | None, page: PageQuery) -> list[Row]:
+    """A page of the tokens of a project, or of all."""
+    query = in_order(select(tokens), page, tokens.c.token_id, _SORTED_BY)
     if project is not None:
         query = query.where(tokens.c.project == project)
     async with engine.connect() as connection:

@@ -29,8 +29,10 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ltp.contracts.pages import PageQuery
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
+from ltp.store.pages import in_order
 from services.gateway.store import SCHEMA, events, subject_is
 
 webhooks = Table(
@@ -56,6 +58,7 @@ webhooks = Table(
     Column("changed_at", TIME, nullable=False, server_default=func.now()),
     schema=SCHEMA,
 )
+_SORTED_BY = {name: webhooks.c[name] for name in ("name", "changed_at")}
 deliveries = Table(
     "deliveries",
     metadata,
@@ -108,9 +111,9 @@ async def find(engine: AsyncEngine, key: str, project: str | None) -> list[Row]:
     return await _all(engine, _mine(project).where(or_(*same)))
 
 
-async def listed(engine: AsyncEngine, project: str | None) -> list[Row]:
-    """Webhooks, newest first."""
-    return await _all(engine, _mine(project).order_by(webhooks.c.webhook_id.desc()))
+async def listed(engine: AsyncEngine, project: str | None, page: PageQuery) -> list[Row]:
+    """A page of webhooks."""
+    return await _all(engine, in_order(_mine(project), page, webhooks.c.webhook_id, _SORTED_BY))
 
 
 async def change(unit: Unit, webhook_id: UUID, values: dict[str, Any]) -> bool:

@@ -31,6 +31,7 @@ def test_both_languages_say_the_same_commands(name: str) -> None:
     assert first == second
 
 
+@pytest.mark.timeout(1000)
 def test_the_quick_start_leads_to_a_verdict(tmp_path: Path) -> None:
     # A port of its own, since the page's reader has the machine to himself and a test has not.
     script = "\n".join(["set -e", *blocks(ROOT / "docs" / "quick-start.md")])
@@ -38,8 +39,10 @@ def test_the_quick_start_leads_to_a_verdict(tmp_path: Path) -> None:
     environment = {**os.environ, "LTP_DATA_DIR": str(tmp_path / "data")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     shell = ["bash", "-c", script]
-    done = subprocess.run(shell, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=900)
-    down = ["bash", "-c", "ltp down --stop-runs"]
-    subprocess.run(down, capture_output=True, env=environment, cwd=tmp_path)
+    try:
+        done = subprocess.run(shell, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=900)
+    finally:
+        down = ["bash", "-c", "ltp down --stop-runs"]
+        subprocess.run(down, capture_output=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "unchanged" in done.stdout

@@ -86,6 +86,38 @@ def feed_patterns(project: str | None, subjects: Iterable[str]) -> list[str]:
     return [f"ltp-feed.{whose}.{subject}" for subject in subjects]
 
 
+def apart(subjects: Iterable[str]) -> list[str]:
+    """Patterns as one consumer may have them: what another holds is left out. Raises ValueError where two overlap in part."""
+    patterns = list(dict.fromkeys(subjects))
+    kept = [one for one in patterns if not any(_holds(other, one) for other in patterns if other != one)]
+    for number, one in enumerate(kept):
+        for other in kept[:number]:
+            if _meet(one.split("."), other.split(".")):
+                raise ValueError(f"{other} and {one} overlap, and neither holds the other")
+    return kept
+
+
+def _holds(pattern: str, other: str) -> bool:
+    """Whether every subject of `other` is one of `pattern`."""
+    theirs = other.split(".")
+    for place, part in enumerate(pattern.split(".")):
+        if part == ">":
+            return len(theirs) > place
+        if place >= len(theirs) or theirs[place] == ">" or part not in {"*", theirs[place]}:
+            return False
+    return len(theirs) == len(pattern.split("."))
+
+
+def _meet(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether some subject fits both."""
+    for mine, theirs in zip(one, other, strict=False):
+        if ">" in (mine, theirs):
+            return True
+        if "*" not in (mine, theirs) and mine != theirs:
+            return False
+    return len(one) == len(other)
+
+
 def rendered(users: Sequence[BusUser]) -> str:
     """The users as NATS configuration."""
     lines = [

@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from pydantic import BaseModel
 
 from ltp.contracts.event import Value
+from ltp.contracts.numbers import refuse_huge
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 
@@ -63,11 +64,10 @@ def replies(function: Callable[..., Awaitable[BaseModel]]) -> Callable[..., Awai
 async def ask(
     client: Client, service: str, question: str, request: BaseModel, answer: type[A], *, timeout: float = 5.0
 ) -> A:
-    """Ask a service. Raises its LtpError, or SERVICE_UNAVAILABLE when nobody answers in time."""
+    """Ask a service. Raises its LtpError, INVALID_REQUEST, or SERVICE_UNAVAILABLE when nobody answers in time."""
+    asked = refuse_huge(request.model_dump_json()).encode()
     try:
-        message = await client.request(
-            subject_of(service, question), request.model_dump_json().encode(), timeout=timeout
-        )
+        message = await client.request(subject_of(service, question), asked, timeout=timeout)
     except (TimeoutError, NatsError, OSError) as error:
         raise LtpError(
             ErrorCode.SERVICE_UNAVAILABLE,

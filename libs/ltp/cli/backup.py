@@ -9,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ltp.cli.output import DataDirOption, JsonOption, reported, show, size
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, reported, show, size
 from ltp.core.errors import ErrorCode, LtpError
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
 
 
 def backup(
@@ -21,7 +19,7 @@ def backup(
     ],
     models: Annotated[bool, typer.Option("--models", help="Exported models too; they can be large.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE when it exists.")] = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,7 +46,7 @@ def backup(
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")],
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -71,7 +69,7 @@ def restore(
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where docker-compose.yml lies.")] = Path(),
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
     """Make what docker-compose.yml needs and no repository may hold: .env and secrets/. Keeps what is there."""

@@ -8,10 +8,9 @@ import typer
 
 from ltp.cli.client import Gateway
 from ltp.cli.dataset_files import wait_until_read
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show
 from ltp.cli.search import (
     DatasetArgument,
-    DryRunOption,
     ModelOption,
     PartOption,
     WaitOption,

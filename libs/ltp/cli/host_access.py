@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.hosts import DryRunOption, HostId, app, parse_labels
-from ltp.cli.output import DataDirOption, JsonOption, reported, show
+from ltp.cli.hosts import HostId, app, parse_labels
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, reported, show
 from ltp.core.errors import ErrorCode, LtpError
 
 _POLL_SECONDS = 0.2

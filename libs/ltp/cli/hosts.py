@@ -7,13 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show, size
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show, size
 from ltp.core.errors import ErrorCode, LtpError
 
 app = typer.Typer(no_args_is_help=True, help="See hosts, label them, and take them out of service.")
 
 HostId = Annotated[str, typer.Argument(metavar="HOST", help="A host's name, as `ltp host list` shows it.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the host, and change nothing.")]
 
 
 @app.command("list")

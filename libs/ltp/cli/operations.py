@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, err, moment, reported, rows_table, show, size
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, err, moment, reported, rows_table, show, size
 from ltp.cli.yaml_files import yaml_text
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
@@ -26,7 +26,6 @@ app = typer.Typer(no_args_is_help=True, help="Follow and steer operations on mod
 OperationId = Annotated[str, typer.Argument(metavar="OPERATION", help="An operation's id, or `last`.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="What random choices follow from.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is over; exit 1 unless it succeeded.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check, and say what would be done.")]
 LocalOption = Annotated[bool, typer.Option("--local", help="Without a platform, here and now; OUT is a path.")]
 ProofOption = Annotated[bool, typer.Option("--proof/--no-proof", help="Load the result and read it back.")]
 EvaluateOption = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show
 from ltp.cli.yaml_files import yaml_text
 from ltp.contracts.pipeline import PipelineSpec
 from ltp.contracts.pipeline_graph import literal_paths, places_of
@@ -22,7 +22,6 @@ app = typer.Typer(no_args_is_help=True, help="Run pipelines: dataset, train, eva
 PipelineFile = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline in YAML; `-` reads standard input.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `last`.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when the run is over; exit 1 unless it succeeded.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do not do it.")]
 
 _POLL_SECONDS = 0.5
 
@@ -79,7 +78,7 @@ def get(
 
 
 @app.command()
-def cancel(run: RunId, dry_run: DryRun = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def cancel(run: RunId, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     """Ask that a run end; its jobs are cancelled."""
     with reported():
         gateway = Gateway.find(data_dir)
@@ -99,7 +98,7 @@ def cancel(run: RunId, dry_run: DryRun = False, data_dir: DataDirOption = None, 
 @app.command()
 def resume(
     run: RunId,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     wait: Wait = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
@@ -140,7 +139,7 @@ def armed(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
 
 
 @app.command()
-def disarm(name: str, dry_run: DryRun = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def disarm(name: str, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     """Let a pipeline's triggers start no more runs."""
     with reported():
         gateway = Gateway.find(data_dir)

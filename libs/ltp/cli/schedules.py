@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ltp.cli.client import Gateway
 from ltp.cli.jobs import read_recipe
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show
 from ltp.cli.pipelines import read_pipeline
 from ltp.contracts.faults import faults_of
 from ltp.contracts.schedule import ScheduleSpec
@@ -21,7 +21,6 @@ from ltp.core.errors import ErrorCode, LtpError
 app = typer.Typer(no_args_is_help=True, help="Do things at certain times: run a pipeline, submit a job, a chore.")
 
 Name = Annotated[str, typer.Argument(metavar="SCHEDULE", help="A schedule's name or id.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do not do it.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -80,25 +79,33 @@ def get(schedule: Name, data_dir: DataDirOption = None, json: JsonOption = False
 
 
 @app.command()
-def pause(schedule: Name, dry_run: DryRun = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def pause(
+    schedule: Name, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
     """Stop a schedule's ticks; what was started goes on."""
     _change(schedule, "pause", dry_run, data_dir, json)
 
 
 @app.command()
-def resume(schedule: Name, dry_run: DryRun = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def resume(
+    schedule: Name, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
     """Let a schedule tick again, from its next instant on."""
     _change(schedule, "resume", dry_run, data_dir, json)
 
 
 @app.command()
-def delete(schedule: Name, dry_run: DryRun = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def delete(
+    schedule: Name, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
     """Delete a schedule with its ticks; what they started goes on."""
     _change(schedule, "delete", dry_run, data_dir, json)
 
 
 @app.command("run-now")
-def run_now(schedule: Name, dry_run: DryRun = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def run_now(
+    schedule: Name, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
     """Fire a tick at once, paused or not."""
     _change(schedule, "run-now", dry_run, data_dir, json)
 

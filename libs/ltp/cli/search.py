@@ -12,7 +12,7 @@ from urllib.parse import quote
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, err, moment, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, err, moment, reported, rows_table, show
 from ltp.contracts.dedup import TextPart
 from ltp.contracts.search import IndexName, SearchMode
 from ltp.contracts.values import Problem
@@ -23,7 +23,6 @@ PartOption = Annotated[TextPart, typer.Option(help="What of a row is compared.")
 ModelOption = Annotated[
     str | None, typer.Option(help="Embedding model: a directory, or openai:NAME. Default: the platform's.")
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is over.")]
 
 _POLL_SECONDS = 0.3

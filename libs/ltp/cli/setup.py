@@ -15,7 +15,7 @@ import typer
 from ltp import locks
 from ltp.cli import host_access
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, reported, rows_table, show
 from ltp.core.errors import ErrorCode, LtpError
 
 app = typer.Typer(no_args_is_help=True, help="Install what a machine needs, from the lock of its role.")
@@ -33,12 +33,14 @@ VenvOption = Annotated[Path, typer.Option("--venv", help="Where the environment 
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Folder made by `ltp setup bundle`: nothing is downloaded.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
 @app.command()
 def manager(
-    venv: VenvOption = Path(".venv"), bundle: BundleOption = None, dry_run: DryRun = False, json: JsonOption = False
+    venv: VenvOption = Path(".venv"),
+    bundle: BundleOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Install the platform itself: services and CLI, no torch. Linux, and macOS on Apple Silicon."""
     _install("manager", venv, bundle, dry_run, json)
@@ -50,7 +52,7 @@ def training(
     gpu: Annotated[bool, typer.Option("--gpu/--cpu", help="Left out: as nvidia-smi says.")] = shutil.which("nvidia-smi")
     is not None,
     bundle: BundleOption = None,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
     """Install verl and what it needs on this machine; LTP_RUNNER_PYTHON then names its interpreter."""
@@ -67,7 +69,7 @@ def training(
 def bundle(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the wheels go.")],
     role: Annotated[str, typer.Option(help="manager, training or gpu.")] = "training",
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
     """Download a role's packages, to install them where there is no network. Run it on a machine of the same kind."""
@@ -105,7 +107,7 @@ def host(
     bundle: Annotated[
         Path | None, typer.Option(help="Folder made by `ltp setup bundle`, on the machine of the platform.")
     ] = None,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -44,7 +44,7 @@ def add(
 def list_all(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     """List webhooks, newest first."""
     with reported():
-        found = Gateway.find(data_dir).get("/webhooks")["webhooks"]
+        found = Gateway.find(data_dir).get("/webhooks", limit=1000)["webhooks"]
         show(found, json, lambda: rows_table(_COLUMNS, [_row(hook) for hook in found]))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ltp.cli.client import Gateway
-from ltp.cli.output import DataDirOption, JsonOption, moment, reported, rows_table, show
+from ltp.cli.output import DataDirOption, DryRunOption, JsonOption, moment, reported, rows_table, show
 from ltp.core.errors import ErrorCode, LtpError
 
 queue_app = typer.Typer(help="Show the queues, limit them, and look after dead letters.", invoke_without_command=True)
@@ -16,7 +16,6 @@ work_app = typer.Typer(no_args_is_help=True, help="Show pieces of work and their
 dead_app = typer.Typer(no_args_is_help=True, help="Messages whose listener failed for good.")
 queue_app.add_typer(dead_app, name="dead")
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show, but change nothing.")]
 WorkId = Annotated[str, typer.Argument(metavar="WORK", help="The id of a piece of work.")]
 Amount = Annotated[
     str | None, typer.Option(metavar="N|none", help="At most so many at a time; `none` lifts the limit.")
@@ -46,7 +45,7 @@ def set_queue(
     paused: Annotated[
         bool | None, typer.Option("--paused/--resumed", help="Let nothing new start, or start again.")
     ] = None,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -70,7 +69,7 @@ def quota(
     paused: Annotated[
         bool | None, typer.Option("--paused/--resumed", help="Let nothing new of it start, or start again.")
     ] = None,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -114,7 +113,7 @@ All = Annotated[bool, typer.Option("--all", help="All of them.")]
 def replay_dead(
     letters: Letters = None,
     everything: All = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -129,7 +128,7 @@ def replay_dead(
 def drop_dead(
     letters: Letters = None,
     everything: All = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -169,7 +168,9 @@ def get(work: WorkId, data_dir: DataDirOption = None, json: JsonOption = False) 
 
 
 @work_app.command()
-def cancel(work: WorkId, dry_run: DryRun = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def cancel(
+    work: WorkId, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
     """Ask that work end."""
     with reported():
         gateway = Gateway.find(data_dir)
@@ -181,7 +182,9 @@ def cancel(work: WorkId, dry_run: DryRun = False, data_dir: DataDirOption = None
 
 
 @work_app.command()
-def retry(work: WorkId, dry_run: DryRun = False, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+def retry(
+    work: WorkId, dry_run: DryRunOption = False, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
     """Put dead work back in its queue."""
     with reported():
         gateway = Gateway.find(data_dir)

@@ -69,6 +69,7 @@ class MadeBusAccount(BusAccountView):
 
 
 class BusAccountList(BaseModel):
-    """Accounts, newest first."""
+    """A page of accounts. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     accounts: list[BusAccountView]
+    next_cursor: str | None = None

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from ltp.contracts.event import Event, Value
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.recipe import Recipe
 from ltp.contracts.values import Name, Problem, Ratio, Sha256
 
@@ -185,17 +186,17 @@ class VersionDetail(Value):
     created_at: datetime
 
 
-class VersionsAsked(Value):
-    """Versions of one name or of all, newest first."""
+class VersionsAsked(PageQuery):
+    """A page of the versions of one name or of all."""
 
     name: Name | None = None
-    limit: int = 100
 
 
 class Versions(Value):
-    """An answer."""
+    """A page of versions. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     versions: list[VersionDetail]
+    next_cursor: str | None = None
 
 
 class RowsAsked(VersionAsked):

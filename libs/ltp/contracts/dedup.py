@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field, model_validator
 
 from ltp.contracts.event import Event, Value
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.values import Name, Problem, Sha256
 
 DedupMethod = Literal["exact", "near", "semantic", "combined"]
@@ -176,16 +177,17 @@ class DedupQuestion(Value):
     limit: int = Field(default=50, ge=1, le=200)
 
 
-class DedupsRequest(Value):
-    """All searches for duplicates in a name."""
+class DedupsRequest(PageQuery):
+    """A page of the searches for duplicates in a name."""
 
     name: Name
 
 
 class DedupList(Value):
-    """Searches for duplicates, newest first."""
+    """A page of searches for duplicates. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     dedups: list[DedupRun]
+    next_cursor: str | None = None
 
 
 class Removal(Value):
@@ -247,8 +249,8 @@ class LeakCheck(Value):
     ended_at: datetime | None = None
 
 
-class LeaksRequest(Value):
-    """The checks of a version, newest first, or one of them with its leaks."""
+class LeaksRequest(PageQuery):
+    """A page of the checks of a version, or one of them with its leaks."""
 
     name: Name | None = None
     version: Sha256 | None = None
@@ -256,9 +258,10 @@ class LeaksRequest(Value):
 
 
 class LeakChecks(Value):
-    """Checks, newest first."""
+    """A page of checks. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     checks: list[LeakCheck]
+    next_cursor: str | None = None
 
 
 class LeakWarnings(Value):

@@ -35,6 +35,7 @@ class EvaluationQuery(PageQuery):
 
     evaluation_id: UUID | None = None
     job_id: UUID | None = None
+    state: EvaluationState | None = None
 
 
 class EvaluationRecord(Value):

@@ -66,6 +66,7 @@ class MadeToken(TokenView):
 
 
 class TokenList(BaseModel):
-    """Tokens, newest first."""
+    """A page of tokens. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     tokens: list[TokenView]
+    next_cursor: str | None = None

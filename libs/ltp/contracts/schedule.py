@@ -187,11 +187,11 @@ class Schedules(Value):
     next_cursor: str | None = None
 
 
-class TicksRequest(Value):
-    """A schedule's ticks, newest first."""
+class TicksRequest(PageQuery):
+    """A page of a schedule's ticks."""
 
     schedule: str = Field(max_length=200)
-    limit: int = Field(default=50, ge=1, le=1000)
+    sort: str = "-due_at"
 
 
 class TickView(Value):
@@ -210,6 +210,7 @@ class TickView(Value):
 
 
 class Ticks(Value):
-    """A page of ticks."""
+    """A page of ticks. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     ticks: list[TickView]
+    next_cursor: str | None = None

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ltp.contracts.dedup import CheckState, TextPart, VersionRef
 from ltp.contracts.event import Event, Value
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.values import Name, Problem, Sha256
 
 SearchMode = Literal["semantic", "lexical", "hybrid"]
@@ -127,8 +128,8 @@ class Embedding(Value):
     ended_at: datetime | None = None
 
 
-class EmbeddingsRequest(Value):
-    """Which embeddings there are of a name (newest first), or one of them."""
+class EmbeddingsRequest(PageQuery):
+    """A page of the embeddings of a name, or one of them."""
 
     name: Name | None = None
     version: Sha256 | None = None
@@ -136,9 +137,10 @@ class EmbeddingsRequest(Value):
 
 
 class EmbeddingList(Value):
-    """Embeddings, newest first."""
+    """A page of embeddings. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     embeddings: list[Embedding]
+    next_cursor: str | None = None
 
 
 class ResolveRequest(Value):

@@ -92,9 +92,10 @@ class MadeWebhook(WebhookView):
 
 
 class WebhookList(BaseModel):
-    """Webhooks, newest first."""
+    """A page of webhooks. Pass `next_cursor` as `cursor` to read on; null on the last page."""
 
     webhooks: list[WebhookView]
+    next_cursor: str | None = None
 
 
 class DeliveryView(BaseModel):

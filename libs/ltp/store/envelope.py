@@ -10,6 +10,7 @@ from uuid import UUID
 from opentelemetry import propagate
 
 from ltp.contracts.event import Event
+from ltp.contracts.numbers import refuse_huge
 from ltp.store.acting import Acting
 
 
@@ -47,7 +48,7 @@ def envelope(
         if acting.project is not None:
             headers["ce-project"] = acting.project
     propagate.inject(headers)
-    return Message(str(event_id), event.subject, headers, event.model_dump_json().encode(), keep=True)
+    return Message(str(event_id), event.subject, headers, refuse_huge(event.model_dump_json()).encode(), keep=True)
 
 
 def event_id_of(headers: Mapping[str, str]) -> UUID | None:

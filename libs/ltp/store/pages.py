@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, literal, tuple_
+from sqlalchemy import Column, ColumnElement, Select, func, literal, tuple_
 
 from ltp.contracts.pages import PageQuery, Place
 from ltp.core.errors import ErrorCode, LtpError
@@ -26,7 +26,7 @@ def in_order(query: S, page: PageQuery, identity: ColumnElement[Any], fields: Ma
         message = f"{page.sort[:100]!r} is nothing to sort by."
         raise LtpError(ErrorCode.INVALID_REQUEST, message, f"Sort by {known}, or by -FIELD for the largest first.")
     by = [] if name == "created_at" else [fields[name]]
-    keys = [*(func.coalesce(column, _empty(column)) for column in by), identity]
+    keys = [*map(_filled, by), identity]
     query = query.order_by(*(key.desc() if falls else key.asc() for key in keys)).limit(page.limit)
     if page.after is None:
         return query
@@ -34,8 +34,11 @@ def in_order(query: S, page: PageQuery, identity: ColumnElement[Any], fields: Ma
     return query.where(tuple_(*keys) < edge if falls else tuple_(*keys) > edge)
 
 
-def _empty(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    return literal(_EMPTY[column.type.python_type], column.type)
+def _filled(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column with its nothings filled; one that has none is left as it is, for its index."""
+    if isinstance(column, Column) and not column.nullable:
+        return column
+    return func.coalesce(column, literal(_EMPTY[column.type.python_type], column.type))
 
 
 def _value(column: ColumnElement[Any], place: Place) -> Any:

@@ -15,9 +15,8 @@ from ltp.up.process import Child, ProcessSpec, signal_group
 from ltp.up.record import ProcessRecord, ProcessState, now
 
 BACK_OFF_SECONDS = (0.2, 1.0, 5.0, 15.0)
-FORGIVEN_SECONDS = (
-    10.0  # after this much health an earlier failure no longer lengthens the pause; a start costs a few seconds
-)
+# After this much health an earlier failure no longer lengthens the pause; a start costs a few seconds.
+FORGIVEN_SECONDS = 10.0
 START_ATTEMPTS = 3  # ends before the first readiness that count as a crash loop
 PROBE_SECONDS = 0.1
 # A process that lives and answers nothing, so often in a row at this distance, hangs: some 45 s. Counted and not

@@ -78,7 +78,7 @@ async def queue_check(event: LeakCheckRequested, unit: InboxUnit) -> None:
 @router.subscriber(**answered_by(SERVICE, "dedups"))
 @replies
 async def list_dedups(request: DedupsRequest, library: Held) -> DedupList:
-    rows = await store.listed(library.database.engine, store.dedups, request.name)
+    rows = await store.listed(library.database.engine, store.dedups, request.name, request)
     return DedupList(dedups=[DedupRun.model_validate(dict(row)) for row in rows])
 
 
@@ -113,7 +113,7 @@ async def show_leaks(request: LeaksRequest, library: Held) -> LeakChecks:
             message = f"There is no leak check {request.check_id}."
             raise LtpError(ErrorCode.NOT_FOUND, message, "`ltp dataset leaks NAME` makes one.")
         return LeakChecks(checks=[_check(row)])
-    rows = await store.listed(engine, store.leak_checks, request.name or "", request.version)
+    rows = await store.listed(engine, store.leak_checks, request.name or "", request, request.version)
     return LeakChecks(checks=[_check({**row, "found": []}) for row in rows])
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.dedup import LeakAsk, LeakCheckCompleted, LeakCheckFailed, LeakWarnings, VersionRef
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.values import Problem
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import Work, finish
@@ -56,7 +57,7 @@ async def fail_check(unit: Unit, work: Work, problem: Problem) -> None:
 
 async def leak_warnings(engine: AsyncEngine, name: str, version: str) -> LeakWarnings:
     """What the newest checks of a version found; `checked` is false when there was none."""
-    rows = await store.listed(engine, store.leak_checks, name, version)
+    rows = await store.listed(engine, store.leak_checks, name, PageQuery(limit=100), version)
     done = [row for row in rows if row["state"] == "completed"]
     newest = {str(row["against"]): row for row in reversed(done)}
     return LeakWarnings(checked=bool(done), warnings=[_warning(row) for row in newest.values() if row["leaks"]])

@@ -10,9 +10,11 @@ from sqlalchemy import Boolean, Column, Float, Integer, String, Table, Uuid, fun
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ltp.contracts.pages import PageQuery
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
+from ltp.store.pages import in_order
 
 SCHEMA = "dataset"
 
@@ -96,9 +98,12 @@ async def one(engine: AsyncEngine, table: Table, key: UUID) -> Mapping[str, Any]
         return cast(Any, found.mappings().one_or_none())
 
 
-async def listed(engine: AsyncEngine, table: Table, name: str, version: str | None = None) -> list[Mapping[str, Any]]:
-    """Those of a name, newest first."""
-    statement = select(table).where(table.c.name == name).order_by(table.c.created_at.desc()).limit(100)
+async def listed(
+    engine: AsyncEngine, table: Table, name: str, page: PageQuery, version: str | None = None
+) -> list[Mapping[str, Any]]:
+    """A page of those of a name."""
+    mine = select(table).where(table.c.name == name)
+    statement = in_order(mine, page, next(iter(table.primary_key)), {"state": table.c.state})
     if version is not None:
         statement = statement.where(table.c.version == version)
     async with engine.connect() as connection:

@@ -42,7 +42,7 @@ def _detail(row: Any) -> VersionDetail:
 @questions.subscriber(**answered_by(SERVICE, "versions"))
 @replies
 async def list_versions(asked: VersionsAsked, database: Db) -> Versions:
-    rows = await store.versions(database.engine, asked.name, asked.limit)
+    rows = await store.versions(database.engine, asked.name, asked)
     return Versions(versions=[_detail(row) for row in rows])
 
 

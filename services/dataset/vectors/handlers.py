@@ -65,7 +65,7 @@ async def resolve(request: ResolveRequest, library: Annotated[Library, Context("
 async def show_embeddings(request: EmbeddingsRequest, library: Annotated[Library, Context("library")]) -> EmbeddingList:
     engine = library.database.engine
     if request.embedding_id is None:
-        return EmbeddingList(embeddings=await store.listed(engine, request.name, request.version))
+        return EmbeddingList(embeddings=await store.listed(engine, request.name, request.version, request))
     row = await store.embedding(engine, request.embedding_id)
     if row is None:
         message = f"There is no embedding {request.embedding_id}."

@@ -22,10 +22,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.search import Embedding, EmbeddingRequested
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, metadata
+from ltp.store.pages import in_order
 from services.dataset.vectors.index import F32
 
 SCHEMA = "dataset"
@@ -108,9 +110,9 @@ async def latest(engine: AsyncEngine, version: str, part: str, model: str) -> Ma
         return cast(Any, found.mappings().one_or_none())
 
 
-async def listed(engine: AsyncEngine, name: str | None, version: str | None) -> list[Embedding]:
-    """Embeddings, newest first."""
-    statement = select(embeddings).order_by(embeddings.c.created_at.desc()).limit(200)
+async def listed(engine: AsyncEngine, name: str | None, version: str | None, page: PageQuery) -> list[Embedding]:
+    """A page of embeddings."""
+    statement = in_order(select(embeddings), page, embeddings.c.embedding_id, {"state": embeddings.c.state})
     if name is not None:
         statement = statement.where(embeddings.c.name == name)
     if version is not None:

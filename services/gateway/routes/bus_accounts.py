@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
-from ltp.bus.permissions import FEED, feed_patterns, inbox_prefix
+from ltp.bus.permissions import FEED, apart, feed_patterns, inbox_prefix
 from ltp.bus.users_file import digest_of
 from ltp.contracts.bus_account import (
     MOST_ACCOUNTS,
@@ -18,6 +18,7 @@ from ltp.contracts.bus_account import (
     NewBusAccount,
     StartingPoint,
 )
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import Principal
 from ltp.store.clock import new_id, now
@@ -25,10 +26,12 @@ from services.gateway import store_bus as store
 from services.gateway import store_owners, store_webhooks
 from services.gateway.access import Engine, Serving
 from services.gateway.bus_accounts import BusAccounts, unmanaged
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["bus accounts"])
 
+AccountOrder = Literal["-created_at", "created_at", "-name", "name", "-expires_at", "expires_at"]
 Key = Annotated[str, Path(max_length=200, description="An account's id, user or name.")]
 
 
@@ -45,6 +48,12 @@ async def create_account(
     if len(good) >= MOST_ACCOUNTS or wanted.name in {row["name"] for row in good if row["project"] == project}:
         message = f"The name {wanted.name} is taken, or there are {MOST_ACCOUNTS} accounts already."
         raise LtpError(ErrorCode.CONFLICT, message, "Revoke one, or choose another name.")
+    try:
+        subjects = apart(wanted.subjects)
+    except ValueError as error:
+        raise LtpError(
+            ErrorCode.INVALID_REQUEST, f"The subjects {error}.", "Name what holds both, as `ltp.>`."
+        ) from error
     position = await _position(engine, wanted)
     account_id, password = new_id(), secrets.token_urlsafe(32)
     lasts = None if wanted.expires_in_days is None else timedelta(days=wanted.expires_in_days)
@@ -54,7 +63,7 @@ async def create_account(
         # Names are a project's own; users are known to all of NATS.
         "user": f"{wanted.name}-{secrets.token_hex(4)}",
         "project": project,
-        "subjects": wanted.subjects,
+        "subjects": subjects,
         "digest": digest_of(password),
         "position": position,
         "created_by": caller.name,
@@ -73,10 +82,20 @@ async def create_account(
 
 @router.get("/bus-accounts")
 async def list_accounts(
-    caller: Caller, engine: Engine, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    caller: Caller,
+    engine: Engine,
+    paging: Paging,
+    sort: Annotated[AccountOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 100,
 ) -> BusAccountList:
     """Accounts of the caller's project, or all; newest first, revoked and expired ones too."""
-    return BusAccountList(accounts=[_view(row) for row in await store.listed(engine, caller.project, limit)])
+
+    async def read(page: PageQuery) -> list[BusAccountView]:
+        return [_view(row) for row in await store.listed(engine, caller.project, page)]
+
+    page = await paging.page(read, identity="account_id", sort=sort, cursor=cursor, limit=limit)
+    return BusAccountList(accounts=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/bus-accounts/{account}")

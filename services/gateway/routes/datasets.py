@@ -20,6 +20,7 @@ from ltp.contracts.dataset import (
     InspectAsked,
     Inspection,
     ReadOptions,
+    VersionDetail,
     Versions,
     VersionsAsked,
 )
@@ -42,6 +43,8 @@ router = APIRouter(tags=["datasets"])
 DatasetOrder = Literal[
     "-created_at", "created_at", "-name", "name", "-state", "state", "-rows", "rows", "-size_bytes", "size_bytes",
 ]  # fmt: skip
+DatasetState = Literal["uploaded", "frozen", "rejected", "deleted"]
+VersionOrder = Literal["-created_at", "created_at", "-name", "name", "-rows", "rows", "-size_bytes", "size_bytes"]
 
 Holdout = Annotated[float, Field(ge=0, lt=1, description="Share of rows held out as split `test`.")]
 
@@ -136,6 +139,8 @@ async def inspect_source(request: InspectRequest, runtime: Serving) -> Inspectio
 async def list_datasets(
     engine: Engine,
     paging: Paging,
+    name: Annotated[str | None, Query(max_length=200, description="Only what is called so.")] = None,
+    state: Annotated[DatasetState | None, Query(description="Only what is in this state.")] = None,
     sort: Annotated[DatasetOrder, SORT] = NEWEST_FIRST,
     cursor: Cursor = None,
     limit: PageLimit = 100,
@@ -143,7 +148,8 @@ async def list_datasets(
     """Datasets, newest first. The header `Link` leads to the next page."""
 
     async def read(page: PageQuery) -> list[Dataset]:
-        return [Dataset.model_validate(dict(row)) for row in await store.list_datasets(engine, page)]
+        rows = await store.list_datasets(engine, page, name=name, state=state)
+        return [Dataset.model_validate(dict(row)) for row in rows]
 
     return (await paging.page(read, identity="dataset_id", sort=sort, cursor=cursor, limit=limit)).items
 
@@ -156,10 +162,21 @@ async def list_detected(runtime: Serving) -> Detected:
 
 @router.get("/datasets/versions")
 async def list_versions(
-    runtime: Serving, name: Name | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    runtime: Serving,
+    paging: Paging,
+    name: Name | None = None,
+    sort: Annotated[VersionOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 100,
 ) -> Versions:
     """Frozen versions, newest first, with what each was made of."""
-    return await ask(runtime.client, "dataset", "versions", VersionsAsked(name=name, limit=limit), Versions)
+
+    async def read(page: PageQuery) -> list[VersionDetail]:
+        query = VersionsAsked(**dict(page), name=name)
+        return (await ask(runtime.client, "dataset", "versions", query, Versions)).versions
+
+    page = await paging.page(read, identity="dataset_id", sort=sort, cursor=cursor, limit=limit)
+    return Versions(versions=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/datasets/{dataset_id}")

@@ -26,15 +26,17 @@ from ltp.contracts.dedup import (
     RemovalPage,
     Thresholds,
 )
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway import store
 from services.gateway.access import Serving
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.routes.datasets import show_dataset
 from services.gateway.routes.models import Dataset
-from services.gateway.routes.named import Named, once_known, resolve_named, resolve_ref
+from services.gateway.routes.named import DoneOrder, Named, once_known, resolve_named, resolve_ref
 
 router = APIRouter(tags=["datasets"])
 
@@ -79,10 +81,23 @@ async def find_duplicates(named: Named, wanted: DedupAsk, runtime: Serving, resp
 
 
 @router.get("/datasets/{named}/dedup")
-async def list_dedups(named: Named, runtime: Serving) -> DedupList:
+async def list_dedups(
+    named: Named,
+    runtime: Serving,
+    paging: Paging,
+    sort: Annotated[DoneOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 100,
+) -> DedupList:
     """Searches for duplicates, newest first."""
     target = await resolve_named(runtime, named)
-    return await ask(runtime.client, "dataset", "dedups", DedupsRequest(name=target.name), DedupList)
+
+    async def read(page: PageQuery) -> list[DedupRun]:
+        query = DedupsRequest(**dict(page), name=target.name)
+        return (await ask(runtime.client, "dataset", "dedups", query, DedupList)).dedups
+
+    page = await paging.page(read, identity="dedup_id", sort=sort, cursor=cursor, limit=limit)
+    return DedupList(dedups=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/datasets/{named}/dedup/{dedup_id}")
@@ -147,11 +162,23 @@ async def check_leaks(named: Named, wanted: LeakAsk, runtime: Serving, response:
 
 
 @router.get("/datasets/{named}/leaks")
-async def list_leak_checks(named: Named, runtime: Serving) -> LeakChecks:
+async def list_leak_checks(
+    named: Named,
+    runtime: Serving,
+    paging: Paging,
+    sort: Annotated[DoneOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 100,
+) -> LeakChecks:
     """Leak checks of a version, newest first, without their rows."""
     target = await resolve_named(runtime, named)
-    request = LeaksRequest(name=target.name, version=target.version)
-    return await ask(runtime.client, "dataset", "leaks", request, LeakChecks)
+
+    async def read(page: PageQuery) -> list[LeakCheck]:
+        query = LeaksRequest(**dict(page), name=target.name, version=target.version)
+        return (await ask(runtime.client, "dataset", "leaks", query, LeakChecks)).checks
+
+    page = await paging.page(read, identity="check_id", sort=sort, cursor=cursor, limit=limit)
+    return LeakChecks(checks=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/datasets/{named}/leaks/warnings")

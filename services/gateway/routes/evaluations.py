@@ -28,6 +28,7 @@ from ltp.contracts.evaluation_questions import (
     EvaluationQuery,
     EvaluationRecord,
     EvaluationRecords,
+    EvaluationState,
     HistoryQuery,
     HistoryRecord,
     Outcome,
@@ -90,6 +91,7 @@ async def list_all(
     runtime: Serving,
     paging: Paging,
     job_id: UUID | None = None,
+    state: EvaluationState | None = None,
     sort: Annotated[EvaluationOrder, SORT] = NEWEST_FIRST,
     cursor: Cursor = None,
     limit: PageLimit = 50,
@@ -97,7 +99,7 @@ async def list_all(
     """Evaluations, newest first."""
 
     async def read(page: PageQuery) -> list[EvaluationRecord]:
-        query = EvaluationQuery(job_id=job_id, **dict(page))
+        query = EvaluationQuery(job_id=job_id, state=state, **dict(page))
         return (await ask(runtime.client, "evaluator", "evaluations", query, EvaluationRecords)).evaluations
 
     page = await paging.page(read, identity="evaluation_id", sort=sort, cursor=cursor, limit=limit)

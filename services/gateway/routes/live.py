@@ -28,12 +28,15 @@ from services.gateway.live import Line, Read, Tails
 from services.gateway.news import News
 from services.gateway.point_lines import point_lines
 from services.gateway.routes.models import EventLine, StepLine
+from services.gateway.scopes import lacking
 from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
 
 router = APIRouter(tags=["live"])
 
 _MOST_SUBSCRIPTIONS = 50
+# As the streams of server-sent events need them.
+_SCOPES = {"events": "events:read", "metrics": "jobs:read", "points": "metrics:read"}
 _TRY_LATER, _DEFECT = 1013, 1011
 
 
@@ -95,6 +98,9 @@ class _Session:
         self._tasks[wish.id] = asyncio.create_task(self._follow(wish, key, read, news))
 
     async def _source(self, wish: Wish) -> tuple[Hashable, Read, News]:
+        scope = _SCOPES[wish.topic]
+        if (refusal := lacking(self.principal, scope, "Ask an administrator for a token that has it.")) is not None:
+            raise refusal
         state = self.socket.app.state
         engine, project = state.runtime.database.engine, self.principal.project
         walls: Walls = state.walls

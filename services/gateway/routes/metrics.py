@@ -58,8 +58,9 @@ class Report(BaseModel):
 
 
 @router.post("/metrics")
-async def push_metrics(push: Push, runtime: Serving) -> Pushed:
+async def push_metrics(push: Push, runtime: Serving, request: Request) -> Pushed:
     """Push a batch of metrics. Send it again when you got no answer: what is known is not counted twice."""
+    request.state.run = push.run  # The audit names it.
     count = sum(len(reading.values) for reading in push.readings)
     if count > MOST_POINTS:
         message = f"The batch has {count} points; {MOST_POINTS} is the limit."

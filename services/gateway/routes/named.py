@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import Path
@@ -18,6 +18,8 @@ from ltp.service.runtime import Runtime
 from services.gateway import store
 
 T = TypeVar("T")
+# What lists of that which is done to a dataset sort by.
+DoneOrder = Literal["-created_at", "created_at", "-state", "state"]
 
 _LOOKS, _LOOK_SECONDS = 60, 0.05
 

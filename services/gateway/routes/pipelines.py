@@ -33,12 +33,12 @@ from ltp.contracts.pipeline_graph import literal_paths
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.recipe import content_hash
-from ltp.security.identity import DEFAULT_PROJECT
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
 from services.gateway.inputs import pin
 from services.gateway.listing import SORT, Cursor, PageLimit, Paging
+from services.gateway.repeats import own_key
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["pipelines"])
@@ -60,9 +60,7 @@ async def submit_run(
 ) -> RunView:
     """Run a pipeline. The same Idempotency-Key with the same pipeline gives the same run, however often it is sent."""
     _refuse_huge(spec)
-    if idempotency_key is not None and caller.project not in {None, DEFAULT_PROJECT}:
-        # Each project has keys of its own.
-        idempotency_key = f"{caller.project}:{idempotency_key}"
+    idempotency_key = None if idempotency_key is None else own_key(caller.project, idempotency_key)
     if spec.triggers:
         hint = "POST it to /api/v1/pipelines; `ltp pipeline submit` does so."
         raise LtpError(ErrorCode.INVALID_PIPELINE, "A pipeline with triggers is armed, not run.", hint)

@@ -33,6 +33,7 @@ from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 router = APIRouter(tags=["schedules"])
 
 ScheduleOrder = Literal["-created_at", "created_at", "-name", "name", "-state", "state", "-next_at", "next_at"]
+TickOrder = Literal["-due_at", "due_at", "-state", "state", "-fired_at", "fired_at", "-ended_at", "ended_at"]
 
 _LOOKS, _LOOK_SECONDS = 100, 0.05
 
@@ -94,9 +95,21 @@ async def show_schedule(schedule: str, runtime: Serving) -> ScheduleView:
 
 
 @router.get("/schedules/{schedule}/ticks")
-async def list_ticks(schedule: str, runtime: Serving, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Ticks:
+async def list_ticks(
+    schedule: str,
+    runtime: Serving,
+    paging: Paging,
+    sort: Annotated[TickOrder, SORT] = "-due_at",
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
+) -> Ticks:
     """A schedule's ticks, newest first, with what came of each."""
-    return await ask(runtime.client, "scheduler", "ticks", TicksRequest(schedule=schedule[:200], limit=limit), Ticks)
+
+    async def read(page: PageQuery) -> list[TickView]:
+        return await _ticks(runtime, schedule, page)
+
+    page = await paging.page(read, identity="tick_id", sort=sort, cursor=cursor, limit=limit)
+    return Ticks(ticks=page.items, next_cursor=page.next_cursor)
 
 
 @router.post("/schedules/{schedule}/pause", status_code=202)
@@ -123,7 +136,7 @@ async def run_schedule_now(schedule: str, runtime: Serving) -> TickView:
     found = await show_schedule(schedule, runtime)
     tick_id = await _ask_for(runtime, found, "run-now")
     for _ in range(_LOOKS):
-        for tick in (await list_ticks(str(found.schedule_id), runtime, 50)).ticks:
+        for tick in await _ticks(runtime, str(found.schedule_id), PageQuery(sort="-due_at")):
             if tick.tick_id == tick_id:
                 return tick
         await asyncio.sleep(_LOOK_SECONDS)
@@ -158,6 +171,11 @@ async def _ask_for(runtime: Runtime, schedule: ScheduleView, change: Change) -> 
     async with runtime.database.unit() as unit:
         unit.emit(event, about=schedule.schedule_id)
     return event.change_id
+
+
+async def _ticks(runtime: Runtime, schedule: str, page: PageQuery) -> list[TickView]:
+    query = TicksRequest(**dict(page), schedule=schedule[:200])
+    return (await ask(runtime.client, "scheduler", "ticks", query, Ticks)).ticks
 
 
 async def _known(runtime: Runtime, schedule: str) -> ScheduleView | None:

@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from ltp.bus.rpc import ask
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.search import (
     EmbedAsk,
     Embedding,
@@ -22,7 +23,8 @@ from ltp.contracts.search import (
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
-from services.gateway.routes.named import Named, once_known, reference, resolve_named
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
+from services.gateway.routes.named import DoneOrder, Named, once_known, reference, resolve_named
 
 router = APIRouter(tags=["datasets"])
 
@@ -71,10 +73,22 @@ async def embed(named: Named, wanted: EmbedAsk, runtime: Serving, response: Resp
 
 
 @router.get("/datasets/{named}/embeddings")
-async def list_embeddings(named: Named, runtime: Serving) -> EmbeddingList:
+async def list_embeddings(
+    named: Named,
+    runtime: Serving,
+    paging: Paging,
+    sort: Annotated[DoneOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 200,
+) -> EmbeddingList:
     """Embeddings of a dataset, newest first."""
     target = await resolve_named(runtime, named)
-    return await _embeddings(runtime, EmbeddingsRequest(name=target.name))
+
+    async def read(page: PageQuery) -> list[Embedding]:
+        return (await _embeddings(runtime, EmbeddingsRequest(**dict(page), name=target.name))).embeddings
+
+    page = await paging.page(read, identity="embedding_id", sort=sort, cursor=cursor, limit=limit)
+    return EmbeddingList(embeddings=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/datasets/{named}/embeddings/{embedding_id}")

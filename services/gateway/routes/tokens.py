@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel
 
 from ltp.contracts.identity import MadeToken, NewToken, TokenList, TokenView
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import digest_of, excess, new_token
 from ltp.store.clock import new_id, now
 from services.gateway import store_tokens as store
 from services.gateway.access import Engine, Serving
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["tokens"])
+
+TokenOrder = Literal[
+    "-created_at", "created_at", "-name", "name", "-role", "role", "-expires_at", "expires_at", "-last_used_at",
+    "last_used_at",
+]  # fmt: skip
 
 Key = Annotated[str, Path(max_length=200, description="A token's id, prefix or name.")]
 
@@ -67,10 +74,21 @@ async def create_token(wanted: NewToken, caller: Caller, runtime: Serving, respo
 
 
 @router.get("/tokens")
-async def list_tokens(caller: Caller, engine: Engine, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> TokenList:
+async def list_tokens(
+    caller: Caller,
+    engine: Engine,
+    paging: Paging,
+    sort: Annotated[TokenOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 100,
+) -> TokenList:
     """Tokens of the caller's project, or all; newest first, revoked and expired ones too."""
-    rows = await store.listed(engine, caller.project, limit)
-    return TokenList(tokens=[TokenView.model_validate(dict(row)) for row in rows])
+
+    async def read(page: PageQuery) -> list[TokenView]:
+        return [TokenView.model_validate(dict(row)) for row in await store.listed(engine, caller.project, page)]
+
+    page = await paging.page(read, identity="token_id", sort=sort, cursor=cursor, limit=limit)
+    return TokenList(tokens=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/tokens/{key}")

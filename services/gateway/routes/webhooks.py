@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.webhook import (
     MOST_WEBHOOKS,
     DeliveryPage,
@@ -34,11 +35,13 @@ from services.gateway import store_webhooks as store
 from services.gateway.access import Engine, Serving
 from services.gateway.cloud_events import http_form
 from services.gateway.couriers import Couriers, secret_name
+from services.gateway.listing import SORT, Cursor, PageLimit, Paging
 from services.gateway.routes.secrets import secrets_of
 from services.gateway.walls import Caller
 
 router = APIRouter(tags=["webhooks"])
 
+WebhookOrder = Literal["-created_at", "created_at", "-name", "name", "-changed_at", "changed_at"]
 Key = Annotated[str, Path(max_length=200, description="A webhook's id or name.")]
 # How long the secret before a rotation still signs too.
 _OVERLAP = timedelta(hours=24)
@@ -70,10 +73,21 @@ async def create_webhook(
 
 
 @router.get("/webhooks")
-async def list_webhooks(caller: Caller, engine: Engine) -> WebhookList:
+async def list_webhooks(
+    caller: Caller,
+    engine: Engine,
+    paging: Paging,
+    sort: Annotated[WebhookOrder, SORT] = NEWEST_FIRST,
+    cursor: Cursor = None,
+    limit: PageLimit = 100,
+) -> WebhookList:
     """Webhooks of the caller's project, or all; newest first."""
-    rows = await store.listed(engine, caller.project)
-    return WebhookList(webhooks=[WebhookView.model_validate(dict(row)) for row in rows])
+
+    async def read(page: PageQuery) -> list[WebhookView]:
+        return [WebhookView.model_validate(dict(row)) for row in await store.listed(engine, caller.project, page)]
+
+    page = await paging.page(read, identity="webhook_id", sort=sort, cursor=cursor, limit=limit)
+    return WebhookList(webhooks=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/webhooks/{webhook}")

@@ -132,7 +132,7 @@ async def list_all(request: SchedulesRequest, database: Stored) -> Schedules:
 @replies
 async def list_ticks(request: TicksRequest, database: Stored) -> Ticks:
     row = await _found(database, request.schedule)
-    rows = await store.ticks_of(database.engine, row["schedule_id"], request.limit)
+    rows = await store.ticks_of(database.engine, row["schedule_id"], request)
     return Ticks(ticks=[TickView.model_validate(dict(row)) for row in rows])
 
 

@@ -145,7 +145,8 @@ async def _sweep_orphans(database: Database, settings: Settings) -> Result:
 async def _probe_hosts(database: Database, settings: Settings) -> Result:
     """Which hosts have not said for a while that they live, and what is leased on them meanwhile."""
     async with database.unit() as unit:
-        seen = (await unit.execute(select(hosts.c.host_id, hosts.c.seen_at).order_by(hosts.c.host_id))).all()
+        known = select(hosts.c.host_id, hosts.c.seen_at).where(hosts.c.removed_at.is_(None))
+        seen = (await unit.execute(known.order_by(hosts.c.host_id))).all()
         open_leases = select(leases.c.host_id, func.count().label("held")).where(leases.c.released_at.is_(None))
         held = dict[str, int](
             (row.host_id, row.held) for row in (await unit.execute(open_leases.group_by(leases.c.host_id))).all()
@@ -154,11 +155,12 @@ async def _probe_hosts(database: Database, settings: Settings) -> Result:
     silent = [
         {
             "host_id": row.host_id,
-            "silent_seconds": round((at - row.seen_at).total_seconds()),
+            # A host that was registered and could never be reached has said nothing yet.
+            "silent_seconds": round((at - row.seen_at).total_seconds()) if row.seen_at else None,
             "leases": held.get(row.host_id, 0),
         }
         for row in seen
-        if (at - row.seen_at).total_seconds() > settings["silent_seconds"]
+        if row.seen_at is None or (at - row.seen_at).total_seconds() > settings["silent_seconds"]
     ]
     return {"hosts": len(seen), "silent": silent}
 

@@ -27,6 +27,7 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.schedule import ScheduleSpec, SchedulesRequest, TickState
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
@@ -68,6 +69,7 @@ ticks = Table(
     Column("ended_at", TIME),
     schema=SCHEMA,
 )
+_TICKS_SORTED_BY = {name: ticks.c[name] for name in ("due_at", "state", "fired_at", "ended_at")}
 Index("ix_ticks_open", ticks.c.schedule_id, postgresql_where=ticks.c.state.in_(["running", "waiting"]))
 
 _MOVE_ON = text("""
@@ -244,9 +246,10 @@ async def page(engine: AsyncEngine, request: SchedulesRequest) -> list[Row]:
         return list((await connection.execute(query)).mappings().all())
 
 
-async def ticks_of(engine: AsyncEngine, schedule_id: UUID, limit: int) -> list[Row]:
-    """The newest ticks of a schedule."""
-    query = select(ticks).where(ticks.c.schedule_id == schedule_id).order_by(ticks.c.due_at.desc()).limit(limit)
+async def ticks_of(engine: AsyncEngine, schedule_id: UUID, page: PageQuery) -> list[Row]:
+    """A page of the ticks of a schedule."""
+    mine = select(ticks).where(ticks.c.schedule_id == schedule_id)
+    query = in_order(mine, page, ticks.c.tick_id, _TICKS_SORTED_BY)
     async with engine.connect() as connection:
         return list((await connection.execute(query)).mappings().all())
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.console.browser import CONSOLE, Door, Person
-from tests.e2e.platform import RECIPE, Platform, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -20,16 +18,6 @@ RAW_KEY = re.compile(
     r"\b(frame|home|jobs?|newjob|queues|pipelines|settings|login|planner|datasets|sample|evaluations|compare|surgery|lineage)\.[a-z]+[A-Za-z.]*\b"
 )
 VARIANTS = [(locale, theme) for locale in ("en", "zh") for theme in ("light", "dark")]
-
-
-@pytest.fixture(scope="module")
-def job(platform: Platform, model: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A job that is over, with metrics, checkpoints and a comparison."""
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE.format(model=model, steps=6, save_every=3))
-    job_id = str(platform.json("job", "submit", str(path))["job_id"])
-    eventually(lambda: platform.json("job", "get", job_id)["state"] == "succeeded", seconds=300)
-    return job_id
 
 
 def addresses(person: Person, job: str) -> Iterator[str]:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import re
 import uuid
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.console.browser import Door
-from tests.e2e.platform import RECIPE, Platform, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def job(platform: Platform, model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A job that is over, with two exported checkpoints."""
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE.format(model=model, steps=4, save_every=2))
-    job_id = str(platform.json("job", "submit", str(path))["job_id"])
-    eventually(lambda: platform.json("job", "get", job_id)["state"] == "succeeded", seconds=300)
-    return job_id
 
 
 def test_a_recipe_is_planned_and_made_a_job(door: Door, job: str) -> None:
@@ -41,7 +29,7 @@ def test_a_recipe_is_planned_and_made_a_job(door: Door, job: str) -> None:
     expect(page.get_by_text("Mend the YAML of the recipe.")).to_be_visible()
     recipe.fill("name: handed-over\nalgorithm: sft\n")
     page.get_by_role("button", name="Make a job of it").click()
-    expect(page).to_have_url(f"{door.url}/jobs/new?draft=1")
+    expect(page).to_have_url(f"{door.url}/jobs/new")
     expect(page.get_by_text("handed-over").or_(page.locator("textarea")).first).to_be_visible()
     assert person.faults == []
 

@@ -221,3 +221,8 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path, scheme: str) -> None:
         got(tmp_path, f"{scheme}://owner/sums", hub={"offline": True})
     with pytest.raises(LtpError, match="no reference"):
         got(tmp_path, f"{scheme}://owner")
+    with pytest.raises(LtpError, match="no reference"):
+        got(tmp_path, f"{scheme}://../../etc/passwd")
+    with pytest.raises(LtpError) as caught:
+        got(tmp_path, "hf://-owner-/--name--", hub={"hf_endpoint": nobody})
+    assert caught.value.code is ErrorCode.INVALID_REQUEST

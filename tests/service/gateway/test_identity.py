@@ -142,6 +142,33 @@ def test_each_change_is_audited_with_its_actor_and_is_the_cause_of_what_followed
     assert service.delete("/jobs/00000000-0000-0000-0000-000000000000/x").status_code in {403, 404}
 
 
+def test_pushes_are_audited_once_for_a_token_and_a_run(door: Door) -> None:
+    worker, other = (door.by(door.token("service", "pushers", scopes=scopes)) for scopes in (None, ["jobs:read"]))
+    for step in range(5):
+        for run in ("exp-1", "exp-2"):
+            push = {"run": run, "readings": [{"step": step, "values": {"loss": 1.0}}]}
+            assert worker.post("/metrics", json=push).status_code == 200
+            assert other.post("/metrics", json=push).status_code == 403
+    assert worker.post("/kubeflow/exp-3", json={"trainerStatus": {"progressPercentage": 5}}).status_code == 200
+    audit = until_audited(door, "pushers", 4)
+    told = sorted((one["data"]["outcome"], one["data"]["path"]) for one in audit)
+    done = [("done", f"/api/v1/{where}") for where in ("kubeflow/exp-3", "metrics/exp-1", "metrics/exp-2")]
+    assert told == [*done, ("refused", "/api/v1/metrics")]
+    assert all(one["data"]["token_id"] and one["actor"] == "service-pushers" for one in audit)
+
+
+def until_audited(door: Door, project: str, count: int) -> list[dict[str, Any]]:
+    """The audit of a project's service, as soon as it has so many lines."""
+    reader = door.by(door.token("manager", project))
+    deadline = time.monotonic() + 20
+    while True:
+        found: list[dict[str, Any]] = reader.get("/audit", params={"actor": f"service-{project}"}).json()
+        if len(found) >= count:
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
 def test_answers_carry_security_headers_and_no_cors(door: Door) -> None:
     answer = door.root.get("/jobs", headers={"Origin": "https://evil.example"})
     assert answer.headers["x-content-type-options"] == "nosniff"

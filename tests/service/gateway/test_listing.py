@@ -13,21 +13,32 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from ltp.contracts.dataset import VersionsAsked
+from ltp.contracts.dedup import DedupsRequest, LeaksRequest
 from ltp.contracts.evaluation_questions import EvaluationQuery
 from ltp.contracts.operation import OperationQuery
 from ltp.contracts.pages import PageQuery, Place
 from ltp.contracts.pipeline import RunsRequest
-from ltp.contracts.schedule import SchedulesRequest
+from ltp.contracts.schedule import SchedulesRequest, TicksRequest
+from ltp.contracts.search import EmbeddingsRequest
 from ltp.contracts.work import WorkQuery
 from ltp.core.errors import LtpError
 from ltp.queue import monitor
 from ltp.store.clock import new_id
 from ltp.store.database import Database
+from services.dataset import store as versions
+from services.dataset.dedup import store as dedup
+from services.dataset.vectors import store as vectors
 from services.evaluator import store as evaluations
+from services.gateway.routes.audit import AuditOrder
+from services.gateway.routes.datasets import VersionOrder
 from services.gateway.routes.evaluations import EvaluationOrder
+from services.gateway.routes.named import DoneOrder
 from services.gateway.routes.operations import OperationOrder
 from services.gateway.routes.pipelines import RunOrder
-from services.gateway.routes.schedules import ScheduleOrder
+from services.gateway.routes.schedules import ScheduleOrder, TickOrder
+from services.gateway.routes.tokens import TokenOrder
+from services.gateway.routes.webhooks import WebhookOrder
 from services.gateway.routes.work import WorkOrder
 from services.scheduler.pipelines import store as pipelines
 from services.scheduler.schedules import store as schedules
@@ -119,6 +130,52 @@ def test_only_what_is_declared_sorts_and_a_cursor_is_of_its_list(door: Door, cro
         refused(sort="name", cursor=bad)
 
 
+@pytest.fixture(scope="module")
+def owner(door: Door) -> httpx.Client:
+    """A manager whose project has some tokens, webhooks, accounts and an audit of how they came."""
+    client = door.by(door.token("manager", "lists"))
+    for number, name in enumerate(NAMES):
+        name = name.replace("é", "e")  # noqa: PLW2901 - names are ASCII here
+        days = None if number % 3 == 0 else 10 - number
+        body = {"name": name, "role": ("user", "service")[number % 2], "expires_in_days": days}
+        assert client.post("/tokens", json=body).status_code == 201
+        body = {"name": name, "url": "http://127.0.0.1:9/", "subjects": ["ltp.nothing.v1.said"]}
+        assert client.post("/webhooks", json=body).status_code == 201
+    return client
+
+
+@pytest.mark.parametrize(
+    ("path", "rows", "identity", "sorts"),
+    [
+        ("/tokens", "tokens", "token_id", get_args(TokenOrder)),
+        ("/webhooks", "webhooks", "webhook_id", get_args(WebhookOrder)),
+        ("/audit", None, "event_id", get_args(AuditOrder)),
+    ],
+)
+def test_what_looks_after_a_project_is_listed_like_all_else(
+    owner: httpx.Client, path: str, rows: str | None, identity: str, sorts: tuple[str, ...]
+) -> None:
+    for sort in sorts:
+        whole = owner.get(path, params={"sort": sort, "limit": 1000})
+        found = whole.json()[rows] if rows else whole.json()
+        assert len(found) >= len(NAMES) and "next" not in whole.links
+        values = [row.get(sort.removeprefix("-")) for row in found if row.get(sort.removeprefix("-")) is not None]
+        if sort.removeprefix("-") != "name":  # The database has its own order of letters.
+            assert values == sorted(values, reverse=sort.startswith("-"))
+        read: list[str] = []
+        following: dict[str, Any] | None = {"sort": sort, "limit": 3}
+        while following:
+            answer = owner.get(path, params=following)
+            page = answer.json()[rows] if rows else answer.json()
+            read += [row[identity] for row in page]
+            cursor = httpx.URL(answer.links["next"]["url"]).params["cursor"] if "next" in answer.links else None
+            assert not rows or answer.json()["next_cursor"] == cursor
+            following = {"sort": sort, "limit": 3, "cursor": cursor} if cursor else None
+        assert read == [row[identity] for row in found]
+    assert owner.get(path, params={"sort": "digest"}).status_code == 400
+    assert owner.get(path, params={"cursor": "x"}).status_code == 400
+
+
 async def test_every_declared_order_is_one_the_owner_knows(database_url: str) -> None:
     engine = create_async_engine(database_url)
     database = Database(engine, "scheduler")
@@ -127,7 +184,15 @@ async def test_every_declared_order_is_one_the_owner_knows(database_url: str) ->
         async with database.unit() as unit:
             return await monitor.list_work(unit, {}, query)
 
-    asked: list[tuple[Any, type[PageQuery], Callable[[Any], Awaitable[Any]]]] = [
+    def ticks(query: TicksRequest) -> Any:
+        return schedules.ticks_of(engine, new_id(), query)
+
+    asked: list[tuple[Any, Callable[..., PageQuery], Callable[[Any], Awaitable[Any]]]] = [
+        (TickOrder, partial(TicksRequest, schedule="a"), ticks),
+        (VersionOrder, VersionsAsked, partial(versions.versions, engine, None)),
+        (DoneOrder, partial(DedupsRequest, name="a"), partial(dedup.listed, engine, dedup.dedups, "a")),
+        (DoneOrder, LeaksRequest, partial(dedup.listed, engine, dedup.leak_checks, "a")),
+        (DoneOrder, EmbeddingsRequest, partial(vectors.listed, engine, "a", None)),
         (EvaluationOrder, EvaluationQuery, partial(evaluations.find, engine)),
         (OperationOrder, OperationQuery, partial(operations.find, engine)),
         (RunOrder, RunsRequest, partial(pipelines.page, engine)),

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from services.gateway.repeats import own_key
 from tests.service.gateway.conftest import Door
 from tests.service.gateway.test_identity import sql
 from tests.service.gateway.test_projects import ROWS
@@ -33,6 +34,20 @@ def test_a_token_is_made_once_and_told_again(door: Door) -> None:
     other = send(door.root, "/tokens", "t-1", json={**body, "role": "manager"})
     assert other.status_code == 409 and "another request" in other.json()["detail"]
     assert send(door.root, "/webhooks", "t-1", json={"url": "https://example.com/"}).status_code == 409
+
+
+def test_an_answer_is_told_again_to_its_caller_alone(door: Door) -> None:
+    # What an administrator makes without a project is for all of them.
+    made = send(door.root, "/tokens", "t-2", json={"name": "of-all", "role": "user"})
+    assert made.status_code == 201
+    manager = door.by(door.token("manager", "default"))
+    other = send(manager, "/tokens", "t-2", json={"name": "of-all", "role": "user"})
+    assert other.status_code == 409 and made.json()["token"] not in other.text
+
+
+def test_no_project_can_spell_the_key_of_another() -> None:
+    assert own_key("red", "x") != own_key("default", "red:x")
+    assert own_key(None, "x") == own_key("default", "x") == "x"
 
 
 def test_many_at_once_make_one(door: Door) -> None:

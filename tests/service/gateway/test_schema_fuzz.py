@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,12 +14,15 @@ from schemathesis.core.transport import Response
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks as openapi_checks
 
+from ltp.security.identity import GRANTS, Role
 from services.gateway.app import app
+from services.gateway.scopes import needed
 from tests.service.gateway.conftest import Door
 
 CLIENT = httpx.Client(timeout=30)
 # These stay open until their reader goes.
 STREAMS = ("/stream",)
+OPEN = {"/healthz", "/readyz", "/asyncapi"}
 NAMES = ("status_code_conformance", "content_type_conformance", "response_schema_conformance")
 
 
@@ -28,8 +32,10 @@ def operations() -> list[Any]:
     return [operation for operation in found if not operation.path.endswith(STREAMS)]
 
 
-def fuzz(door: Door, token: str | None, examples: int, every: int = 1) -> list[str]:
-    """Call every operation, or every nth, so often; returns what went wrong."""
+def fuzz(
+    door: Door, token: str | None, examples: int, every: int = 1, granted: frozenset[str] | None = None
+) -> list[str]:
+    """Call every operation, or every nth, so often; returns what went wrong. Without its scope (`granted`) nothing passes."""
     checks = [getattr(openapi_checks, name) for name in NAMES]
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     faults: list[str] = []
@@ -40,7 +46,7 @@ def fuzz(door: Door, token: str | None, examples: int, every: int = 1) -> list[s
             except Exception:  # noqa: S112 - nothing of this operation can be wrong
                 continue
             try:
-                _run(operation, strategy, door, headers, checks, examples)
+                _run(operation, strategy, door, headers, checks, examples, granted)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
@@ -51,7 +57,15 @@ def fuzz(door: Door, token: str | None, examples: int, every: int = 1) -> list[s
     return faults
 
 
-def _run(operation: Any, strategy: Any, door: Door, headers: dict[str, str], checks: list[Any], examples: int) -> None:
+def _run(
+    operation: Any,
+    strategy: Any,
+    door: Door,
+    headers: dict[str, str],
+    checks: list[Any],
+    examples: int,
+    granted: frozenset[str] | None,
+) -> None:
     @settings(
         max_examples=examples,
         deadline=None,
@@ -69,11 +83,15 @@ def _run(operation: Any, strategy: Any, door: Door, headers: dict[str, str], che
         # Only the gateway runs here: a question to another service finds nobody.
         nobody = answer.status_code == 503 and answer.json().get("code") == "service_unavailable"
         assert answer.status_code < 500 or nobody or _openai_nobody(answer), f"{answer.status_code} {answer.text[:500]}"
+        scope = needed(answer.request.method, answer.request.url.path)
+        if granted is not None and scope not in {None, *granted} and operation.path not in OPEN:
+            # What is no route tells nobody that it is none.
+            assert answer.status_code in {403, 404, 405}, f"without {scope}: {answer.status_code} {answer.text[:300]}"
         if headers:
             case.validate_response(Response.from_httpx(answer, verify=False), checks=checks, headers=headers)
         else:
             assert answer.status_code in {200, 401, 404, 405, 429}, answer.text[:300]
-            assert answer.status_code != 200 or operation.path in {"/healthz", "/readyz", "/asyncapi"}
+            assert answer.status_code != 200 or operation.path in OPEN
 
     once()
 
@@ -110,9 +128,20 @@ def test_some_operations_answer_as_they_say(door: Door) -> None:
     assert not faults, f"{len(faults)} faults\n" + "\n\n".join(faults)
 
 
+@pytest.fixture
+def whole(request: pytest.FixtureRequest) -> Door:
+    """The platform at `LTP_FUZZ_URL` (with `LTP_FUZZ_TOKEN`, an administrator's), where every service answers; or the door alone."""
+    url = os.environ.get("LTP_FUZZ_URL")
+    if url is None:
+        door: Door = request.getfixturevalue("door")
+        return door
+    return Door(url, os.environ["LTP_FUZZ_TOKEN"], Path(), "", None, {}, Path())  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ["admin", "user", None])
-def test_every_operation_answers_as_it_says_often(door: Door, role: str | None) -> None:
-    token = door.admin if role == "admin" else role and door.token(role, "fuzz")
-    faults = fuzz(door, token, int(os.environ.get("LTP_FUZZ_EXAMPLES", "25")))
+@pytest.mark.parametrize("role", ["admin", "user", "service", None])
+def test_every_operation_answers_as_it_says_often(whole: Door, role: Role | None) -> None:
+    token = whole.admin if role == "admin" else role and whole.token(role, "fuzz")
+    examples = int(os.environ.get("LTP_FUZZ_EXAMPLES", "25"))
+    faults = fuzz(whole, token, examples, granted=None if role is None else GRANTS[role])
     assert not faults, f"{len(faults)} faults\n" + "\n\n".join(faults)

@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import delete, func, select, update
 
+from ltp.contracts.pages import PageQuery
 from ltp.contracts.schedule import ScheduleChangeRequested, ScheduleSpec, SchedulesRequest, ScheduleSubmitted
 from ltp.queue.tables import work, workers
 from ltp.queue.work import claim
@@ -23,6 +24,7 @@ from ltp.queue.worker import Held
 from ltp.store.clock import new_id, now
 from ltp.store.database import Database
 from ltp.store.metadata import outbox_table
+from services.scheduler.hosts import hosts
 from services.scheduler.schedules import handlers, store
 from services.scheduler.schedules.firing import MAINTAIN, end_action, fire_forever, fire_once
 from services.scheduler.schedules.maintenance import BUILTIN, ensure_builtin, maintain
@@ -77,7 +79,10 @@ class Desk:
         return await fire_once(self.runtime, at or now())
 
     async def ticks(self, schedule_id: UUID) -> list[Any]:
-        return sorted(await store.ticks_of(self.database.engine, schedule_id, 1000), key=lambda row: row["due_at"])
+        return sorted(
+            await store.ticks_of(self.database.engine, schedule_id, PageQuery(limit=1000)),
+            key=lambda row: row["due_at"],
+        )
 
     async def states(self, schedule_id: UUID) -> list[str]:
         return [tick["state"] for tick in await self.ticks(schedule_id)]
@@ -237,6 +242,17 @@ async def test_the_platforms_own_chores_are_made_once_and_stay_as_users_changed_
     assert {row["name"]: row["state"] for row in rows}["host-probe"] == "paused"
 
 
+async def chore_done_now(desk: Desk, schedule_id: UUID) -> dict[str, Any]:
+    """Run a chore of the platform and give its one tick."""
+    await desk.ask(schedule_id, "run-now")
+    async with desk.database.unit() as unit:
+        held = await claim(unit, [MAINTAIN], "w", timedelta(minutes=1))
+    assert held is not None
+    await maintain(Held(held), desk.database)
+    (tick,) = await desk.ticks(schedule_id)
+    return tick
+
+
 async def test_retention_forgets_old_work_and_silent_workers_and_says_how_much(desk: Desk) -> None:
     schedule_id = await desk.create(every_seconds=3600, action={"kind": "maintenance", "task": "work-retention"})
     old, fresh = now() - timedelta(days=20), now() - timedelta(days=1)
@@ -253,12 +269,7 @@ async def test_retention_forgets_old_work_and_silent_workers_and_says_how_much(d
         for name, seen in (("gone", old), ("here", now())):
             known = {"name": name, "kind": "x", "host": "h", "pid": 1, "concurrency": 1, "seen_at": seen}
             await unit.execute(workers.insert().values(**known))
-    await desk.ask(schedule_id, "run-now")
-    async with desk.database.unit() as unit:
-        held = await claim(unit, [MAINTAIN], "w", timedelta(minutes=1))
-    assert held is not None
-    await maintain(Held(held), desk.database)
-    (tick,) = await desk.ticks(schedule_id)
+    tick = await chore_done_now(desk, schedule_id)
     assert tick["result"] == {"deleted": {"done": 1, "failed": 0, "ticks": 0, "workers": 1}}
     assert [row["dedup_key"] for row in await desk.works() if row["kind"] == "x"] == ["b", "c", "d"]
 
@@ -274,3 +285,13 @@ async def test_a_schedule_that_is_deleted_while_its_tick_works_is_gone(desk: Des
         left = (await unit.execute(select(func.count()).select_from(ticks))).scalar_one()
         await unit.execute(delete(work))
     assert left == 0 and await desk.fire() == 0
+
+
+async def test_the_probe_tells_of_hosts_that_were_never_heard_and_forgets_removed_ones(desk: Desk) -> None:
+    schedule_id = await desk.create(every_seconds=3600, action=CHORE)
+    async with desk.database.unit() as unit:
+        base: dict[str, Any] = {"devices": [], "memory_bytes": 0}
+        for name, seen, removed in (("here", now(), None), ("never", None, None), ("gone", None, now())):
+            await unit.execute(hosts.insert().values(host_id=name, seen_at=seen, removed_at=removed, **base))
+    tick = await chore_done_now(desk, schedule_id)
+    assert tick["result"] == {"hosts": 2, "silent": [{"host_id": "never", "silent_seconds": None, "leases": 0}]}

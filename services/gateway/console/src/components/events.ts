@@ -1,5 +1,6 @@
-// The name of a fact in the reader's language: `ltp.job.v1.pause-requested` as "job pause requested".
+// Names of facts, and what they are about. The name of a fact in the reader's language: `ltp.job.v1.pause-requested` as "job pause requested".
 import { useI18n } from "vue-i18n";
+import type { Schemas } from "@/api/client";
 
 /** What names an event; a noun or a verb that has no translation yet is shown as it is. */
 export function useEventName(): (subject: string) => string {
@@ -9,4 +10,19 @@ export function useEventName(): (subject: string) => string {
     const [, noun = subject, , verb = ""] = subject.split(".");
     return t("frame.event.title", { noun: word("nouns", noun), verb: word("verbs", verb) });
   };
+}
+
+/** What an event is about, as a name and where it is shown; null where nothing shows it. `names` are those of jobs. */
+export function eventTarget({ subject, job_id, about, data }: Schemas["EventLine"], names: Map<string, string>): { to: string; text: string } | null {
+  const noun = subject.split(".")[1] ?? "";
+  const word = (key: string, of: Record<string, unknown> = data): string => (typeof of[key] === "string" ? of[key] : "");
+  const [name, run, operation, evaluation] = [word("name"), word("run_id"), word("operation_id"), word("evaluation_id")];
+  const to = (path: string, id: string, text: string): { to: string; text: string } => ({ to: `${path}${encodeURIComponent(id)}`, text: text || id.slice(0, 13) });
+  if (job_id) return { to: `/jobs/${job_id}?tab=events`, text: names.get(job_id) ?? job_id.slice(0, 13) };
+  if (noun === "dataset" && name) return to("/datasets/", name, name);
+  if ((noun === "pipeline" || noun === "stage") && run) return to("/pipelines/", run, word("stage") || name || word("name", (data.pipeline ?? {}) as Record<string, unknown>));
+  if (noun === "operation" && operation) return to("/surgery/", operation, name || word("name", (data.spec ?? {}) as Record<string, unknown>));
+  if (noun === "evaluation" && evaluation) return to("/evaluations/", evaluation, name || (word("model").split("/").at(-1) ?? ""));
+  if (noun === "host" && about) return to("/settings?tab=hosts#", about, about);
+  return null;
 }

@@ -1,4 +1,6 @@
 // Numbers as people read them. Sizes are bytes in binary units, durations seconds.
+import { translate } from "@/i18n";
+
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
 export function bytes(value: number | null | undefined): string {
@@ -14,11 +16,12 @@ export function bytes(value: number | null | undefined): string {
 
 export function duration(seconds: number | null | undefined): string {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
-  if (seconds < 60) return `${seconds < 10 ? Math.round(seconds * 10) / 10 : Math.round(seconds)} s`;
+  const time = (unit: "hours" | "minutes" | "seconds", count: number): string => translate(`frame.time.${unit}`, { count });
+  if (seconds < 60) return time("seconds", seconds < 10 ? Math.round(seconds * 10) / 10 : Math.round(seconds));
   const hours = Math.floor(seconds / 3600);
   const minutes = Math.floor((seconds % 3600) / 60);
   const rest = Math.floor(seconds % 60);
-  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${rest} s`;
+  return hours > 0 ? `${time("hours", hours)} ${time("minutes", minutes)}` : `${time("minutes", minutes)} ${time("seconds", rest)}`;
 }
 
 /** A measured number with four significant digits. */

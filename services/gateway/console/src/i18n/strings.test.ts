@@ -36,3 +36,14 @@ it("knows every key that a source names", () => {
   expect(named.length).toBeGreaterThan(100);
   expect([...new Set(named)].filter((key) => !en.has(key))).toEqual([]);
 });
+
+it("says in Chinese what every code of the platform means", () => {
+  const repository = join(root, "../../../..");
+  const codes = new Map(flat(JSON.parse(readFileSync(join(root, "i18n/codes.zh.json"), "utf8")) as object, ""));
+  const problems = [...readFileSync(join(repository, "libs/ltp/core/errors.py"), "utf8").matchAll(/^ {4}[A-Z_]+ = "(\w+)"/gm)].map(([, code]) => code ?? "");
+  const api = JSON.parse(readFileSync(join(repository, "proto/openapi.json"), "utf8")) as { components: { schemas: { Reason: { properties: { cause: { enum: string[] } } } } } };
+  const causes = api.components.schemas.Reason.properties.cause.enum;
+  expect(problems.length).toBeGreaterThan(50);
+  expect(problems.filter((code) => !codes.has(`problems.${code}`))).toEqual([]);
+  expect(causes.filter((cause) => !codes.has(`reasons.${cause}`))).toEqual([]);
+});

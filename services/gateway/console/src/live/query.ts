@@ -26,7 +26,8 @@ export function useQuery(name: string, otherwise = ""): WritableComputedRef<stri
       const value = route.query[name];
       return (Array.isArray(value) ? value[0] : value) ?? otherwise;
     },
-    set: (value) => change(router, name, value === otherwise ? undefined : value),
+    // A field that was cleared says null.
+    set: (value: string | null) => change(router, name, value === null || value === otherwise ? undefined : value),
   });
 }
 
