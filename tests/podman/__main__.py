@@ -43,7 +43,7 @@ def main() -> int:
 def check(engine: Engine, *, real: bool) -> None:
     """Images, stack, job, logs, end."""
     if there := engine.left():
-        raise CheckFailedError(f"an earlier run left {there}")
+        raise CheckFailedError(f"an earlier run left {there}; --remove ends and deletes it")
     make_images(engine)
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(engine, Path(folder))
