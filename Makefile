@@ -13,7 +13,7 @@ export LTP_DATA_DIR ?= $(CURDIR)/.ltp
 # Installed again whenever what is to be installed changes.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test unit audit audit-if-reached check check-types check-rest console console-if-node console-build console-check console-test proto format bench slow test-training chaos gpu vllm-cpu harness compose-check constraints clean
+.PHONY: help setup demo test unit audit audit-if-reached check check-types check-rest console console-if-node console-build console-check console-test proto format bench slow test-training chaos gpu vllm-cpu harness compose-check compose-up-check constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -161,3 +161,14 @@ $(COMPOSE)/.installed:
 
 compose-check: $(STAMP) $(COMPOSE)/.installed ## Check docker-compose.yml and the Dockerfile with the real tools (no Docker engine needed)
 	$(BIN)/python -m tests.compose_check $(COMPOSE)/bin
+
+PODMAN := .venv-podman
+$(PODMAN)/.installed:
+	@$(PYTHON) -m venv $(PODMAN)
+	@$(PODMAN)/bin/pip install -q podman-compose==1.6.0
+	@touch $@
+
+# The demo's job, or in a minute one of its kind at tiny size: make compose-up-check JOB=tiny
+JOB ?= demo
+compose-up-check: $(STAMP) $(PODMAN)/.installed ## Build the images with podman and run the demo's job in the stack (minutes; opt-in: needs root, and says what to apt-get)
+	$(BIN)/python -m tests.podman --compose $(PODMAN)/bin/podman-compose --job $(JOB)

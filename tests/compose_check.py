@@ -69,6 +69,11 @@ def check(config: dict[str, Any]) -> None:
         require("limits" in limited or "reservations" in limited, f"{name} has no limits")
         for port in service.get("ports", []):
             require(port.get("host_ip") == "127.0.0.1", f"{name} listens beyond this machine")
+    for name in ("runner", "dataset", "surgery", "evaluator"):
+        extras = services[name]["build"]["args"].get("EXTRAS", "").split(",")
+        require("training" in extras, f"{name} asks verl, and its image has none")
+    for name in ("runner", "gpu-runner"):
+        require("LTP_RUNNER_HOST_NAME" in services[name]["environment"], f"each new container of {name} is a new host")
     text = (ROOT / "docker-compose.yml").read_text() + (ROOT / ".env.example").read_text()
     for variable in VARIABLES:
         require(f"{variable}:?" in text, f"{variable} has a default")
