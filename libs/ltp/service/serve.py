@@ -18,6 +18,7 @@ from opentelemetry import trace
 
 from ltp.service.exposition import CONTENT_TYPE
 from ltp.service.runtime import Runtime
+from ltp.service.sockets import answer_at_once
 from ltp.telemetry.logs import setup_logs
 
 # As `uvicorn` itself ends then.
@@ -118,6 +119,7 @@ def serve(
         ssl_keyfile=key,
     )
     listening = config.bind_socket()
+    answer_at_once(listening)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * slow_seconds))
     server = uvicorn.Server(config)

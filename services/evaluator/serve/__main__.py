@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import uvicorn
 
+from ltp.service.sockets import answer_at_once
 from services.evaluator.serve.api import build_app
 from services.evaluator.serve.engine import Engine
 
@@ -33,6 +34,7 @@ def main() -> None:
     # Bound before the slow load, so that a port in use is said at once; connections are refused until uvicorn listens.
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    answer_at_once(listener)
     listener.bind((arguments.host, arguments.port))
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
