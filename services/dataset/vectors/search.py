@@ -29,7 +29,6 @@ _RRF = 60
 _QUERIES_HELD = 512
 # A reply stays below the megabyte that NATS carries.
 _REPLY_BYTES = 500_000
-_NOTHING = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
 _HIDDEN = frozenset({"row_id", "split", "text", "tools_json"})
 
 
@@ -83,24 +82,16 @@ class Search:
     async def _ranked(
         self, frozen: Frozen, rows: RowsFile, ask: SearchAsk, like: int | None, mask: Mask | None, depth: int
     ) -> _Ranking:
+        semantic = lexical = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
+        used = "words"
         depth = FUSED if ask.mode == "hybrid" else depth
-        if ask.mode == "lexical":
-            return _fused(_NOTHING, await self._lexical(frozen, rows, ask, like, mask, depth), False, "words")
-        if ask.mode == "semantic":
+        if ask.mode != "lexical":
             semantic, used = await self._semantic(frozen, ask, like, mask, depth)
-            return _fused(semantic, _NOTHING, False, used)
-        # Side by side: the query's embedding is made in another process.
-        (semantic, used), lexical = await asyncio.gather(
-            self._semantic(frozen, ask, like, mask, depth), self._lexical(frozen, rows, ask, like, mask, depth)
-        )
-        return _fused(semantic, lexical, True, used)
-
-    async def _lexical(
-        self, frozen: Frozen, rows: RowsFile, ask: SearchAsk, like: int | None, mask: Mask | None, depth: int
-    ) -> Hits:
-        text = ask.text if like is None else rows.table.column("text")[like].as_py()
-        words = await self.library.words(frozen, ask.part)
-        return await asyncio.to_thread(words.search, text or "", len(rows), depth, mask)
+        if ask.mode != "semantic":
+            text = ask.text if like is None else rows.table.column("text")[like].as_py()
+            words = await self.library.words(frozen, ask.part)
+            lexical = await asyncio.to_thread(words.search, text or "", len(rows), depth, mask)
+        return _fused(semantic, lexical, ask.mode == "hybrid", used)
 
     async def _semantic(
         self, frozen: Frozen, ask: SearchAsk, like: int | None, mask: Mask | None, depth: int
