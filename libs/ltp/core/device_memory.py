@@ -18,7 +18,7 @@ from ltp.core.memory import (
     Precision,
     Step,
     gathered,
-    loss_head,
+    scoring_head,
     states,
     trainable_parameters,
     training_stages,
@@ -71,12 +71,15 @@ class Estimate:
 
 
 def estimate(arch: Architecture, step: Step, rollout: Rollout | None = None) -> Estimate:
-    """Peak of training, or of generation where that needs more; the two take turns on the device."""
+    """Peak of training, or of generation or scoring where that needs more; they take turns on the device."""
     peak = max(training_stages(arch, step), key=lambda stage: stage.allocated)
     stage, components = peak.stage, {**peak.components, **_companions(arch, step)}
     if rollout is not None:
         asleep, generating = _generation(arch, step, rollout)
         components["rollout"] = asleep
+        scoring = {**_scoring(arch, step), **_companions(arch, step), "rollout": asleep}
+        if sum(scoring.values()) > sum(components.values()):
+            stage, components = "log_prob", scoring
         if sum(generating.values()) > sum(components.values()):
             stage, components = "rollout", generating
     on_cpu = step.precision is Precision.FP32
@@ -95,25 +98,32 @@ def phases_of(arch: Architecture, step: Step, rollout: Rollout | None = None) ->
     around = {**_companions(arch, step), "context": context}
     forward, loss, layers, optimizer = training_stages(arch, step)
     update = max(forward, loss, layers, key=lambda stage: stage.allocated)
-    moments = 0 if step.offload is not Offload.NONE else held.optimizer
-    resting = {"parameters": held.weights, "optimizer": moments}
     phases: dict[str, dict[str, int]] = {"init": {"parameters": held.weights, "workspace": WORKSPACE, **around}}
     if rollout is not None:
         asleep, generating = _generation(arch, step, rollout)
         phases["rollout"] = {**generating, "context": context}
         around["rollout"] = asleep
-    if step.loss_head is LossHead.POLICY or step.reference:
-        logits, scored, _ = loss_head(arch, step)
-        hidden = 8 * step.tokens * arch.hidden
-        whole = gathered(arch, step)[1]
-        parts = {"activations": hidden, "loss_head": logits + scored, "gathered_layers": whole, "workspace": WORKSPACE}
-        phases["log_prob"] = {**resting, **parts, **around}
+    if rollout is not None or step.loss_head is LossHead.POLICY or step.reference:
+        phases["log_prob"] = {**_scoring(arch, step), **around}
     phases["update"] = {**update.components, **around}
     phases["optimizer"] = {**optimizer.components, **around}
     # Sharded checkpoints leave the device one tensor at a time; coming back, the states are read on the host first.
     phases["checkpoint"] = {"parameters": held.weights, "optimizer": held.optimizer, "workspace": WORKSPACE, **around}
     phases["resume"] = dict(phases["checkpoint"])
     return phases
+
+
+def _scoring(arch: Architecture, step: Step) -> dict[str, int]:
+    """The pass that gives sampled tokens their log-probabilities: no gradients, and no layer's activations stay."""
+    held = states(arch, step)
+    return {
+        "parameters": held.weights,
+        "optimizer": 0 if step.offload is not Offload.NONE else held.optimizer,
+        "activations": 8 * step.tokens * arch.hidden,
+        "loss_head": scoring_head(arch, step),
+        "gathered_layers": gathered(arch, step)[1],
+        "workspace": WORKSPACE,
+    }
 
 
 def _companions(arch: Architecture, step: Step) -> dict[str, int]:

@@ -143,10 +143,11 @@ def may_stay_gathered(recipe: Recipe, pool: Pool) -> bool:
 def _loss_head(recipe: Recipe, pool: Pool, layout: Layout) -> LossHead:
     if layout.fused_head:
         return LossHead.CHUNKED
-    if recipe.reinforcement is not None:
-        return LossHead.POLICY
+    section = recipe.reinforcement
+    if pool.kind == "gpu" and (section is None or not section.entropy_coefficient):
+        return LossHead.LABELS  # RL's update too: entropy that counts for nothing is not computed there
     # Not measured on processors, where the larger figure stands.
-    return LossHead.LABELS if pool.kind == "gpu" else LossHead.CROSS_ENTROPY
+    return LossHead.CROSS_ENTROPY if section is None else LossHead.POLICY
 
 
 def responses_of(recipe: Recipe, pool: Pool, layout: Layout) -> int:
