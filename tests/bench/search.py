@@ -92,6 +92,8 @@ def _lines(
     results += _times("by words", _timed(ask, lexical)[1])
     results += _times("hybrid by text, query known", _twice(ask, fresh))
     results += _times("hybrid by text, query embedded", _timed(ask, [b | {"text": f"{b['text']} z"} for b in fresh])[1])
+    short = [b | {"text": f"how do I get {texts[i].split()[0]} back {i}"} for b, i in zip(fresh, chosen, strict=True)]
+    results += _times("hybrid by seven words, query embedded", _timed(ask, short)[1])
     if milvus is not None:
         theirs = _milvus(milvus, vectors[chosen[:20]])
         results.append(
