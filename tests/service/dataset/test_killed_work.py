@@ -25,6 +25,7 @@ from sqlalchemy import func, select, text
 from ltp.contracts.dataset import DatasetRequested
 from ltp.contracts.dedup import DedupApplyRequested, DedupAsk, DedupRequested, Thresholds
 from ltp.contracts.search import EmbedAsk, EmbeddingRequested
+from ltp.queue.policy import MAX_FAILURES
 from ltp.store.clock import new_id
 from services.dataset.dedup import handlers as dedup_handlers
 from services.dataset.dedup import store as dedup_store
@@ -69,6 +70,7 @@ class Killed:
     kills: int
     dice: random.Random
     done: Counter[str] = field(default_factory=Counter)
+    inner: Counter[str] = field(default_factory=Counter)
     process: subprocess.Popen[str] | None = None
 
     async def until_over(self, what: str, query: Any) -> None:
@@ -93,8 +95,10 @@ class Killed:
     async def _killed_once(self, what: str, query: Any) -> None:
         self.process = process = self.process or await self._started()
         await asyncio.sleep(self.dice.uniform(0.0, 1.5))
-        if self.dice.random() < 0.3 and (inner := _inner(process.pid)):
+        # Not more often than the queue tries again: work whose own process always dies is given up, and says so.
+        if self.inner[what] < MAX_FAILURES - 1 and self.dice.random() < 0.3 and (inner := _inner(process.pid)):
             # The process of the work alone; the service lives and tries again.
+            self.inner[what] += 1
             with suppress(ProcessLookupError):
                 os.kill(self.dice.choice(inner), signal.SIGKILL)
             await asyncio.sleep(self.dice.uniform(0.0, 1.0))
