@@ -1,7 +1,7 @@
 """Random numbers that depend on nothing but (seed, tensor, model, element): any thread, order or restart draws the same.
 
 Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as numpy has it. A counter step gives
-256 bits, taken as sixteen 16-bit lanes, so element e has counter e // 16 and lane e % 16.
+256 bits, taken as sixteen lanes of 16 bits (element e has counter e // 16 and lane e % 16) or thirty-two of 8.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_LANES = 16
+_BLOCK_BITS = 256
 LEVELS = 1 << 16
 
 
@@ -24,11 +25,26 @@ def key_of(seed: int, tensor: str, model: int) -> int:
 
 def draws(key: int, start: int, stop: int) -> Tensor:
     """Uniform whole numbers in [0, 65536) for the elements `start` to `stop`, as float32."""
-    first = start // _LANES
-    blocks = -(-stop // _LANES) - first
+    # Signed words and float32 are what torch converts and compares quickly; both are exact here.
+    return torch.from_numpy(_lanes(key, start, stop, 16)).to(torch.float32).add_(LEVELS // 2)
+
+
+def kept(key: int, level: int, start: int, stop: int) -> Tensor:
+    """1.0 in `level` of 65,536 cases, else 0.0, for the elements `start` to `stop`.
+
+    Where 8 bits say it exactly (a half, a quarter, ...) they are half the work of 16.
+    """
+    bits = 8 if level % 256 == 0 else 16
+    signed = (level >> (16 - bits)) - (1 << (bits - 1))
+    below = np.less(_lanes(key, start, stop, bits), signed)
+    return torch.from_numpy(below.view(np.uint8)).to(torch.float32)
+
+
+def _lanes(key: int, start: int, stop: int, bits: int) -> NDArray[np.signedinteger]:
+    each = _BLOCK_BITS // bits
+    first = start // each
+    blocks = -(-stop // each) - first
     # numpy increases the counter before it draws, so one below the block wanted (modulo 2^256).
     generator = np.random.Philox(key=key, counter=(first - 1) % (1 << 256))
-    lanes = generator.random_raw(blocks * 4).view(np.int16)
-    taken = lanes[start - first * _LANES : stop - first * _LANES]
-    # Signed words and float32 are what torch converts and compares quickly; both are exact here.
-    return torch.from_numpy(taken).to(torch.float32).add_(LEVELS // 2)
+    lanes = generator.random_raw(blocks * 4).view(np.int8 if bits == 8 else np.int16)
+    return lanes[start - first * each : stop - first * each]

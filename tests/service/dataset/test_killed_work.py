@@ -233,6 +233,7 @@ async def test_killed_once_at_each_step(bench: Bench, endpoint: Endpoint) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 async def test_killed_twenty_times_at_each_step(bench: Bench, endpoint: Endpoint) -> None:
     done = await _killed_everywhere(bench, endpoint, 20_000, 20)
     print(dict(done))  # noqa: T201 - how many of the kills hit the work

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltp.tensors.counter_rng import LEVELS, draws, key_of
+from ltp.tensors.counter_rng import LEVELS, draws, kept, key_of
 from ltp.tensors.methods.inputs import Inputs, Merged, Settings
 from ltp.tensors.methods.ranks import Cut, cuts
 
@@ -29,6 +29,10 @@ class Thinning(ABC):
     @abstractmethod
     def thin(self, place: int, delta: Tensor, start: int, stop: int) -> Tensor:
         """The difference of the model at `place` among the others, with what is dropped set to zero, in place."""
+
+    def lengths(self, place: int, delta: Tensor, start: int, stop: int) -> tuple[float, float]:
+        """The sum of magnitudes of all and of what stays; `delta` is used up."""
+        return float(delta.abs().sum()), float(self.thin(place, delta, start, stop).abs().sum())
 
 
 class _KeepAll(Thinning):
@@ -68,10 +72,13 @@ class _Random(Thinning):
 
     def thin(self, place: int, delta: Tensor, start: int, stop: int) -> Tensor:
         level = self._levels[place]
+        return delta if level >= LEVELS else delta.mul_(kept(self._keys[place], level, start, stop))
+
+    def lengths(self, place: int, delta: Tensor, start: int, stop: int) -> tuple[float, float]:
+        level, whole = self._levels[place], float(delta.abs_().sum())
         if level >= LEVELS:
-            return delta
-        drawn = draws(self._keys[place], start, stop)
-        return delta.mul_(torch.lt(drawn, level, out=drawn))
+            return whole, whole
+        return whole, float(torch.dot(delta, kept(self._keys[place], level, start, stop)))
 
 
 class _ByRankInRow(Thinning):
@@ -117,8 +124,9 @@ def _scales(inputs: Inputs, thinning: Thinning) -> list[Tensor | None]:
     thinning.rewind()
     for (start, stop), deltas in zip(inputs.pieces(), _deltas(inputs), strict=True):
         for place, delta in enumerate(deltas):
-            before[place] += float(delta.abs().sum())
-            after[place] += float(thinning.thin(place, delta, start, stop).abs().sum())
+            whole, stays = thinning.lengths(place, delta, start, stop)
+            before[place] += whole
+            after[place] += stays
     found: list[Tensor | None] = []
     for one, other in zip(before, after, strict=True):
         norms = inputs.round(torch.tensor([one, other], dtype=torch.float32))
@@ -145,9 +153,9 @@ def _added(inputs: Inputs, settings: Settings, thinning: Thinning, *, elect: boo
             if scale is not None:
                 inputs.round(delta.mul_(scale))
             deltas.append(inputs.round(delta.mul_(weights[place])))
-        mixed, divisor = mix(inputs, deltas, weights)
+        mixed, divisor = mix(inputs, deltas, weights if shared["normalize"] else None)
         inputs.round(mixed)
-        if shared["normalize"]:
+        if divisor is not None:
             inputs.round(mixed.div_(inputs.round(divisor)))
         if shared["lambda"] != 1:
             inputs.round(mixed.mul_(float(shared["lambda"])))
@@ -163,23 +171,32 @@ def _total(terms: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _summed(inputs: Inputs, deltas: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
+def _summed(inputs: Inputs, deltas: Sequence[Tensor], weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    if weights is None:
+        return _total(deltas), None
     divisor = inputs.round(weights.sum().reshape(1))
     return _total(deltas), torch.where(divisor.abs() < 1e-8, 1.0, divisor)
 
 
-def _elected(inputs: Inputs, deltas: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and weight of the differences whose sign is that of their sum (zero counts as positive)."""
+def _elected(inputs: Inputs, deltas: Sequence[Tensor], weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Sum and, where weights are given, weight of the differences whose sign is that of their sum (zero counts as positive)."""
     sign = _total(deltas)
     torch.ge(sign, 0.0, out=sign).mul_(2).sub_(1)
-    mixed, divisor, agrees = torch.zeros_like(sign), torch.zeros_like(sign), torch.empty_like(sign)
-    for place, delta in enumerate(deltas):
-        # Turned so that what agrees is positive. Masks are float32: bool ones cost several times as much.
-        turned = delta.mul_(sign)
-        divisor.add_(torch.gt(turned, 0.0, out=agrees), alpha=float(weights[place]))
-        mixed.add_(turned.clamp_(min=0))
-    divisor.add_(torch.eq(divisor, 0.0, out=agrees))
+    # Turned so that what agrees is positive. Masks are float32: bool ones cost several times as much.
+    turned = [delta.mul_(sign) for delta in deltas]
+    divisor = None if weights is None else _agreeing(turned, weights)
+    mixed = turned[0].clamp_(min=0)
+    for other in turned[1:]:
+        mixed.add_(other.clamp_(min=0))
     return mixed.mul_(sign), divisor
+
+
+def _agreeing(turned: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The weight of what is positive, 1 where nothing is."""
+    divisor, agrees = torch.zeros_like(turned[0]), torch.empty_like(turned[0])
+    for place, delta in enumerate(turned):
+        divisor.add_(torch.gt(delta, 0.0, out=agrees), alpha=float(weights[place]))
+    return divisor.add_(torch.eq(divisor, 0.0, out=agrees))
 
 
 def _top(inputs: Inputs, densities: Sequence[float]) -> Thinning:
