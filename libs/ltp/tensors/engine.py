@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -15,19 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, local
 from time import monotonic
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.tensors.journal import Journal
 from ltp.tensors.layout import Shard
-from ltp.tensors.methods import MERGES
-from ltp.tensors.methods.inputs import Settings
+from ltp.tensors.methods import merge_of
+from ltp.tensors.methods.inputs import Settings, as_array
 from ltp.tensors.model_files import WIDTH
+from ltp.tensors.numbers import Bytes, encode, fits, rounded
 from ltp.tensors.operation import JOURNAL, Stopped
 from ltp.tensors.plan import Model, Step
-from ltp.tensors.readers import DTYPES, Bench, Files, StepInputs
+from ltp.tensors.readers import Bench, Files, StepInputs, load_change
 
 _TELL_SECONDS = 0.5
 # glibc's numbers for mallopt (malloc.h).
@@ -57,6 +59,15 @@ def threads() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
+def _one_thread_each(*, adapted: bool) -> None:
+    """Threads share the work by weights; torch's own, where a method or an adapter needs it, would fight with them for the cores."""
+    if adapted:
+        load_change()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
 class Engine:
     """One merge into one directory of shards."""
 
@@ -71,7 +82,7 @@ class Engine:
         digest: str,
         workers: int | None = None,
     ) -> None:
-        self._merge, self._models, self._steps, self._shards = MERGES[method], models, steps, shards
+        self._merge, self._models, self._steps, self._shards = merge_of(method), models, steps, shards
         self._seed, self._digest, self._workers = seed, digest, workers or threads()
         self._places = {name: (shard.file, offset) for shard in shards for name, offset in shard.offsets.items()}
         self._files, self._local = Files(), local()
@@ -83,8 +94,7 @@ class Engine:
 
         Raises Stopped, or LtpError: MERGE_FAILED (not finite), MODEL_UNREADABLE (a file changed), DISK_FULL.
         """
-        # Threads share the work by weights; torch's own would fight with them for the cores.
-        torch.set_num_threads(1)
+        _one_thread_each(adapted=any(model.adapter is not None for model in self._models))
         _keep_memory()
         with ExitStack() as stack:
             stack.callback(self._files.close)
@@ -120,16 +130,17 @@ class Engine:
         inputs = StepInputs(step, self._models, self._bench(), self._seed)
         merged = self._merge(inputs, Settings(step.shared, [origin.parameters for origin in step.origins]))
         file, offset = self._places[step.target.name]
-        width, dtype = WIDTH[step.target.dtype], DTYPES[step.target.dtype]
+        width, dtype = WIDTH[step.target.dtype], step.target.dtype
         for start, end in inputs.pieces():
             if stop.is_set():
                 return
-            values = merged(start, end)
-            # Rounding to the type of the merge first shows only where the result's type is another one.
-            values = (values if inputs.dtype is dtype else inputs.round(values)).to(dtype)
-            if not _finite(values):
+            values = as_array(merged(start, end))
+            if inputs.dtype != dtype:
+                # Rounding to the type of the merge first shows only where the result's type is another one.
+                rounded(values, inputs.dtype)
+            if not fits(values, dtype):
                 raise _not_finite(step, inputs, start, end)
-            _write(self._descriptors[file], values, offset + start * width)
+            _write(self._descriptors[file], encode(values, dtype), offset + start * width)
             # An int's += is not atomic, and progress need not be.
             self._done += (end - start) * width
         journal.note(step.target.name)
@@ -156,23 +167,18 @@ def _laid(path: Path, shard: Shard, stack: ExitStack) -> int:
     return descriptor
 
 
-def _write(descriptor: int, values: Tensor, offset: int) -> None:
-    view, done = values.view(torch.uint8).numpy().data, 0
+def _write(descriptor: int, values: Bytes, offset: int) -> None:
+    view, done = values.data, 0
     while done < len(view):
         done += os.pwrite(descriptor, view[done:], offset + done)
-
-
-def _finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite. A sum in float32 is a quick yes; only a no needs the look at each."""
-    return bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all())
 
 
 def _not_finite(step: Step, inputs: StepInputs, start: int, stop: int) -> LtpError:
     """Says whose fault a NaN is: an input's, or the merge's own (a type too narrow)."""
     for index, origin in enumerate(step.origins):
-        values = inputs.read(index, start, stop)
-        if not bool(torch.isfinite(values).all()):
-            place = start + int((~torch.isfinite(values)).nonzero()[0])
+        values = inputs.values(index, start, stop)
+        if not np.isfinite(values).all():
+            place = start + int(np.flatnonzero(~np.isfinite(values))[0])
             return LtpError(
                 ErrorCode.MERGE_FAILED,
                 f"{origin.stored.name} in {origin.stored.file} holds {float(values[place - start])} at element {place}.",

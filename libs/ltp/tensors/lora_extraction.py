@@ -120,7 +120,7 @@ class LoraExtraction:
         files = Files()
         try:
             bench = Bench(files)
-            base, tuned = (whole(bench, model.files.tensors[name]) for model in self.models)
+            base, tuned = (torch.from_numpy(whole(bench, model.files.tensors[name])) for model in self.models)
         finally:
             files.close()
         delta = tuned.sub_(base)

@@ -106,6 +106,8 @@ def _watch(stop: Event) -> None:
 
 def main() -> int:
     """The command. Returns the exit code."""
+    # Threads share the work by weights; BLAS's own would fight with them for the cores. It reads this when it is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Loading torch makes a million objects that stay: looking through them for garbage took half a second of a merge.
     gc.set_threshold(500_000)
     verb, spec = sys.argv[1], json.loads(sys.stdin.readline())

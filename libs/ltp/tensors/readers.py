@@ -6,21 +6,20 @@ Every thread has a Bench of buffers, one pair for each model, so that memory doe
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ltp.tensors.adapters import LowRank
 from ltp.tensors.methods.inputs import PIECE, Inputs
 from ltp.tensors.model_files import WIDTH, Stored, unreadable
+from ltp.tensors.numbers import F32, decode, rounded
 from ltp.tensors.plan import Model, Step
 from ltp.tensors.vocabulary import Rows
-
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class Files:
@@ -49,38 +48,37 @@ class Bench:
 
     def __init__(self, files: Files) -> None:
         self.files = files
-        self._raw = torch.empty(PIECE * 4, dtype=torch.uint8)
-        self._bytes = self._raw.numpy().data
-        self._values: list[Tensor] = []
+        self._raw = np.empty(PIECE * 4, np.uint8)
+        self._values: list[F32] = []
 
-    def values(self, index: int, count: int) -> Tensor:
+    def values(self, index: int, count: int) -> F32:
         """The float32 buffer of an input."""
         while len(self._values) <= index:
-            self._values.append(torch.empty(PIECE))
-        if self._values[index].numel() < count:
-            self._values[index] = torch.empty(count)
+            self._values.append(np.empty(PIECE, np.float32))
+        if self._values[index].size < count:
+            self._values[index] = np.empty(count, np.float32)
         return self._values[index][:count]
 
-    def load(self, stored: Stored, start: int, stop: int, into: Tensor) -> None:
+    def load(self, stored: Stored, start: int, stop: int, into: F32) -> None:
         """Read elements of a tensor as float32. Raises MODEL_UNREADABLE when the file ends before them."""
         width = WIDTH[stored.dtype]
         size = (stop - start) * width
-        if self._raw.numel() < size:
-            self._raw = torch.empty(size, dtype=torch.uint8)
-            self._bytes = self._raw.numpy().data
+        if self._raw.size < size:
+            self._raw = np.empty(size, np.uint8)
+        view = self._raw.data
         descriptor, place, done = self.files.descriptor(stored.file), stored.offset + start * width, 0
         while done < size:
-            count = os.preadv(descriptor, [self._bytes[done:size]], place + done)
+            count = os.preadv(descriptor, [view[done:size]], place + done)
             if count == 0:
                 raise unreadable(f"{stored.file} ended while {stored.name} was read.", "Was it changed meanwhile?")
             done += count
-        into.copy_(self._raw[:size].view(DTYPES[stored.dtype]))
+        decode(self._raw[:size], stored.dtype, into)
 
 
 class Reader(Protocol):
     """Gives pieces of one model's weight."""
 
-    def read(self, bench: Bench, start: int, stop: int, into: Tensor) -> None:
+    def read(self, bench: Bench, start: int, stop: int, into: F32) -> None:
         """Fill `into` with elements `start` to `stop`."""
 
 
@@ -90,7 +88,7 @@ class Plain:
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
 
-    def read(self, bench: Bench, start: int, stop: int, into: Tensor) -> None:
+    def read(self, bench: Bench, start: int, stop: int, into: F32) -> None:
         """Fill `into` with elements `start` to `stop`."""
         bench.load(self._stored, start, stop, into)
 
@@ -99,23 +97,28 @@ class Adapted:
     """A weight with its LoRA change: W + scale * B @ A, in float32, rounded to the weight's type as a saved merge would be."""
 
     def __init__(self, stored: Stored, change: LowRank, bench: Bench) -> None:
-        self._stored, self._change = stored, change
+        self._stored, self._change, self._add = stored, change, load_change()
         self._a, self._b = whole(bench, change.a), whole(bench, change.b)
 
-    def read(self, bench: Bench, start: int, stop: int, into: Tensor) -> None:
+    def read(self, bench: Bench, start: int, stop: int, into: F32) -> None:
         """Fill `into`; pieces are whole rows, but for rows that a vocabulary takes one at a time they may be any."""
         width = self._stored.shape[1]
         bench.load(self._stored, start, stop, into)
-        into.view(-1, width).addmm_(self._b[start // width : stop // width], self._a, alpha=self._change.scale)
-        if self._stored.dtype != "F32":
-            into.copy_(into.to(DTYPES[self._stored.dtype]))
+        self._add(into, self._b[start // width : stop // width], self._a, self._change.scale)
+        rounded(into, self._stored.dtype)
 
 
-def whole(bench: Bench, stored: Stored) -> Tensor:
+def load_change() -> Callable[[F32, F32, F32, float], None]:
+    """`low_rank.add_change`, for which torch is loaded: a merge without adapters may need none."""
+    found: Callable[[F32, F32, F32, float], None] = import_module("ltp.tensors.low_rank").add_change
+    return found
+
+
+def whole(bench: Bench, stored: Stored) -> F32:
     """A small tensor as a whole, in float32."""
-    values = torch.empty(stored.elements)
+    values = np.empty(stored.elements, np.float32)
     bench.load(stored, 0, stored.elements, values)
-    return values.view(stored.shape)
+    return values.reshape(stored.shape)
 
 
 class Aligned:
@@ -123,14 +126,14 @@ class Aligned:
 
     def __init__(self, place: int, rows: dict[int, Rows], readers: dict[int, Reader], width: int, bench: Bench) -> None:
         self._rows, self._reader, self._readers, self._width = rows[place], readers[place], readers, width
-        self._padding: Tensor | None = None
+        self._padding: F32 | None = None
         if len(self._rows.own) > self._rows.tokens:
             self._padding = self._mean(bench)
 
-    def read(self, bench: Bench, start: int, stop: int, into: Tensor) -> None:
+    def read(self, bench: Bench, start: int, stop: int, into: F32) -> None:
         """Fill `into`, run of consecutive rows by run."""
         first, last = start // self._width, stop // self._width
-        table = into.view(-1, self._width)
+        table = into.reshape(-1, self._width)
         row = first
         while row < last:
             own = self._rows.own[row]
@@ -147,23 +150,23 @@ class Aligned:
                 self._reader.read(bench, own * self._width, (own + end - row) * self._width, target)
             row = end
 
-    def _borrowed(self, bench: Bench, row: int) -> Tensor:
-        total, one = torch.zeros(self._width), torch.empty(self._width)
+    def _borrowed(self, bench: Bench, row: int) -> F32:
+        total, one = np.zeros(self._width, np.float32), np.empty(self._width, np.float32)
         lent = self._rows.lent.get(row, [])
         for model, place in lent:
             self._readers[model].read(bench, place * self._width, (place + 1) * self._width, one)
             total += one
-        return total / max(1, len(lent))
+        return total / np.float32(max(1, len(lent)))
 
-    def _mean(self, bench: Bench) -> Tensor:
-        total = torch.zeros(self._width, dtype=torch.float64)
+    def _mean(self, bench: Bench) -> F32:
+        total = np.zeros(self._width, np.float64)
         step = max(1, PIECE // self._width)
         for first in range(0, self._rows.tokens, step):
             last = min(first + step, self._rows.tokens)
-            piece = torch.empty((last - first) * self._width)
+            piece = np.empty((last - first) * self._width, np.float32)
             self.read(bench, first * self._width, last * self._width, piece)
-            total += piece.view(-1, self._width).double().sum(0)
-        return (total / self._rows.tokens).float()
+            total += piece.reshape(-1, self._width).sum(0, dtype=np.float64)
+        return (total / self._rows.tokens).astype(np.float32)
 
 
 class StepInputs(Inputs):
@@ -171,17 +174,17 @@ class StepInputs(Inputs):
 
     def __init__(self, step: Step, models: Sequence[Model], bench: Bench, seed: int) -> None:
         self.name, self.shape, self.count = step.target.name, step.target.shape, len(step.origins)
-        self.base, self.dtype, self.seed = step.base, DTYPES[step.dtype], seed
+        self.base, self.dtype, self.seed = step.base, step.dtype, seed
         self._bench = bench
         self._readers = _readers(step, models, bench)
         # A source of a finer type than the merge's is rounded when read.
         self._rounds = [step.dtype not in {origin.stored.dtype, "F32"} for origin in step.origins]
 
-    def read(self, index: int, start: int, stop: int) -> Tensor:
-        """Elements `start` to `stop` of a model; overwritten by the next read of it."""
+    def values(self, index: int, start: int, stop: int) -> F32:
+        """Elements `start` to `stop` of a model; overwritten by the next look at it."""
         values = self._bench.values(index, stop - start)
         self._readers[index].read(self._bench, start, stop, values)
-        return self.round(values) if self._rounds[index] else values
+        return rounded(values, self.dtype) if self._rounds[index] else values
 
 
 def _readers(step: Step, models: Sequence[Model], bench: Bench) -> list[Reader]:

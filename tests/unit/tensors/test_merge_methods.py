@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch")
 
 from ltp.core.merging import METHODS, Scope, evaluate
 from ltp.tensors.counter_rng import draws, key_of
-from ltp.tensors.methods import MERGES, inputs
-from ltp.tensors.methods.inputs import InMemory, Settings, whole
+from ltp.tensors.methods import MODULES, inputs, merge_of
+from ltp.tensors.methods.inputs import Settings
+from tests.unit.tensors.in_memory import InMemory, whole
 
 
 def settings(method: str, count: int, **given: Any) -> Settings:
@@ -32,7 +33,7 @@ def settings(method: str, count: int, **given: Any) -> Settings:
 
 def merge(method: str, tensors: list[Any], *, base: int | None = None, seed: int = 0, **given: Any) -> Any:
     there = InMemory(tensors, base=base, seed=seed)
-    return whole(there, MERGES[method](there, settings(method, len(tensors), **given)))
+    return whole(there, merge_of(method)(there, settings(method, len(tensors), **given)))
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_method_has_a_function_and_every_function_its_paper() -> None:
-    assert set(MERGES) == set(METHODS)
-    assert all(function.__doc__ for function in MERGES.values())
+    assert set(MODULES) == set(METHODS)
+    assert all(merge_of(method).__doc__ for method in MODULES)
 
 
 def test_linear_is_the_weighted_mean(models: list[Any]) -> None:

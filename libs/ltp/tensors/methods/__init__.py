@@ -1,41 +1,23 @@
-"""Merge methods, one pure function each, by mergekit's names."""
+"""Merge methods, one pure function each, by mergekit's names; a method's module is loaded when it is asked for."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
 from ltp.tensors.methods.inputs import Inputs, Merged, Settings
-from ltp.tensors.methods.linear import linear, nearswap, passthrough
-from ltp.tensors.methods.sce import sce
-from ltp.tensors.methods.sphere import karcher, model_stock, multislerp, nuslerp, slerp
-from ltp.tensors.methods.task_vectors import (
-    breadcrumbs,
-    breadcrumbs_ties,
-    dare_linear,
-    dare_ties,
-    della,
-    della_linear,
-    task_arithmetic,
-    ties,
-)
 
-MERGES: Mapping[str, Callable[[Inputs, Settings], Merged]] = {
-    function.__name__: function
-    for function in (
-        linear,
-        slerp,
-        nuslerp,
-        multislerp,
-        karcher,
-        model_stock,
-        nearswap,
-        sce,
-        passthrough,
-        task_arithmetic,
-        ties,
-        dare_linear,
-        dare_ties,
-        breadcrumbs,
-        breadcrumbs_ties,
-        della,
-        della_linear,
-    )
+# Method -> module. Those of `linear` need no torch, whose loading would be most of a small merge's time.
+MODULES: Mapping[str, str] = {
+    **dict.fromkeys(("linear", "nearswap", "passthrough"), "linear"),
+    **dict.fromkeys(("slerp", "nuslerp", "multislerp", "karcher", "model_stock"), "sphere"),
+    "sce": "sce",
+    **dict.fromkeys(("task_arithmetic", "ties", "dare_linear", "dare_ties"), "task_vectors"),
+    **dict.fromkeys(("breadcrumbs", "breadcrumbs_ties", "della", "della_linear"), "task_vectors"),
 }
+
+
+def merge_of(method: str) -> Callable[[Inputs, Settings], Merged]:
+    """The function of a method."""
+    found: Callable[[Inputs, Settings], Merged] = getattr(import_module(f"{__name__}.{MODULES[method]}"), method)
+    return found

@@ -1,4 +1,4 @@
-"""What a merge method sees of one weight: the same piece of every model, as float32, and the type it is merged in.
+"""What a merge method sees of one weight: the same piece of every model, as float32, and the type it is merged in ("BF16").
 
 A method is a function of (Inputs, Settings). It makes what passes over the pieces it needs (norms, thresholds), then gives
 back a function from a piece to the merged piece, which is asked for the pieces in order. So no method ever holds a weight
@@ -11,15 +11,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from ltp.tensors.numbers import F32
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # 256 Ki elements: a handful of float32 pieces stay in a core's cache.
 PIECE = 1 << 18
 
-Merged = Callable[[int, int], Tensor]
+Merged = Callable[[int, int], "Tensor | F32"]
+
+
+def as_array(merged: Tensor | F32) -> F32:
+    """What a method gave back, without a copy."""
+    return merged if isinstance(merged, np.ndarray) else merged.numpy()
 
 
 @dataclass
@@ -41,12 +50,18 @@ class Inputs(ABC):
     shape: tuple[int, ...]
     count: int
     base: int | None
-    dtype: torch.dtype
+    dtype: str
     seed: int
 
     @abstractmethod
-    def read(self, index: int, start: int, stop: int) -> Tensor:
+    def values(self, index: int, start: int, stop: int) -> F32:
         """Elements `start` to `stop` of a model, flat float32 with `dtype`'s values; overwritten by the next read of it."""
+
+    def read(self, index: int, start: int, stop: int) -> Tensor:
+        """The same as torch sees it."""
+        import torch  # what needs none does not load it
+
+        return torch.from_numpy(self.values(index, start, stop))
 
     @property
     def others(self) -> list[int]:
@@ -71,37 +86,12 @@ class Inputs(ABC):
 
     def round(self, values: Tensor) -> Tensor:
         """Round float32 values to `dtype`, in place: what computing in that type would have given."""
-        if self.dtype is not torch.float32:
-            values.copy_(values.to(self.dtype))
+        if self.dtype != "F32":
+            import torch  # what needs none does not load it
+
+            values.copy_(values.to(torch.bfloat16 if self.dtype == "BF16" else torch.float16))
         return values
 
     def delta(self, index: int, base: Tensor, start: int, stop: int) -> Tensor:
         """A model's difference from the base, rounded to `dtype`."""
         return self.round(self.read(index, start, stop).sub_(base))
-
-
-class InMemory(Inputs):
-    """Inputs from whole tensors."""
-
-    def __init__(
-        self,
-        tensors: Sequence[Tensor],
-        *,
-        base: int | None = None,
-        dtype: torch.dtype | None = None,
-        name: str = "weight",
-        seed: int = 0,
-    ) -> None:
-        self.name, self.base, self.seed, self.count = name, base, seed, len(tensors)
-        self.shape, self.dtype = tuple(tensors[0].shape), dtype or tensors[0].dtype
-        self._flat = [tensor.to(self.dtype).float().reshape(-1) for tensor in tensors]
-
-    def read(self, index: int, start: int, stop: int) -> Tensor:
-        """A copy, since methods work in place."""
-        return self._flat[index][start:stop].clone()
-
-
-def whole(inputs: Inputs, merged: Merged) -> Tensor:
-    """The merged weight as one tensor of `dtype`."""
-    pieces = [merged(start, stop).clone() for start, stop in inputs.pieces()]
-    return torch.cat(pieces).to(inputs.dtype).reshape(inputs.shape)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+from scipy.linalg.blas import saxpy  # pyright: ignore[reportAttributeAccessIssue] — made when it is loaded
 
 from ltp.tensors.methods.inputs import Inputs, Merged, Settings
+from ltp.tensors.numbers import F32
 
 
 def linear(inputs: Inputs, settings: Settings) -> Merged:
     """Weighted mean in float32: Wortsman et al. 2022, "Model soups" (arXiv:2203.05482).
 
-    The order of the operations is mergekit's, product then sum model by model, so that the bits are the same.
+    The operations are mergekit's, model by model a product added with one rounding, so that the bits are the same.
     """
-    weights = torch.tensor(settings.of("weight", range(inputs.count)), dtype=torch.float32)
+    weights = np.array(settings.of("weight", range(inputs.count)), dtype=np.float32)
     total = weights.sum()
     divide = bool(settings.shared["normalize"]) and float(total) != 1.0
 
-    def merged(start: int, stop: int) -> Tensor:
-        result = inputs.read(0, start, stop).mul_(weights[0])
+    def merged(start: int, stop: int) -> F32:
+        result = inputs.values(0, start, stop)
+        result *= weights[0]
         for index in range(1, inputs.count):
-            result.add_(inputs.read(index, start, stop), alpha=float(weights[index]))
-        return result.div_(total) if divide else result
+            result = saxpy(inputs.values(index, start, stop), result, a=weights[index])
+        if divide:
+            result /= total
+        return result
 
     return merged
 
@@ -34,10 +38,13 @@ def nearswap(inputs: Inputs, settings: Settings) -> Merged:
     assert inputs.base is not None
     base_index, (other,), t = inputs.base, inputs.others, float(settings.shared["t"])
 
-    def merged(start: int, stop: int) -> Tensor:
-        base, near = inputs.read(base_index, start, stop), inputs.read(other, start, stop)
-        share = (base - near).abs_().clamp_(min=1e-6).reciprocal_().mul_(t).clamp_(0, 1)
-        return near.mul_(share).add_(base.mul_(share.neg_().add_(1)))
+    def merged(start: int, stop: int) -> F32:
+        base, near = inputs.values(base_index, start, stop), inputs.values(other, start, stop)
+        share = np.minimum(t / np.maximum(np.abs(base - near), np.float32(1e-6)), np.float32(1))
+        near *= share
+        base *= 1 - share
+        near += base
+        return near
 
     return merged
 
@@ -46,8 +53,10 @@ def passthrough(inputs: Inputs, settings: Settings) -> Merged:
     """One model's weight, times `scale` where that is given: what stacks layers ("frankenmerge")."""
     scale = settings.inputs[0].get("scale")
 
-    def merged(start: int, stop: int) -> Tensor:
-        values = inputs.read(0, start, stop)
-        return values if scale is None else values.mul_(float(scale))
+    def merged(start: int, stop: int) -> F32:
+        values = inputs.values(0, start, stop)
+        if scale is not None:
+            values *= np.float32(scale)
+        return values
 
     return merged

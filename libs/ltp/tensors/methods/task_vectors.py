@@ -44,7 +44,7 @@ class _ByRank(Thinning):
     """Keeps the ranks [first, last) by magnitude."""
 
     def __init__(self, inputs: Inputs, windows: Sequence[tuple[int, int]]) -> None:
-        coarse = inputs.dtype is torch.bfloat16
+        coarse = inputs.dtype == "BF16"
         ranks = [[first, last] for first, last in windows]
         self._cuts: list[list[Cut]] = cuts(lambda: _deltas(inputs), ranks, inputs.elements, coarse=coarse)
         self._windows, self._elements = windows, inputs.elements
@@ -87,7 +87,7 @@ class _ByRankInRow(Thinning):
     def __init__(self, inputs: Inputs, densities: Sequence[float], epsilons: Sequence[float]) -> None:
         self._keys = [key_of(inputs.seed, inputs.name, index) for index in inputs.others]
         self._densities, self._epsilons, self._row = densities, epsilons, inputs.row
-        self._coarse = inputs.dtype is torch.bfloat16
+        self._coarse = inputs.dtype == "BF16"
 
     def thin(self, place: int, delta: Tensor, start: int, stop: int) -> Tensor:
         density, epsilon = self._densities[place], self._epsilons[place]
