@@ -148,10 +148,12 @@ class Door:
             await self.walls.around(self.app, scope, receive, send, principal)
 
     def _acting(self, scope: Scope, principal: Principal, headers: Headers) -> Acting:
-        asked = headers.get("x-ltp-project", "")
+        given = headers.get("x-ltp-project", "")
+        asked = given if _PROJECT.fullmatch(given) else None
         return Acting(
             actor=principal.name,
-            project=principal.acts_in(asked if _PROJECT.fullmatch(asked) else None),
+            project=principal.acts_in(asked),
+            everywhere=principal.project is None and asked is None,
             cause=new_id() if is_audited(scope.get("method", "GET"), scope["path"]) else None,
             method=scope.get("method", "GET"),
             path=scope["path"][:500],

@@ -47,9 +47,7 @@ def environments(folder: Path) -> dict[str, dict[str, str]]:
     """Each service's environment, as Compose fills it in from .env."""
     known = dict(line.split("=", 1) for line in (folder / ".env").read_text().splitlines() if "=" in line)
     text = (ROOT / "docker-compose.yml").read_text()
-    filled = re.sub(
-        r"\$\{(\w+)(?::([-?])([^}]*))?\}", lambda m: known.get(m[1]) or (m[3] if m[2] == "-" else ""), text
-    )
+    filled = re.sub(r"\$\{(\w+)(?::([-?])([^}]*))?\}", lambda m: known.get(m[1]) or (m[3] if m[2] == "-" else ""), text)
     services = yaml.safe_load(filled)["services"]
     return {name: {k: str(v) for k, v in service.get("environment", {}).items()} for name, service in services.items()}
 
@@ -67,7 +65,9 @@ def stack(postgres: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -
     (etc / "nats.conf").write_text(config.replace('"/data"', json.dumps(str(folder / "store"))))
     fill(data, etc / "bus", said["prepare"])
     # Its own words, but for where things lie and where it listens.
-    words = [str(etc / Path(word).name) if word.startswith("/") else word for word in compose["services"]["nats"]["command"]]
+    words = [
+        str(etc / Path(word).name) if word.startswith("/") else word for word in compose["services"]["nats"]["command"]
+    ]
     argv = [str(nats_binary()), *words, "-a", "127.0.0.1", "-p", str(port), "-m", str(monitor)]
     with (folder / "nats.log").open("ab") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log)
