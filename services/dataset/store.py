@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.pages import PageQuery
@@ -209,7 +209,7 @@ async def hashes(engine: AsyncEngine, project: str | None, name: str, prefix: st
     if project is not None:
         query = query.where(datasets.c.project == project)
     if prefix is None:
-        query = query.distinct(datasets.c.project).order_by(datasets.c.project, *newest)
+        query = query.ext(distinct_on(datasets.c.project)).order_by(datasets.c.project, *newest)
     else:
         query = query.where(datasets.c.version.startswith(prefix, autoescape=True))
     async with engine.connect() as connection:

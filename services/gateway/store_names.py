@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, String, cast, func, select
 from sqlalchemy import RowMapping as Row
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.core.lifecycle import JOB, JobState
@@ -28,7 +29,7 @@ async def frozen_version(engine: AsyncEngine, name: str, version: str | None) ->
         query = query.where(datasets.c.version == version)
     if project is not None:
         query = query.where(whose == project)
-    found = await _all(engine, query.distinct(whose).order_by(whose, datasets.c.dataset_id.desc()))
+    found = await _all(engine, query.ext(distinct_on(whose)).order_by(whose, datasets.c.dataset_id.desc()))
     require_one_project(name, {row["project"] for row in found})
     return found[0] if found else None
 
