@@ -74,6 +74,15 @@ def check(config: dict[str, Any]) -> None:
         require("training" in extras, f"{name} asks verl, and its image has none")
     for name in ("runner", "gpu-runner"):
         require("LTP_RUNNER_HOST_NAME" in services[name]["environment"], f"each new container of {name} is a new host")
+    for name in (*SERVICES, "gpu-runner"):
+        user = f"nats://{'runner' if name == 'gpu-runner' else name}:"
+        require(
+            services[name]["environment"]["LTP_NATS_URL"].startswith(user), f"{name} is not let in to NATS as itself"
+        )
+    require(services["nats"]["command"] == ["--config", "/etc/nats/nats.conf"], "NATS has no accounts")
+    for name in ("prepare", "gateway", "nats"):
+        mounted = {volume["source"] for volume in services[name]["volumes"]}
+        require("bus" in mounted, f"{name} has not the users of NATS")
     text = (ROOT / "docker-compose.yml").read_text() + (ROOT / ".env.example").read_text()
     for variable in VARIABLES:
         require(f"{variable}:?" in text, f"{variable} has a default")

@@ -161,7 +161,7 @@ events are taken from its consumer in the stream `LTP_FEED` (seven days), each g
 - the `nats` command: `docs/examples/subscriber.sh`
 
 Clients must be told the inbox prefix: the common one is closed, because answers to others pass there. `ltp bus revoke billing`
-ends the account at once, open connections included. The NATS that `ltp up` starts is set up for this. Another one needs an
+ends the account at once, open connections included. The NATS of `ltp up` and that of `docker-compose.yml` are set up for this. Another one needs an
 `authorization { include "users.conf" }` whose folder the gateway can write (`LTP_GATEWAY_BUS_FOLDER`), and a user of its
 system account (`LTP_GATEWAY_BUS_SYSTEM_URL`), through which it is told to read the file anew.
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ltp.contracts.dataset import DEFAULT_PROJECT
 from ltp.core.errors import ErrorCode, LtpError
 from services.dataset.files import MANIFEST, FrozenVersion, SplitOf, staging_directory, write_version
 from services.dataset.policy import positions_of, split_codes
@@ -30,6 +31,8 @@ class Source:
     name: str
     version: str
     directory: Path
+    # Whose version is meant; what the same rows are under the same name in two projects lies on the disk once.
+    project: str = DEFAULT_PROJECT
 
     def manifest(self) -> dict[str, Any]:
         """What its writer noted. Raises NOT_FOUND when it was deleted, DATA_DIR_CORRUPT when it cannot be read."""

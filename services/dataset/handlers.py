@@ -10,6 +10,7 @@ from faststream.nats import NatsRouter
 from ltp.bus.inbox import InboxUnit
 from ltp.bus.subscriptions import heard_by, said
 from ltp.contracts.dataset import (
+    DEFAULT_PROJECT,
     DatasetDeleted,
     DatasetDeletionRequested,
     DatasetDerivationRequested,
@@ -36,32 +37,33 @@ for event in (DatasetFrozen, DatasetRejected, DatasetDeleted):
 
 @router.subscriber(**heard_by(SERVICE, DatasetUploaded))
 async def queue_upload(event: DatasetUploaded, unit: InboxUnit) -> None:
-    await store.open_dataset(unit, event.dataset_id, event.name, source_sha256=event.sha256, source=event.filename)
+    told = {"source_sha256": event.sha256, "source": event.filename}
+    await store.open_dataset(unit, event.dataset_id, project_of(event.options), event.name, **told)
     await _queue_freeze(unit, event.dataset_id, event.name, event.options, event.model_dump(mode="json"))
 
 
 @router.subscriber(**heard_by(SERVICE, DatasetRequested))
 async def queue_source(event: DatasetRequested, unit: InboxUnit) -> None:
-    await store.open_dataset(unit, event.dataset_id, event.name, source=event.source)
+    await store.open_dataset(unit, event.dataset_id, event.options.project, event.name, source=event.source)
     await _queue_freeze(unit, event.dataset_id, event.name, event.options, event.model_dump(mode="json"))
 
 
 @router.subscriber(**heard_by(SERVICE, DatasetDerivationRequested))
 async def queue_derivation(event: DatasetDerivationRequested, unit: InboxUnit) -> None:
-    await store.open_dataset(unit, event.dataset_id, event.name)
+    await store.open_dataset(unit, event.dataset_id, event.project, event.name)
     key = f"derive:{event.dataset_id}"
     enqueue(unit, Queue.PREPROCESSING, "derive", event.model_dump(mode="json"), dedup_key=key)
 
 
 @router.subscriber(**heard_by(SERVICE, DatasetDeletionRequested))
 async def delete_versions(event: DatasetDeletionRequested, unit: InboxUnit) -> None:
-    await forget(unit, event.name, event.version, "requested")
+    await forget(unit, event.project, event.name, event.version, "requested")
 
 
 @router.subscriber(**heard_by(SERVICE, DatasetMarked))
 async def mark(event: DatasetMarked, unit: InboxUnit) -> None:
-    values = {"personal": event.personal, "keep_days": event.keep_days, "project": event.project}
-    await store.mark_name(unit, event.name, **values)
+    values = {"personal": event.personal, "keep_days": event.keep_days}
+    await store.mark_name(unit, event.project or DEFAULT_PROJECT, event.name, **values)
 
 
 @router.subscriber(**heard_by(SERVICE, ProjectQuotaSet))
@@ -69,12 +71,17 @@ async def limit_project(event: ProjectQuotaSet, unit: InboxUnit) -> None:
     await store.set_quota(unit, event.project, event.quota_bytes)
 
 
+def project_of(options: ReadOptions | None) -> str:
+    """Whose dataset an upload becomes."""
+    return DEFAULT_PROJECT if options is None else options.project
+
+
 async def _queue_freeze(
     unit: Unit, dataset_id: UUID, name: str, options: ReadOptions | None, payload: dict[str, Any]
 ) -> None:
     if options is not None:
-        project = options.project if options.model_fields_set & {"project"} else None
-        personal = options.personal or None
-        await store.mark_name(unit, name, project=project, personal=personal, keep_days=options.keep_days)
+        await store.mark_name(
+            unit, options.project, name, personal=options.personal or None, keep_days=options.keep_days
+        )
     # Reading may take minutes: a message is never held that long.
     enqueue(unit, Queue.PREPROCESSING, "freeze", payload, dedup_key=f"freeze:{dataset_id}")

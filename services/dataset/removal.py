@@ -19,9 +19,9 @@ from services.dataset.leftovers import expire_staging, expire_uploads
 from services.dataset.settings import DatasetSettings
 
 
-async def forget(unit: Unit, name: str, version: str | None, reason: Any) -> None:
+async def forget(unit: Unit, project: str, name: str, version: str | None, reason: Any) -> None:
     """Note that versions are gone, say so, and queue the removal of their files."""
-    for row in await store.mark_deleted(unit, name, version):
+    for row in await store.mark_deleted(unit, project, name, version):
         fact = DatasetDeleted(dataset_id=row["dataset_id"], name=name, version=row["version"], reason=reason)
         unit.emit(fact, about=row["dataset_id"])
         payload = {"name": name, "version": row["version"]}
@@ -34,7 +34,7 @@ async def remove_files(
     """Remove a version's files and what was derived of it, unless the same rows were added again meanwhile."""
     name, version = held.work.payload["name"], held.work.payload["version"]
     await forget_derived(version)
-    if not await store.version(database.engine, name, version):
+    if not await store.is_kept(database.engine, name, version):
         await asyncio.to_thread(shutil.rmtree, versions / name / version, ignore_errors=True)
     async with database.unit() as unit:
         await finish(unit, held.work)
@@ -48,5 +48,5 @@ async def retire_forever(database: Database, settings: DatasetSettings) -> None:
         await asyncio.to_thread(expire_staging, settings.root() / "exports")
         for row in await store.expired(database.engine, now()):
             async with database.unit() as unit:
-                await forget(unit, row["name"], row["version"], "retention")
+                await forget(unit, row["project"], row["name"], row["version"], "retention")
         await asyncio.sleep(settings.dataset_retention_poll_seconds)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from ltp.contracts.dataset import DatasetFrozen, Split
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.names import require_one_project
 from ltp.store.database import Database, Unit
 from services.dataset import store
 from services.dataset.apart import apart
@@ -20,19 +21,31 @@ from services.dataset.files import FrozenVersion
 Settle = Callable[[Unit], Awaitable[None]]
 
 
-async def find(database: Database, versions_dir: Path, name: str, version: str | None = None) -> Source:
-    """The version of a name: its newest, or the one that `version` (or the first digits of it) names.
+async def find(
+    database: Database, versions_dir: Path, project: str | None, name: str, version: str | None = None
+) -> Source:
+    """The version of a project's name: its newest, or the one that `version` (or the first digits of it) names.
 
-    Raises LtpError: NOT_FOUND, CONFLICT when the digits fit several.
+    Without a project, of whichever project has the name. Raises LtpError: NOT_FOUND, CONFLICT when several projects have it
+    or the digits fit several versions.
     """
-    found = await store.hashes(database.engine, name, version)
+    found = await store.hashes(database.engine, project, name, version)
     if not found:
         wanted = f"dataset {name}" if version is None else f"version {version} of dataset {name}"
         raise LtpError(ErrorCode.NOT_FOUND, f"There is no frozen {wanted}.", "`ltp dataset list` shows what there is.")
+    require_one_project(name, {whose for whose, _ in found})
     if len(found) > 1:
         message = f"{version} is the beginning of {len(found)} versions of {name}."
         raise LtpError(ErrorCode.CONFLICT, message, "Give more of its digits; `ltp dataset versions` shows them.")
-    return Source(name, found[0], versions_dir / name / found[0])
+    ((whose, digest),) = found
+    return Source(name, digest, versions_dir / name / digest, whose)
+
+
+async def same_rows(database: Database, versions_dir: Path, name: str, version: str) -> Source:
+    """A version by its whole hash, whosever it is: under one name the same hash is the same rows. Raises NOT_FOUND."""
+    if not await store.is_kept(database.engine, name, version):
+        return await find(database, versions_dir, None, name, version)
+    return Source(name, version, versions_dir / name / version)
 
 
 async def derive(
@@ -45,10 +58,11 @@ async def derive(
     reason: str,
     provenance: Mapping[str, Any],
     name: str | None = None,
+    project: str | None = None,
     settle: Settle | None = None,
     cancelled: asyncio.Event | None = None,
 ) -> FrozenVersion:
-    """Freeze the rows of `parent` that `keep` keeps as a version of `name` (the parent's, when left out) and say so.
+    """Freeze the rows of `parent` that `keep` keeps as a version of `project`'s `name` (the parent's, when left out) and say so.
 
     `keep` is a function of a table of frozen rows that returns a mask (one that can be pickled), or the row ids to keep. Doing it again with the
     same `dataset_id` changes nothing. `settle` runs in the transaction that says so; finish the work there.
@@ -59,8 +73,8 @@ async def derive(
     write = partial(derive_files, name=name, versions_dir=versions_dir / name, owner=str(dataset_id), facts=facts)
     frozen = await apart(write, parent, keep, cancelled=cancelled)
     await publish(
-        database, dataset_id, name, frozen, parents=[parent.version], reason=reason, provenance=provenance,
-        settle=settle,
+        database, dataset_id, project or parent.project, name, frozen, parents=[parent.version], of=parent.project,
+        reason=reason, provenance=provenance, settle=settle,
     )  # fmt: skip
     return frozen
 
@@ -73,15 +87,20 @@ def _of(parent: Source) -> dict[str, Any]:
 async def publish(
     database: Database,
     dataset_id: UUID,
+    project: str,
     name: str,
     frozen: FrozenVersion,
     *,
     parents: list[str] | None = None,
+    of: str | None = None,
     reason: str = "",
     provenance: Mapping[str, Any] | None = None,
     settle: Settle | None = None,
 ) -> None:
-    """Note a version that lies on the disk and say `DatasetFrozen`, once for each `dataset_id`."""
+    """Note a version that lies on the disk and say `DatasetFrozen`, once for each `dataset_id`.
+
+    `of` is the project whose its parents are, where they are of one.
+    """
     splits = {
         split: Split(rows=part.rows, path=str(part.path), answered=part.answered)
         for split, part in frozen.splits.items()
@@ -92,12 +111,11 @@ async def publish(
         "size_bytes": sum(part.path.stat().st_size for part in frozen.splits.values()), "parents": parents or [],
         "reason": reason, "provenance": dict(provenance or {}),
     }  # fmt: skip
-    project, _, _ = await store.quota(database.engine, name)
     async with database.unit() as unit:
-        await store.open_dataset(unit, dataset_id, name)
-        await store.mark_name(unit, name)
+        await store.open_dataset(unit, dataset_id, project, name)
+        await store.mark_name(unit, project, name)
         if parents:
-            await store.inherit_personal(unit, name, parents)
+            await store.inherit_personal(unit, project, name, parents, of)
         if await store.close_dataset(unit, dataset_id, **values):
             fact = DatasetFrozen(
                 dataset_id=dataset_id, name=name, version=frozen.version, format=frozen.format, rows=frozen.rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from services.dataset.apart import apart
 from services.dataset.files import FrozenVersion
 from services.dataset.reading import combine, read_source
 from services.dataset.settings import DatasetSettings
-from services.dataset.versions import derive, find, publish
+from services.dataset.versions import derive, publish, same_rows
 from services.dataset.where import rows_where
 
 
@@ -48,35 +48,37 @@ class Freezer:
         asked = event.model_validate(payload)
         upload = Path(asked.path) if isinstance(asked, DatasetUploaded) else None
         options = asked.options or ReadOptions()
-        await _check_quota(self.database, asked.name, options.project)
+        await _check_quota(self.database, options.project)
         try:
             given = (asked, options, self.versions, self.settings.roots(), self.settings.hub())
             frozen = await apart(read_source, *given, cancelled=held.cancelled)
-            await self._check_fits(asked.name, frozen)
+            await self._check_fits(options.project, asked.name, frozen)
         except LtpError:
             if upload is not None:
                 await asyncio.to_thread(upload.unlink, missing_ok=True)
             raise
         settle = held.work
         await publish(
-            self.database, asked.dataset_id, asked.name, frozen, settle=lambda unit: finish(unit, settle)
+            self.database, asked.dataset_id, options.project, asked.name, frozen,
+            settle=lambda unit: finish(unit, settle),
         )  # fmt: skip
         if upload is not None:
             await asyncio.to_thread(upload.unlink, missing_ok=True)
 
-    async def _check_fits(self, name: str, frozen: FrozenVersion) -> None:
-        project, quota_bytes, used = await store.quota(self.database.engine, name)
+    async def _check_fits(self, project: str, name: str, frozen: FrozenVersion) -> None:
+        quota_bytes, used = await store.quota(self.database.engine, project)
         size = sum(part.path.stat().st_size for part in frozen.splits.values())
-        known = await store.version(self.database.engine, name, frozen.version)
+        known = await store.version(self.database.engine, project, name, frozen.version)
         if quota_bytes is not None and not known and used + size > quota_bytes:
-            await asyncio.to_thread(shutil.rmtree, self.versions / name / frozen.version, ignore_errors=True)
+            if not await store.is_kept(self.database.engine, name, frozen.version):
+                await asyncio.to_thread(shutil.rmtree, self.versions / name / frozen.version, ignore_errors=True)
             raise _over_quota(project, quota_bytes, used, size)
 
 
-async def _check_quota(database: Database, name: str, project: str | None) -> None:
-    found, quota_bytes, used = await store.quota(database.engine, name, project)
+async def _check_quota(database: Database, project: str) -> None:
+    quota_bytes, used = await store.quota(database.engine, project)
     if quota_bytes is not None and used >= quota_bytes:
-        raise _over_quota(found, quota_bytes, used, 0)
+        raise _over_quota(project, quota_bytes, used, 0)
 
 
 def _over_quota(project: str, quota_bytes: int, used: int, size: int) -> LtpError:
@@ -89,8 +91,9 @@ def _over_quota(project: str, quota_bytes: int, used: int, size: int) -> LtpErro
 async def derive_version(held: Held, database: Database, versions: Path) -> None:
     """Make the version that was asked for out of others, and say so."""
     event = DatasetDerivationRequested.model_validate(held.work.payload)
-    await _check_quota(database, event.name, None)
-    sources = [await find(database, versions, part.name, part.version) for part in event.parts]
+    await _check_quota(database, event.project)
+    # The parts were resolved at the door, for whoever asked.
+    sources = [await same_rows(database, versions, part.name, part.version) for part in event.parts]
 
     async def settle(unit: Unit) -> None:
         await finish(unit, held.work)
@@ -99,8 +102,8 @@ async def derive_version(held: Held, database: Database, versions: Path) -> None
         provenance = {"where": event.where}
         keep = rows_where(sources[0], event.where)
         await derive(
-            database, versions, sources[0], keep, dataset_id=event.dataset_id, name=event.name,
-            reason="rows kept by their fields", provenance=provenance, settle=settle, cancelled=held.cancelled,
+            database, versions, replace(sources[0], project=event.source_project or event.project), keep, dataset_id=event.dataset_id, name=event.name,
+            project=event.project, reason="rows kept by their fields", provenance=provenance, settle=settle, cancelled=held.cancelled,
         )  # fmt: skip
         return
     frozen = await apart(combine, event, sources, versions / event.name, cancelled=held.cancelled)
@@ -108,8 +111,8 @@ async def derive_version(held: Held, database: Database, versions: Path) -> None
     reason = "split by hash" if event.kind == "split" else "mixed by weight"
     provenance = event.model_dump(mode="json", include={"parts", "shares", "rows"})
     await publish(
-        database, event.dataset_id, event.name, frozen, parents=parents, reason=reason, provenance=provenance,
-        settle=settle,
+        database, event.dataset_id, event.project, event.name, frozen, parents=parents, of=event.source_project, reason=reason,
+        provenance=provenance, settle=settle,
     )  # fmt: skip
 
 

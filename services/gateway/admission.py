@@ -18,9 +18,10 @@ from ltp.contracts.recipe_check import RecipeCheckAsked, RecipeChecked
 from ltp.contracts.values import Plan
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
+from ltp.store.acting import sought_in
 from ltp.store.clock import new_id, now
 from ltp.store.database import Unit
-from services.gateway import store
+from services.gateway import store, store_names
 from services.gateway.repeats import own_key
 from services.gateway.reward_files import with_reward
 from services.gateway.settings import GatewaySettings
@@ -29,7 +30,7 @@ from services.gateway.settings import GatewaySettings
 async def resolve(runtime: Runtime, recipe: Recipe) -> tuple[Recipe, DatasetVersion]:
     """The recipe with its dataset's version and its model's absolute path spelt out: what it means can no longer change."""
     source = recipe.dataset
-    row = await store.frozen_version(runtime.database.engine, source.name, source.version)
+    row = await store_names.frozen_version(runtime.database.engine, source.name, source.version)
     if row is None:
         wanted = source.name if source.version is None else f"{source.name} in version {source.version}"
         raise LtpError(
@@ -37,7 +38,8 @@ async def resolve(runtime: Runtime, recipe: Recipe) -> tuple[Recipe, DatasetVers
             f"There is no frozen dataset {wanted}.",
             f"Add it with `ltp dataset add FILE --name {source.name}`; `ltp dataset list` shows what there is.",
         )
-    dataset = DatasetVersion(name=row["name"], version=row["version"], rows=row["rows"], splits=row["splits"])
+    told = {key: row[key] for key in ("name", "version", "rows", "splits")}
+    dataset = DatasetVersion.model_validate({**told, "belongs_to": row["project"]})
     models = runtime.settings.root() / "models"  # an absolute path stays as it is
     critic = recipe.critic
     if critic is not None and critic.model is not None:
@@ -94,7 +96,7 @@ async def _check_mask(runtime: Runtime, recipe: Recipe, dataset: DatasetVersion)
 
 async def leak_warnings(runtime: Runtime, recipe: Recipe, *, refuse: bool) -> list[str]:
     """What the newest leak checks of the recipe's dataset found. Raises CONFLICT for a finding where `refuse` asks for it."""
-    target = VersionRef(name=recipe.dataset.name, version=recipe.dataset.version)
+    target = VersionRef(name=recipe.dataset.name, version=recipe.dataset.version, project=sought_in())
     try:
         found = (await ask(runtime.client, "dataset", "leak-warnings", target, LeakWarnings)).warnings
     except LtpError as error:

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from ltp.contracts.admission import Admission, AdmissionRefused, Pruning, TelemetryPruned, What
-from ltp.contracts.dataset import DatasetUploaded
+from ltp.contracts.dataset import DatasetUploaded, ReadOptions
 from ltp.contracts.job import JobCancellationRequested, JobOptions
 from ltp.contracts.operation import OperationCancellationRequested, OperationQuery, OperationRequested, OperationSpec
 from ltp.contracts.pipeline import Origin, PipelineRunSubmitted, PipelineSpec
@@ -26,7 +26,7 @@ from ltp.queue.work import Work, finish
 from ltp.queue.worker import Held
 from ltp.security.identity import DEFAULT_PROJECT
 from ltp.service.runtime import Runtime
-from ltp.store.acting import ACTING, Acting
+from ltp.store.acting import ACTING, Acting, acting_project
 from ltp.store.clock import now
 from ltp.store.database import Unit
 from services.gateway import store, store_owners
@@ -60,6 +60,8 @@ async def obey(held: Held, runtime: Runtime) -> None:
 
 async def _project_of(runtime: Runtime, admission: Admission) -> str:
     """The project of the run or schedule that asks: its fact of what it started says so, and may arrive a moment later."""
+    if admission.project is not None:
+        return admission.project
     noun = str(admission.noun_id)
     for _ in range(_LOOKS if admission.what != "pruning" else 1):
         found = await store_owners.owners_of(runtime.database.engine, [noun])
@@ -84,6 +86,7 @@ async def import_dataset(runtime: Runtime, dataset_id: UUID, settings: DatasetSe
     return DatasetUploaded(
         dataset_id=dataset_id,
         name=settings.name,
+        options=ReadOptions(project=acting_project()),
         filename=source.name[:200],
         path=str(target),
         sha256=digest,
@@ -160,6 +163,7 @@ async def _pipeline(runtime: Runtime, admission: Admission) -> Effect:
         inputs=await pin(runtime, literal_paths(spec)),
         origin=Origin.model_validate(admission.body["origin"]),
         trigger=admission.body.get("trigger", {}),
+        project=acting_project(),
     )
 
     async def effect(unit: Unit) -> None:

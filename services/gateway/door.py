@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from ltp.store.outage import is_outage
 from services.gateway.errors import problem_response, unreachable
 from services.gateway.identity import Identities
 from services.gateway.limits import Rates
+from services.gateway.open_streams import OpenStreams
 from services.gateway.scopes import is_audited, is_push, lacking, needed
 from services.gateway.settings import GatewaySettings
 from services.gateway.walls import Walls
@@ -52,6 +54,7 @@ _HEADERS = {
     "img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
 }
 _STRANGERS = "strangers"
+_TRY_LATER = 1013
 # One audit event tells of all pushes of a token to a run for so long.
 _PUSH_WINDOW_SECONDS = 600.0
 
@@ -68,6 +71,7 @@ class Door:
         # Who has no token is slowed much sooner, so that none can be guessed and no log be flooded.
         self.failures = Rates(20.0, 100.0)
         self.pushes = Rates(1 / _PUSH_WINDOW_SECONDS, 1)
+        self.streams = OpenStreams(settings.gateway_streams_per_token, settings.gateway_streams)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
@@ -82,12 +86,15 @@ class Door:
             if not scope["path"].startswith(_GUARDED) or (scope["type"] == "http" and scope["method"] == "OPTIONS"):
                 await self.app(scope, receive, adorned)
                 return
-            try:
-                principal = await self._let_in(scope, headers)
-            except LtpError as error:
-                await _refuse(scope, receive, adorned, error)
-                return
-            await self._pass(scope, receive, adorned, principal, headers)
+            with ExitStack() as held:
+                try:
+                    principal = await self._let_in(scope, headers)
+                    if stays_open(scope):
+                        held.enter_context(self.streams.place(str(principal.token_id), scope["type"]))
+                except LtpError as error:
+                    await _refuse(scope, receive, adorned, error, headers)
+                    return
+                await self._pass(scope, receive, adorned, principal, headers)
 
     async def _let_in(self, scope: Scope, headers: Headers) -> Principal:
         if not self.runtime.ready:
@@ -137,7 +144,7 @@ class Door:
             # The application answers what breaks in it; this broke in a layer around it.
             if status or scope["type"] != "http" or not is_outage(error):
                 raise
-            await _refuse(scope, receive, send, unreachable(error))
+            await _refuse(scope, receive, send, unreachable(error), headers)
         finally:
             ACTING.reset(mark)
 
@@ -148,10 +155,12 @@ class Door:
             await self.walls.around(self.app, scope, receive, send, principal)
 
     def _acting(self, scope: Scope, principal: Principal, headers: Headers) -> Acting:
-        asked = headers.get("x-ltp-project", "")
+        given = headers.get("x-ltp-project", "")
+        asked = given if _PROJECT.fullmatch(given) else None
         return Acting(
             actor=principal.name,
-            project=principal.acts_in(asked if _PROJECT.fullmatch(asked) else None),
+            project=principal.acts_in(asked),
+            everywhere=principal.project is None and asked is None,
             cause=new_id() if is_audited(scope.get("method", "GET"), scope["path"]) else None,
             method=scope.get("method", "GET"),
             path=scope["path"][:500],
@@ -230,10 +239,16 @@ def audit_of(acting: Acting, outcome: Any) -> AuditRecorded:
     )
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: LtpError) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: LtpError, headers: Headers) -> None:
     if scope["type"] == "websocket":
-        # Before it is accepted, closing answers the handshake with 403.
         await receive()
+        if error.code is ErrorCode.RATE_LIMITED:
+            # Who is welcome later has to be let in to be told so: a browser's page sees a code of closed connections alone.
+            offered = headers.get("sec-websocket-protocol", "").startswith("bearer")
+            await send({"type": "websocket.accept", "subprotocol": "bearer" if offered else None})
+            await send({"type": "websocket.close", "code": _TRY_LATER, "reason": error.message[:120]})
+            return
+        # Before it is accepted, closing answers the handshake with 403.
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})
         return
     await problem_response(error, path=scope["path"])(scope, receive, send)

@@ -21,7 +21,7 @@ from ltp.contracts.values import Name, Ratio, Sha256
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
 from ltp.store.clock import new_id
-from services.gateway import store
+from services.gateway import store, store_names
 
 
 class _Body(BaseModel):
@@ -225,7 +225,7 @@ async def _dataset(runtime: Runtime, choice: DatasetChoice) -> DatasetUnderTest:
         row = await store.dataset(engine, choice.dataset_id)
         what = f"dataset {choice.dataset_id}"
     elif choice.name is not None:
-        row = await store.frozen_version(engine, choice.name, choice.version)
+        row = await store_names.frozen_version(engine, choice.name, choice.version)
         what = f"frozen dataset {choice.name}"
     else:
         raise LtpError(ErrorCode.INVALID_REQUEST, "A dataset needs a name or a dataset_id.", "Give one of them.")

@@ -5,13 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from ltp.bus.rpc import ask
 from ltp.contracts.questions import LogPart, LogRequest
 from ltp.core.errors import ErrorCode, LtpError
+from ltp.core.lifecycle import JOB, JobState
+from ltp.service.runtime import Runtime
+from services.gateway import store
 from services.gateway.live import patiently
 
 Read = Callable[[LogRequest], Awaitable[LogPart]]
 
+# So much of a log is asked for at once.
+LOG_BYTES = 65_536
 _LOOK_SECONDS = 0.5
+
+
+async def followed(runtime: Runtime, start: LogRequest, *, only: bool) -> AsyncIterator[LogPart]:
+    """A job's output from `start` on, until the job is over, or with `only` its attempt."""
+
+    async def read(asked: LogRequest) -> LogPart:
+        return await ask(runtime.client, "runner", "log", asked, LogPart)
+
+    async def is_over() -> bool:
+        row = await store.job(runtime.database.engine, start.job_id)
+        return row is None or JOB.is_over(JobState(row["state"]))
+
+    async for part in parts(read, is_over, start, only=only):
+        yield part
 
 
 async def parts(

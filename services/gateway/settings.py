@@ -44,6 +44,9 @@ class GatewaySettings(CommonSettings):
     gateway_bus_system_url: str | None = Field(default=None, repr=False)
     # A follower of a stream who takes nothing for so long is hung up on.
     gateway_slow_seconds: float = Field(default=30.0, gt=0)
+    # Streams (SSE and WebSocket) that may be open at once in a gateway process: of one token, and in all.
+    gateway_streams_per_token: int = Field(default=1000, ge=1)
+    gateway_streams: int = Field(default=4000, ge=1)
     gateway_max_upload_bytes: int = Field(default=20 << 30, gt=0)
     # Further directories of reward functions beside DATA/rewards, separated as in PATH.
     reward_roots: str = ""

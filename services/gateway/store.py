@@ -31,7 +31,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from ltp.contracts.pages import PageQuery
 from ltp.contracts.telemetry import StepMetrics
-from ltp.core.lifecycle import JOB, JobState
+from ltp.core.lifecycle import JobState
 from ltp.store.database import Unit
 from ltp.store.metadata import TIME, inbox_table, metadata, outbox_table
 from ltp.store.pages import in_order
@@ -211,23 +211,6 @@ async def list_datasets(engine: AsyncEngine, page: PageQuery, *, name: str | Non
     for column, wanted in ((datasets.c.name, name), (datasets.c.state, state)):
         query = query if wanted is None else query.where(column == wanted)
     return await _all(engine, query)
-
-
-async def frozen_version(engine: AsyncEngine, name: str, version: str | None) -> Row | None:
-    """The named version of a dataset, or its newest."""
-    query = select(datasets).where(datasets.c.name == name, datasets.c.state == "frozen")
-    if version is not None:
-        query = query.where(datasets.c.version == version)
-    return await _one(engine, query.order_by(datasets.c.dataset_id.desc()).limit(1))
-
-
-async def jobs_on_dataset(engine: AsyncEngine, name: str, version: str | None) -> list[UUID]:
-    """Jobs that are not over and learn from a version of a dataset, or from any of a name's."""
-    over = [state for state in JobState if JOB.is_over(state)]
-    query = select(jobs.c.job_id).where(jobs.c.state.not_in(over), jobs.c.dataset["name"].astext == name)
-    if version is not None:
-        query = query.where(jobs.c.dataset["version"].astext == version)
-    return [row["job_id"] for row in await _all(engine, query)]
 
 
 async def list_events(

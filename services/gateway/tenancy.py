@@ -1,7 +1,8 @@
 """The walls between projects: what a request names, what an answer shows, and what an event tells of. Pure.
 
-A rule for all nouns instead of one for each: every id is a UUID, and each has one owner. Whoever names an id, a dataset, a
+A rule for all nouns instead of one for each: every id is a UUID, and each has one owner. Whoever names an id, a
 secret or a model of another project is told that there is none; what an answer would show of another project is left out.
+Names of datasets are each project's own: whoever looks one up looks among its own (`ltp.store.acting.sought_in`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,6 @@ from typing import Any
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _FULL_UUID = re.compile(_UUID.pattern + r"|[0-9a-fA-F]{32}")
-_DATASET_KEYS = frozenset(
-    {"dataset", "datasets", "parts", "against", "train_dataset", "eval_dataset", "to", "dataset_name"}
-)
 _MODEL_KEYS = frozenset(
     {"path", "source", "model", "models", "base_model", "base", "tokenizer_source", "model_path", "adapter", "checkpoint",
      "checkpoints", "output", "critic", "reward_model", "reference_model", "draft"}
@@ -35,8 +33,10 @@ OWNED = frozenset(
         "checkpoint_id",
     }
 )
-_NAMED = {"datasets": "dataset", "schedules": "schedule", "pipelines": "pipeline", "secrets": "secret"}
-_NAME_PARAMETERS = frozenset({"named", "ref", "name", "schedule", "dataset_id"})
+_NAMED = {"schedules": "schedule", "pipelines": "pipeline", "secrets": "secret"}
+_NAME_PARAMETERS = frozenset({"name", "schedule"})
+# A dataset's id may stand where its name may.
+_DATASET_PARAMETERS = frozenset({"named", "ref"})
 MOST_BYTES = 8 << 20
 
 
@@ -48,7 +48,7 @@ def in_path(path: str, parameters: Mapping[str, Any]) -> tuple[set[str], set[str
     for key, value in parameters.items():
         text = str(value)
         if _FULL_UUID.fullmatch(text):
-            (must if key in OWNED or kind else other).add(_plain(text))
+            (must if key in OWNED or kind or key in _DATASET_PARAMETERS else other).add(_plain(text))
         elif kind is not None and key in _NAME_PARAMETERS:
             # A secret is made under its name; of all else the name is there or not.
             (other if kind == "secret" else must).add(f"{kind}:{text.partition('@')[0]}")
@@ -58,13 +58,12 @@ def in_path(path: str, parameters: Mapping[str, Any]) -> tuple[set[str], set[str
 
 
 def in_body(value: Any, models: Path, key: str = "") -> Iterator[str]:
-    """What a body (or a query) names: ids wherever they stand, datasets, secrets and models where such are named."""
+    """What a body (or a query) names: ids wherever they stand, secrets and models where such are named."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if key in _DATASET_KEYS and name != "name":
-                yield f"dataset:{str(name).partition('@')[0]}"
-            # {"dataset": {"name": N}} names a dataset; {"name": N} alone says what something is to be called.
-            inherits = key in _DATASET_KEYS | _MODEL_KEYS and name in {"name", "path", "model"}
+            # {"model": {"path": P}} names a model; so may a key itself, as in {"parts": {ID: 1}}.
+            yield from map(_plain, _FULL_UUID.findall(str(name)))
+            inherits = key in _MODEL_KEYS and name in {"name", "path", "model"}
             yield from in_body(inner, models, key if inherits else str(name))
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -75,9 +74,7 @@ def in_body(value: Any, models: Path, key: str = "") -> Iterator[str]:
 
 def _in_text(text: str, models: Path, key: str) -> Iterator[str]:
     yield from map(_plain, _FULL_UUID.findall(text))
-    if key in _DATASET_KEYS:
-        yield f"dataset:{text.partition('@')[0]}"
-    elif key == "secret" or key.endswith(("_secret", "secret_name")):
+    if key == "secret" or key.endswith(("_secret", "secret_name")):
         yield f"secret:{text}"
     elif key in _MODEL_KEYS and (name := _model_name(text, models)):
         yield f"model:{name}"

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from ltp.contracts.dataset import DatasetMarked
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import DEFAULT_PROJECT, Principal
 from ltp.service.runtime import Runtime
@@ -24,16 +23,10 @@ from services.gateway.settings import GatewaySettings
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 # Facts by which a name is taken, and of what kind the name is.
 _NAMING = {
-    "ltp.dataset.v1.uploaded": "dataset",
-    "ltp.dataset.v1.requested": "dataset",
-    "ltp.dataset.v1.derivation-requested": "dataset",
-    "ltp.dedup.v1.apply-requested": "dataset",
     "ltp.schedule.v1.submitted": "schedule",
     "ltp.pipeline.v1.arming-requested": "pipeline",
     "ltp.operation.v1.requested": "model",
 }
-
-_DERIVING = {"ltp.dataset.v1.derivation-requested", "ltp.dedup.v1.apply-requested"}
 
 
 def principal_of(request: Request) -> Principal:
@@ -123,10 +116,6 @@ class Walls:
             kind, _, name = next(iter(taken)).partition(":")
             raise LtpError(ErrorCode.CONFLICT, f"The {kind} name {name!r} is taken.", "Choose another name.")
         await store.claim(unit, ids, project)
-        if project != DEFAULT_PROJECT and any(event.subject in _DERIVING for event in unit.said):
-            # The dataset service asks its own marks whose a name is.
-            for noun in names:
-                unit.emit(DatasetMarked(name=noun.partition(":")[2], project=project), about=noun.partition(":")[2])
 
     async def _foreign_in(self, value: Any, project: str) -> frozenset[str]:
         found = await store.owners_of(self.runtime.database.engine, tenancy.shown(value))

@@ -9,11 +9,13 @@ import subprocess
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import nats
 import nats.aio.msg
 import pytest
+import websockets
 
 from tests.conftest import until
 from tests.e2e.platform import LTP, RECIPE, Platform, eventually, write_huge_model, write_rows
@@ -50,6 +52,35 @@ def test_it_succeeds_and_says_each_fact_once(platform: Platform, job: str) -> No
     twice = ["checkpoint.v1.written", "checkpoint.v1.exported", "evaluation.v1.completed"]
     expected = {f"ltp.{name}": 1 for name in once} | {f"ltp.{name}": 2 for name in twice}
     assert counts == expected
+
+
+async def test_its_log_is_the_same_over_a_websocket(platform: Platform, job: str) -> None:
+    url = platform.json("status")["urls"]["gateway"]
+    token = (platform.data / "secrets" / "token").read_text().strip()
+    headers, wish = {"Authorization": f"Bearer {token}"}, {"id": "l", "topic": "logs", "job_id": job}
+
+    async def told(**more: int) -> list[dict[str, Any]]:
+        async with websockets.connect(
+            url.replace("http", "ws", 1) + "/api/v1/events/ws", additional_headers=headers
+        ) as at:
+            await at.send(json.dumps(wish | more))
+            found: list[dict[str, Any]] = []
+            while "end" not in (said := json.loads(await asyncio.wait_for(at.recv(), 30))):
+                found.append(said)
+            return found
+
+    page = httpx.get(f"{url}/api/v1/jobs/{job}/logs/stream", headers=headers, timeout=60).text
+    lines = [json.loads(line[6:]) for line in page.splitlines() if line.startswith("data: {")]
+    whole = "".join(line["text"] for line in lines if "text" in line)
+    parts = await told()
+    assert "".join(part["data"]["text"] for part in parts) == whole and "step:6" in whole
+    half = len(whole.encode()) // 2
+    rest = await told(attempt=1, after=half)
+    assert "".join(part["data"]["text"] for part in rest) == whole.encode()[half:].decode()
+    wish["job_id"] = "00000000-0000-0000-0000-000000000000"
+    async with websockets.connect(url.replace("http", "ws", 1) + "/api/v1/events/ws", additional_headers=headers) as at:
+        await at.send(json.dumps(wish))
+        assert json.loads(await at.recv())["error"] == "not_found"
 
 
 def test_its_causes_can_be_followed_back_to_the_submission(platform: Platform, job: str) -> None:

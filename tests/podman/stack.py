@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from ltp.contracts import SERVICES
 from ltp.contracts.recipe import ModelSource
 from ltp.core.errors import LtpError
 from ltp.recipe_text import parse_recipe
+from tests.conftest import free_port
 from tests.e2e.platform import RECIPE, write_rows
 from tests.podman.engine import CheckFailedError, Engine
 
@@ -41,20 +41,17 @@ class Stack:
         shutil.copytree(ROOT / "deploy", self.folder / "deploy")
         shutil.copy(OVERRIDE, self.folder)
         self.engine.run(sys.executable, "-m", "ltp.cli.main", "init", self.folder)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         with (self.folder / ".env").open("a") as file:
-            file.write(f"LTP_GATEWAY_PORT={self.port}\n")
+            file.write(f"LTP_GATEWAY_PORT={self.port}\nLTP_NATS_PORT={free_port()}\n")
 
     def up(self) -> None:
         """Servers, schema, services: each waited for as docker-compose.yml says."""
+        self._once("prepare")
         self._compose("up", "-d", "--no-build", *SERVERS)
         for name in SERVERS:
             eventually(lambda name=name: self._healthy(name), 120, f"{name} is not healthy")
-        self._compose("up", "-d", "--no-build", "migrate")
-        if (code := self.engine.podman("wait", self.name_of("migrate"))) != "0":
-            raise CheckFailedError(f"the migration ended with {code}: {self.log_of('migrate')[-2000:]}")
+        self._once("migrate")
         self._compose("up", "-d", "--no-build", *SERVICES)
         for name in SERVICES:
             eventually(
@@ -82,7 +79,7 @@ class Stack:
         """Every line of a service's log that is a warning or worse, and what the servers call an error."""
         found: list[str] = []
         read = 0
-        for name in (*SERVERS, "migrate", *SERVICES):
+        for name in ("prepare", *SERVERS, "migrate", *SERVICES):
             lines = self.log_of(name).splitlines()
             read += len(lines)
             marks = ("FATAL", "PANIC", "ERROR:", "[ERR]", "[FTL]", "[WRN]") if name in SERVERS else _WARNINGS
@@ -102,6 +99,11 @@ class Stack:
         """Both streams of a container."""
         done = self.engine.run("podman", "logs", self.name_of(service), check=False)
         return done.stdout + done.stderr
+
+    def _once(self, service: str) -> None:
+        self._compose("up", "-d", "--no-build", service)
+        if (code := self.engine.podman("wait", self.name_of(service))) != "0":
+            raise CheckFailedError(f"{service} ended with {code}: {self.log_of(service)[-2000:]}")
 
     def _healthy(self, service: str) -> bool:
         return self.engine.run("podman", "healthcheck", "run", self.name_of(service), check=False).returncode == 0

@@ -6,9 +6,20 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from ltp.bus.permissions import OPERATOR, SYSTEM
+from ltp.contracts import SERVICES
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import new_token
 from ltp.security.private_file import write_private
+
+# Who has a password on the bus: each service, who operates it, and who has NATS read its users anew.
+BUS_USERS = (*SERVICES, OPERATOR, SYSTEM)
+
+
+def password_variable(user: str) -> str:
+    """The variable of .env that holds the password of a user of NATS."""
+    return f"LTP_NATS_{user.upper()}_PASSWORD"
+
 
 # The variables of .env that hold a secret; docker-compose.yml refuses to start without them.
 VARIABLES = (
@@ -17,6 +28,7 @@ VARIABLES = (
     "LTP_GRAFANA_DB_PASSWORD",
     "LTP_MINIO_USER",
     "LTP_MINIO_PASSWORD",
+    *map(password_variable, BUS_USERS),
 )
 
 

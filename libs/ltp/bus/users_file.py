@@ -27,11 +27,13 @@ def write_part(folder: Path, part: str, users: Sequence[BusUser]) -> bool:
     """Replace one part, and the file NATS reads; False when nothing changed. A reader sees the old file or the new one."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(folder / f"{part}.json", json.dumps([asdict(user) for user in users]))
-    text = rendered([user for name in (SERVICES_PART, SUBSCRIBERS_PART) for user in _part(folder / f"{name}.json")])
+    text = rendered([user for name in (SERVICES_PART, SUBSCRIBERS_PART) for user in read_part(folder, name)])
     return _write(folder / USERS, text)
 
 
-def _part(path: Path) -> list[BusUser]:
+def read_part(folder: Path, part: str) -> list[BusUser]:
+    """The users of a part, none where it was never written."""
+    path = folder / f"{part}.json"
     if not path.exists():
         return []
     rows = json.loads(path.read_text())

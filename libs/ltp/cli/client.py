@@ -23,9 +23,11 @@ class Gateway:
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url
-        self._http = httpx.Client(
-            base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT
-        )
+        headers = {"Authorization": f"Bearer {token}"}
+        # In which project an administrator acts; others have one.
+        if project := os.environ.get("LTP_PROJECT"):
+            headers["X-LTP-Project"] = project
+        self._http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=_TIMEOUT)
 
     @classmethod
     def find(cls, data_dir: Path | None) -> Gateway:

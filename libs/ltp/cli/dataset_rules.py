@@ -35,7 +35,7 @@ def mark(
     name: str,
     personal: Annotated[list[str] | None, typer.Option(help="A field with personal data; may be repeated.")] = None,
     keep_days: Annotated[int | None, typer.Option(min=1, help="Delete versions older than this.")] = None,
-    project: Annotated[str | None, typer.Option(help="The project it belongs to.")] = None,
+    project: Annotated[str | None, typer.Option(help="Whose, where several projects have the name.")] = None,
     dry_run: DryRunOption = False,
     data_dir: DataDirOption = None,
     json: JsonOption = False,

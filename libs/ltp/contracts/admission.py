@@ -26,6 +26,8 @@ class Admission(Value):
     body: dict[str, Any]
     # Path -> digest of its content, which must still be so: the sender decided by it.
     inputs: dict[str, str] = Field(default_factory=dict[str, str])
+    # On whose behalf, where the noun is not known to be anybody's yet.
+    project: str | None = None
 
 
 class Pruning(Value):

@@ -59,6 +59,8 @@ class DatasetVersion(Value):
     version: Sha256
     rows: int
     splits: dict[str, Split]
+    # The project that has it, whosever the job is.
+    belongs_to: Name | None = None
 
 
 class DatasetFrozen(Event, subject="ltp.dataset.v1.frozen", speaker="dataset"):
@@ -111,6 +113,9 @@ class DatasetDerivationRequested(Event, subject="ltp.dataset.v1.derivation-reque
     rows: int | None = None
     # kind keep: field -> the values a row may have there.
     where: dict[str, list[Any]] = Field(default_factory=dict)
+    # Whose the new version will be, and whose the parts are, where they are of one.
+    project: Name = DEFAULT_PROJECT
+    source_project: Name | None = None
 
 
 class DatasetDeletionRequested(Event, subject="ltp.dataset.v1.deletion-requested", speaker="gateway"):
@@ -118,6 +123,7 @@ class DatasetDeletionRequested(Event, subject="ltp.dataset.v1.deletion-requested
 
     name: Name
     version: Sha256 | None = None
+    project: Name = DEFAULT_PROJECT
 
 
 class DatasetDeleted(Event, subject="ltp.dataset.v1.deleted", speaker="dataset"):
@@ -135,6 +141,7 @@ class DatasetMarked(Event, subject="ltp.dataset.v1.marked", speaker="gateway"):
     name: Name
     personal: list[str] | None = None
     keep_days: int | None = None
+    # Whose name it is; left out, the default project's.
     project: Name | None = None
 
 
@@ -157,8 +164,12 @@ class DatasetRejected(Event, subject="ltp.dataset.v1.rejected", speaker="dataset
 
 
 class VersionAsked(Value):
-    """A version of a name: the newest, or the one whose hash begins with `version`; maybe one split of it."""
+    """A version of a name: the newest, or the one whose hash begins with `version`; maybe one split of it.
 
+    Names are each project's own. Without a project the name must be of one alone.
+    """
+
+    project: Name | None = None
     name: Name
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")] | None = None
     split: str | None = None
@@ -187,8 +198,9 @@ class VersionDetail(Value):
 
 
 class VersionsAsked(PageQuery):
-    """A page of the versions of one name or of all."""
+    """A page of the versions of one name or of all, in one project or in all."""
 
+    project: Name | None = None
     name: Name | None = None
 
 

@@ -32,6 +32,7 @@ class VersionRef(Value):
 
     name: Name
     version: str | None = Field(default=None, pattern=r"^[0-9a-f]{4,64}$")
+    project: Name | None = Field(default=None, description="Whose, where several projects have the name.")
 
 
 class DedupAsk(Value):
@@ -88,6 +89,7 @@ class DedupApplyRequested(Event, subject="ltp.dedup.v1.apply-requested", speaker
     dataset_id: UUID
     thresholds: Thresholds
     name: Name
+    project: Name = "default"
 
 
 class DedupApplied(Event, subject="ltp.dedup.v1.applied", speaker="dataset"):
@@ -125,6 +127,7 @@ class LeakCheckRequested(Event, subject="ltp.leakcheck.v1.requested", speaker="g
     version: Sha256
     ask: LeakAsk
     against: list[VersionRef]
+    project: Name | None = None
 
 
 class LeakCheckCompleted(Event, subject="ltp.leakcheck.v1.completed", speaker="dataset"):

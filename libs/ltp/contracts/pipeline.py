@@ -108,6 +108,7 @@ class PipelineRunSubmitted(Event, subject="ltp.pipeline.v1.run-submitted", speak
     origin: Origin = Origin()
     # Values of the event that triggered it.
     trigger: dict[str, Any] = Field(default_factory=dict[str, Any])
+    project: Name = "default"
 
 
 class PipelineRunCancellationRequested(Event, subject="ltp.pipeline.v1.run-cancellation-requested", speaker="gateway"):
@@ -128,6 +129,7 @@ class PipelineArmingRequested(Event, subject="ltp.pipeline.v1.arming-requested",
     pipeline_id: UUID
     spec: PipelineSpec
     requested_at: datetime
+    project: Name = "default"
 
 
 class PipelineDisarmingRequested(Event, subject="ltp.pipeline.v1.disarming-requested", speaker="gateway"):
@@ -285,6 +287,7 @@ class Foresight(Value):
     spec: PipelineSpec
     inputs: dict[str, str]
     trigger: dict[str, Any] = Field(default_factory=dict[str, Any])
+    project: Name = "default"
 
 
 class ForeseenStage(Value):

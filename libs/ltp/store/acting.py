@@ -20,8 +20,22 @@ class Acting:
     request_id: str = ""
     role: str = ""
     token_id: UUID | None = None
+    # An administrator who named no project looks for names in all of them.
+    everywhere: bool = False
     # Whether the audit event was written in a transaction of the request.
     audited: bool = field(default=False, compare=False)
+
+
+def acting_project() -> str:
+    """The project of what is made."""
+    acting = ACTING.get()
+    return (acting.project if acting else None) or "default"
+
+
+def sought_in() -> str | None:
+    """The project in which a name is looked for; None for all of them."""
+    acting = ACTING.get()
+    return None if acting is None or acting.everywhere else acting.project
 
 
 ACTING: ContextVar[Acting | None] = ContextVar("ltp_acting", default=None)

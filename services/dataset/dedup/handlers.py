@@ -68,7 +68,7 @@ async def queue_apply(event: DedupApplyRequested, unit: InboxUnit) -> None:
 
 @router.subscriber(**heard_by(SERVICE, LeakCheckRequested))
 async def queue_check(event: LeakCheckRequested, unit: InboxUnit) -> None:
-    values = {"check_id": event.check_id, "name": event.name, "version": event.version}
+    values = {"check_id": event.check_id, "name": event.name, "version": event.version, "project": event.project}
     values |= {"ask": event.ask.model_dump(mode="json"), "against": [ref.model_dump() for ref in event.against]}
     await store.add(unit, store.leak_checks, values)
     payload = {"check_id": str(event.check_id)}
@@ -121,7 +121,7 @@ async def show_leaks(request: LeaksRequest, library: Held) -> LeakChecks:
 @replies
 async def warn_of_leaks(request: VersionRef, library: Held) -> LeakWarnings:
     frozen = await library.frozen(request)
-    return await leak_warnings(library.database.engine, frozen.name, frozen.version)
+    return await leak_warnings(library.database.engine, request.project, frozen.name, frozen.version)
 
 
 def _check(row: Mapping[str, Any]) -> LeakCheck:

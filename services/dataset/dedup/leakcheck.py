@@ -55,10 +55,10 @@ async def fail_check(unit: Unit, work: Work, problem: Problem) -> None:
         unit.emit(LeakCheckFailed(check_id=check_id, problem=problem), about=check_id)
 
 
-async def leak_warnings(engine: AsyncEngine, name: str, version: str) -> LeakWarnings:
-    """What the newest checks of a version found; `checked` is false when there was none."""
+async def leak_warnings(engine: AsyncEngine, project: str | None, name: str, version: str) -> LeakWarnings:
+    """What the newest checks of a project (None: of any) of a version found; `checked` is false when there was none."""
     rows = await store.listed(engine, store.leak_checks, name, PageQuery(limit=100), version)
-    done = [row for row in rows if row["state"] == "completed"]
+    done = [row for row in rows if row["state"] == "completed" and project in {None, row["project"]}]
     newest = {str(row["against"]): row for row in reversed(done)}
     return LeakWarnings(checked=bool(done), warnings=[_warning(row) for row in newest.values() if row["leaks"]])
 

@@ -60,6 +60,8 @@ leak_checks = Table(
     Column("problem", JSONB),
     Column("created_at", TIME, nullable=False, server_default=func.now()),
     Column("ended_at", TIME),
+    # Whose check it is: its warnings name what else they have.
+    Column("project", String),
     schema=SCHEMA,
 )
 

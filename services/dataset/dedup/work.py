@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 
-from ltp.contracts.dataset import DatasetRejected
+from ltp.contracts.dataset import DEFAULT_PROJECT, DatasetRejected
 from ltp.contracts.dedup import DedupApplied, DedupCompleted, DedupFailed, Thresholds, VersionRef
 from ltp.contracts.values import Problem
 from ltp.queue.work import Work, finish
@@ -86,7 +87,7 @@ async def fail_dedup(unit: Unit, work: Work, problem: Problem) -> None:
 async def fail_apply(unit: Unit, work: Work, problem: Problem) -> None:
     """Say why the new version could not be made: as a dataset that was refused, since that is what was asked for."""
     dataset_id, name = UUID(work.payload["dataset_id"]), work.payload["name"]
-    await open_dataset(unit, dataset_id, name)
+    await open_dataset(unit, dataset_id, work.payload.get("project", DEFAULT_PROJECT), name)
     if await close_dataset(unit, dataset_id, problem=problem.model_dump()):
         unit.emit(DatasetRejected(dataset_id=dataset_id, name=name, problem=problem), about=dataset_id)
 
@@ -95,6 +96,7 @@ async def apply_dedup(held: Held, database: Database, library: Library) -> None:
     """Freeze what stays as a new version; what went, with its twins, is kept as a file beside the pairs."""
     dedup_id, dataset_id = UUID(held.work.payload["dedup_id"]), UUID(held.work.payload["dataset_id"])
     thresholds = Thresholds.model_validate(held.work.payload["thresholds"])
+    project = held.work.payload.get("project", DEFAULT_PROJECT)
     row = await store.one(database.engine, store.dedups, dedup_id)
     assert row is not None
     record = record_of(library, dedup_id)
@@ -118,7 +120,7 @@ async def apply_dedup(held: Held, database: Database, library: Library) -> None:
     await derive(
         database,
         library.versions_dir,
-        compared.versions[-1].source,
+        replace(compared.versions[-1].source, project=project),
         Without(frozenset(gone)),
         dataset_id=dataset_id,
         reason="dedup",
@@ -132,6 +134,7 @@ async def apply_dedup(held: Held, database: Database, library: Library) -> None:
             "removals": str(path),
         },
         name=held.work.payload["name"],
+        project=project,
         settle=settle,
         cancelled=held.cancelled,
     )

@@ -27,7 +27,7 @@ def versions_dir(settings: DatasetSettings) -> Path:
 
 async def meant(asked: VersionAsked, database: Database, settings: DatasetSettings) -> Source:
     """The version that is meant. Raises as `find` does."""
-    return await find(database, versions_dir(settings), asked.name, asked.version)
+    return await find(database, versions_dir(settings), asked.project, asked.name, asked.version)
 
 
 def known_split(source: Source, split: str | None) -> None:

@@ -17,7 +17,6 @@ from ltp.contracts.dataset import (
     MaskAsked,
     MaskedRows,
     ProfileAsked,
-    VersionAsked,
 )
 from ltp.core.errors import ErrorCode, LtpError
 from services.dataset import store
@@ -25,8 +24,9 @@ from services.dataset.files import PROFILE
 from services.dataset.gate import Gate
 from services.dataset.handlers import SERVICE
 from services.dataset.masks import MaskProcess, Template, judged, masked, rows_by_id, sample
-from services.dataset.questions.asked import Db, Settings, fitting, meant
+from services.dataset.questions.asked import Db, Settings, fitting, meant, versions_dir
 from services.dataset.settings import DatasetSettings
+from services.dataset.versions import same_rows
 
 questions = NatsRouter()
 Masks = Annotated[MaskProcess, Context("masks")]
@@ -38,7 +38,7 @@ _MASK_SECONDS = 240.0
 @replies
 async def show_profile(asked: ProfileAsked, database: Db, settings: Settings, masks: Masks) -> DatasetProfile:
     source = await meant(asked, database, settings)
-    row = (await store.version(database.engine, source.name, source.version))[0]
+    row = (await store.version(database.engine, source.project, source.name, source.version))[0]
     splits = json.loads(await asyncio.to_thread((source.directory / PROFILE).read_text))
     if asked.split is not None:
         splits = {name: found for name, found in splits.items() if name == asked.split}
@@ -93,8 +93,8 @@ def _verdict(found: dict[str, Any]) -> dict[str, str]:
 @questions.subscriber(**answered_by(SERVICE, "gate"))
 @replies
 async def judge_dataset(asked: GateAsked, database: Db, settings: Settings, gate: Gated) -> GateAnswer:
-    version = VersionAsked(name=asked.dataset.name, version=asked.dataset.version)
-    return await gate.judge(asked.recipe, await meant(version, database, settings))
+    source = await same_rows(database, versions_dir(settings), asked.dataset.name, asked.dataset.version)
+    return await gate.judge(asked.recipe, source)
 
 
 def _model(settings: DatasetSettings, path: str) -> str:

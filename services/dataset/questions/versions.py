@@ -42,7 +42,7 @@ def _detail(row: Any) -> VersionDetail:
 @questions.subscriber(**answered_by(SERVICE, "versions"))
 @replies
 async def list_versions(asked: VersionsAsked, database: Db) -> Versions:
-    rows = await store.versions(database.engine, asked.name, asked)
+    rows = await store.versions(database.engine, asked.project, asked.name, asked)
     return Versions(versions=[_detail(row) for row in rows])
 
 
@@ -50,7 +50,7 @@ async def list_versions(asked: VersionsAsked, database: Db) -> Versions:
 @replies
 async def show_version(asked: VersionAsked, database: Db, settings: Settings) -> VersionDetail:
     source = await meant(asked, database, settings)
-    return _detail((await store.version(database.engine, source.name, source.version))[0])
+    return _detail((await store.version(database.engine, source.project, source.name, source.version))[0])
 
 
 @questions.subscriber(**answered_by(SERVICE, "rows"))
@@ -95,5 +95,5 @@ async def compare_versions(asked: DiffAsked, database: Db, settings: Settings) -
 @questions.subscriber(**answered_by(SERVICE, "quota"))
 @replies
 async def show_quota(asked: QuotaAsked, database: Db) -> Quota:
-    project, quota_bytes, used = await store.quota(database.engine, "", asked.project)
-    return Quota(project=project, quota_bytes=quota_bytes, used_bytes=used)
+    quota_bytes, used = await store.quota(database.engine, asked.project)
+    return Quota(project=asked.project, quota_bytes=quota_bytes, used_bytes=used)

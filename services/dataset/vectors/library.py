@@ -32,12 +32,13 @@ from services.dataset.vectors.milvus import MilvusIndex
 from services.dataset.vectors.pgvector import PgvectorIndex
 from services.dataset.vectors.rows import Frozen, RowsFile, open_rows, write_rows
 from services.dataset.vectors.scan import ScanIndex
-from services.dataset.versions import find
+from services.dataset.versions import find, same_rows
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 _HELD = 8
+_WHOLE = 64
 _ENCODERS = 2
 
 
@@ -94,8 +95,11 @@ class Library:
         return None if wanted == "scan" else self.index(wanted)
 
     async def frozen(self, ref: VersionRef) -> Frozen:
-        """The version that a reference means. Raises LtpError NOT_FOUND, CONFLICT."""
-        source = await find(self.database, self.versions_dir, ref.name, ref.version)
+        """The version that a reference means; a whole hash needs no project. Raises LtpError NOT_FOUND, CONFLICT."""
+        if ref.project is None and ref.version is not None and len(ref.version) == _WHOLE:
+            source = await same_rows(self.database, self.versions_dir, ref.name, ref.version)
+        else:
+            source = await find(self.database, self.versions_dir, ref.project, ref.name, ref.version)
 
         # A version never changes, so its manifest is read once; that it still exists was asked just now.
         async def make() -> Frozen:

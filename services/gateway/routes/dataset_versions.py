@@ -40,8 +40,9 @@ from ltp.contracts.dataset import (
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
+from ltp.store.acting import acting_project, sought_in
 from ltp.store.clock import new_id
-from services.gateway import store
+from services.gateway import store, store_names
 from services.gateway.access import Serving
 from services.gateway.routes.datasets import read_options, say, settings_of
 from services.gateway.routes.models import Dataset
@@ -84,7 +85,7 @@ class MarkRequest(_Request):
 
     personal: list[str] | None = Field(default=None, description="Fields that hold personal data.")
     keep_days: int | None = Field(default=None, gt=0, description="Versions are deleted when they are older.")
-    project: Name | None = None
+    project: Name | None = Field(default=None, description="Whose, where several projects have the name.")
 
 
 class QuotaRequest(_Request):
@@ -206,7 +207,7 @@ async def convert_file(
 @router.post("/datasets/mix", status_code=202)
 async def mix_versions(request: MixRequest, runtime: Serving, response: Response) -> Dataset:
     """Mix versions by weight into a new version."""
-    parts = [await _part(runtime, ref, weight) for ref, weight in request.parts.items()]
+    parts = [(await _detail(runtime, ref), weight) for ref, weight in request.parts.items()]
     return await _derived(runtime, response, "mix", request.name, parts, rows=request.rows)
 
 
@@ -216,8 +217,9 @@ async def split_version(ref: str, request: SplitRequest, runtime: Serving, respo
     if abs(sum(request.shares.values()) - 1) > 1e-9:
         message = f"The shares sum to {sum(request.shares.values()):g}, not to 1."
         raise LtpError(ErrorCode.INVALID_REQUEST, message, "Give ratios that sum to 1.")
-    part = await _part(runtime, ref, 1.0)
-    return await _derived(runtime, response, "split", request.name or part.name, [part], shares=request.shares)
+    detail = await _detail(runtime, ref)
+    name = request.name or detail.name
+    return await _derived(runtime, response, "split", name, [(detail, 1.0)], shares=request.shares)
 
 
 @router.post("/datasets/{ref}/keep", status_code=202)
@@ -227,15 +229,15 @@ async def keep_rows(ref: str, request: KeepRequest, runtime: Serving, response: 
     if personal := sorted({*request.where} & {*detail.personal}):
         message = f"Field {personal[0]!r} is marked as personal, and what is asked for here goes into events."
         raise LtpError(ErrorCode.INVALID_REQUEST, message, "Filter by another field.")
-    part = MixPart(name=detail.name, version=detail.version)
-    return await _derived(runtime, response, "keep", request.name or detail.name, [part], where=request.where)
+    return await _derived(runtime, response, "keep", request.name or detail.name, [(detail, 1.0)], where=request.where)
 
 
 @router.put("/datasets/{name}/marks", status_code=202)
 async def mark_dataset(name: Name, request: MarkRequest, runtime: Serving, response: Response) -> MarkRequest:
-    """Mark fields as personal, say how long versions are kept, and which project they belong to."""
-    await ask(runtime.client, "dataset", "version", VersionAsked(name=name), VersionDetail)
-    event = DatasetMarked(name=name, **request.model_dump())
+    """Mark fields as personal, and say how long versions are kept."""
+    asked = VersionAsked(name=name, project=request.project or sought_in())
+    detail = await ask(runtime.client, "dataset", "version", asked, VersionDetail)
+    event = DatasetMarked(name=name, **{**request.model_dump(), "project": detail.project})
     async with runtime.database.unit() as unit:
         unit.emit(event, about=name)
     response.headers["Location"] = f"/api/v1/datasets/{name}/version"
@@ -245,15 +247,14 @@ async def mark_dataset(name: Name, request: MarkRequest, runtime: Serving, respo
 @router.delete("/datasets/{ref}", status_code=202)
 async def delete_dataset(ref: str, runtime: Serving, response: Response) -> DatasetDeletionRequested:
     """Delete one version (NAME@HASH or an id) or every version of a name. Jobs that are not over keep theirs."""
-    name, version = await _reference(runtime, ref)
     detail = await _detail(runtime, ref)
-    if version is not None:
-        version = detail.version
-    used = await store.jobs_on_dataset(runtime.database.engine, name, version)
+    name, project = detail.name, detail.project
+    version = None if (await _version(runtime, ref))["version"] is None else detail.version
+    used = await store_names.jobs_on_dataset(runtime.database.engine, project, name, version)
     if used:
         message = f"{len(used)} jobs that are not over use {ref}, among them {used[0]}."
         raise LtpError(ErrorCode.CONFLICT, message, "Cancel them first, or wait until they are over.")
-    event = DatasetDeletionRequested(name=name, version=version)
+    event = DatasetDeletionRequested(name=name, version=version, project=project)
     async with runtime.database.unit() as unit:
         unit.emit(event, about=name)
     response.headers["Location"] = f"/api/v1/datasets/{quote(ref)}/version"
@@ -277,8 +278,11 @@ async def set_quota(project: Name, request: QuotaRequest, runtime: Serving) -> Q
 # -- parts -----------------------------------------------------------------------------------------------------------
 
 
-async def _reference(runtime: Runtime, ref: str) -> tuple[str, str | None]:
-    """(name, version or None) of NAME, NAME@HASH or a dataset's id. Raises INVALID_REQUEST, NOT_FOUND, DATASET_NOT_READY."""
+async def _version(runtime: Runtime, ref: str) -> dict[str, Any]:
+    """Name, version or None, and project or None of NAME, NAME@HASH or a dataset's id.
+
+    Raises INVALID_REQUEST, NOT_FOUND, DATASET_NOT_READY.
+    """
     try:
         row = await store.dataset(runtime.database.engine, UUID(ref))
     except ValueError:
@@ -286,18 +290,14 @@ async def _reference(runtime: Runtime, ref: str) -> tuple[str, str | None]:
         if found is None:
             hint = "Give NAME, NAME@HASH or a dataset's id."
             raise LtpError(ErrorCode.INVALID_REQUEST, f"{ref!r} names no dataset.", hint) from None
-        return found["name"], found["version"]
+        return {**found.groupdict(), "project": sought_in()}
     if row is None:
         raise LtpError(ErrorCode.NOT_FOUND, f"There is no dataset {ref}.", "`ltp dataset list` shows all.")
     if row["version"] is None:
         message = f"Dataset {ref} is {row['state']}."
         raise LtpError(ErrorCode.DATASET_NOT_READY, message, "Wait until it is frozen; `ltp dataset get` says why not.")
-    return row["name"], row["version"]
-
-
-async def _version(runtime: Runtime, ref: str) -> dict[str, Any]:
-    name, version = await _reference(runtime, ref)
-    return {"name": name, "version": version}
+    project = await store_names.project_of(runtime.database.engine, row["dataset_id"])
+    return {"name": row["name"], "version": row["version"], "project": project}
 
 
 async def _detail(runtime: Runtime, ref: str) -> VersionDetail:
@@ -305,16 +305,16 @@ async def _detail(runtime: Runtime, ref: str) -> VersionDetail:
     return await ask(runtime.client, "dataset", "version", asked, VersionDetail)
 
 
-async def _part(runtime: Runtime, ref: str, weight: float) -> MixPart:
-    detail = await _detail(runtime, ref)
-    return MixPart(name=detail.name, version=detail.version, weight=weight)
-
-
 async def _derived(
-    runtime: Runtime, response: Response, kind: Any, name: str, parts: list[MixPart], **more: Any
+    runtime: Runtime, response: Response, kind: Any, name: str, of: list[tuple[VersionDetail, float]], **more: Any
 ) -> Dataset:
     dataset_id = new_id()
-    event = DatasetDerivationRequested(dataset_id=dataset_id, name=name, kind=kind, parts=parts, **more)
+    parts = [MixPart(name=detail.name, version=detail.version, weight=weight) for detail, weight in of]
+    projects = {detail.project for detail, _ in of}
+    event = DatasetDerivationRequested(
+        dataset_id=dataset_id, name=name, kind=kind, parts=parts, project=acting_project(),
+        source_project=projects.pop() if len(projects) == 1 else None, **more,
+    )  # fmt: skip
     row = {"dataset_id": dataset_id, "name": name, "filename": f"{kind} of {', '.join(part.name for part in parts)}"}
     return await say(runtime, response, event, row)
 

@@ -29,7 +29,7 @@ from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
-from ltp.store.acting import ACTING
+from ltp.store.acting import ACTING, sought_in
 from ltp.store.clock import new_id
 from services.gateway import store
 from services.gateway.access import Engine, Serving
@@ -172,7 +172,7 @@ async def list_versions(
     """Frozen versions, newest first, with what each was made of."""
 
     async def read(page: PageQuery) -> list[VersionDetail]:
-        query = VersionsAsked(**dict(page), name=name)
+        query = VersionsAsked(**dict(page), name=name, project=sought_in())
         return (await ask(runtime.client, "dataset", "versions", query, Versions)).versions
 
     page = await paging.page(read, identity="dataset_id", sort=sort, cursor=cursor, limit=limit)
@@ -240,7 +240,10 @@ def read_options(text: str) -> ReadOptions:
 def of_project(options: ReadOptions) -> ReadOptions:
     """The same, for the project on whose behalf is acted, unless an administrator names another."""
     acting = ACTING.get()
-    if acting is None or acting.project is None or ("project" in options.model_fields_set and acting.role == "admin"):
+    if acting is None or acting.project is None:
+        return options
+    if "project" in options.model_fields_set and acting.role == "admin":
+        acting.project = options.project
         return options
     return options.model_copy(update={"project": acting.project})
 

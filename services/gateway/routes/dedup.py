@@ -30,6 +30,7 @@ from ltp.contracts.pages import NEWEST_FIRST, PageQuery
 from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
+from ltp.store.acting import acting_project, sought_in
 from ltp.store.clock import new_id, now
 from services.gateway import store
 from services.gateway.access import Serving
@@ -131,7 +132,10 @@ async def apply_dedup(
         raise LtpError(ErrorCode.CONFLICT, message, "Nothing is to be removed; the version stays as it is.")
     name, thresholds = wanted.name or page.dedup.name, page.dedup.thresholds
     dataset_id = uuid5(dedup_id, f"{name}:{_spelt(thresholds)}")
-    event = DedupApplyRequested(dedup_id=dedup_id, dataset_id=dataset_id, thresholds=thresholds, name=name)
+    project = acting_project()
+    event = DedupApplyRequested(
+        dedup_id=dedup_id, dataset_id=dataset_id, thresholds=thresholds, name=name, project=project
+    )
     async with runtime.database.unit() as unit:
         await store.change_dataset(unit, dataset_id, {"name": name})
         unit.emit(event, about=dedup_id)
@@ -145,7 +149,10 @@ async def check_leaks(named: Named, wanted: LeakAsk, runtime: Serving, response:
     target = await resolve_named(runtime, named)
     assert target.version is not None
     against = [await resolve_ref(runtime, ref) for ref in wanted.against]
-    event = LeakCheckRequested(check_id=new_id(), name=target.name, version=target.version, ask=wanted, against=against)
+    event = LeakCheckRequested(
+        check_id=new_id(), name=target.name, version=target.version, ask=wanted, against=against,
+        project=acting_project(),
+    )  # fmt: skip
     async with runtime.database.unit() as unit:
         unit.emit(event, about=event.check_id)
     response.headers["Location"] = f"/api/v1/datasets/{named}/leaks/{event.check_id}"
@@ -185,7 +192,8 @@ async def list_leak_checks(
 async def warn_of_leaks(named: Named, runtime: Serving) -> LeakWarnings:
     """What a submitter should know: what the newest checks of the version found, and whether there was one."""
     target = await resolve_named(runtime, named)
-    return await ask(runtime.client, "dataset", "leak-warnings", target, LeakWarnings)
+    asked = target.model_copy(update={"project": sought_in()})
+    return await ask(runtime.client, "dataset", "leak-warnings", asked, LeakWarnings)
 
 
 @router.get("/datasets/{named}/leaks/{check_id}")

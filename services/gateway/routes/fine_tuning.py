@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ltp.contracts.checkpoint import CheckpointExported, CheckpointExportFailed, CheckpointWritten
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.store.acting import ACTING
+from ltp.store.acting import ACTING, acting_project
 from ltp.store.clock import new_id, now
 from services.gateway import store
 from services.gateway import store_openai as table
@@ -30,7 +30,7 @@ from services.gateway.openai_shapes import (
     seconds,
 )
 from services.gateway.routes import job_control
-from services.gateway.routes.openai_files import acting_project, find_file
+from services.gateway.routes.openai_files import find_file
 from services.gateway.routes.openai_models import model_path
 from services.gateway.walls import Caller
 

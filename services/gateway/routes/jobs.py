@@ -25,7 +25,7 @@ from services.gateway import store
 from services.gateway.access import Engine, Headlines, Serving
 from services.gateway.admission import leak_warnings, submit
 from services.gateway.listing import SORT, Cursor, PageLimit, Paging
-from services.gateway.log_stream import parts
+from services.gateway.log_stream import LOG_BYTES, followed
 from services.gateway.routes.models import Job, JobPage, StepLine, SubmitOptions
 from services.gateway.streams import Position, resume_point, sent, stream
 from services.gateway.walls import Caller
@@ -38,7 +38,6 @@ JobOrder = Literal[
 ]  # fmt: skip
 # How long a stream waits for metrics that were said and not heard, after the job is over.
 _PATIENCE = timedelta(seconds=15)
-_LOG_BYTES = 65_536
 
 
 @router.post("/jobs", status_code=202)
@@ -158,15 +157,9 @@ async def follow_log(
             raise LtpError(ErrorCode.INVALID_REQUEST, message, "Send back the id you got.")
         begun, offset = int(number), int(place)
 
-    async def read(asked: LogRequest) -> LogPart:
-        return await ask(runtime.client, "runner", "log", asked, LogPart)
-
-    async def is_over() -> bool:
-        return JOB.is_over((await show_job(job_id, runtime.database.engine)).state)
-
     async def told() -> AsyncIterator[dict[str, str]]:
-        start = LogRequest(job_id=job_id, attempt=begun, offset=offset, limit=_LOG_BYTES)
-        async for part in parts(read, is_over, start, only=attempt is not None):
+        start = LogRequest(job_id=job_id, attempt=begun, offset=offset, limit=LOG_BYTES)
+        async for part in followed(runtime, start, only=attempt is not None):
             data = json.dumps({"text": part.text, "attempt": part.attempt, "offset": part.offset})
             yield {"event": "log", "id": f"{part.attempt}:{part.next_offset}", "data": data}
         yield {"event": "end", "data": "{}"}

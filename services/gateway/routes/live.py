@@ -2,14 +2,14 @@
 
 A client sends `{"id": "a", "topic": "events", "subject": "ltp.job.v1.*", "after": 17}` as often as it likes, and
 `{"id": "a", "stop": true}`; it gets `{"id": "a", "seq": 18, "data": {...}}`, the data as the stream of server-sent events has it.
-After a break it asks on after the last `seq`.
+After a break it asks on after the last `seq`; of a log, whose `seq` is a place in an attempt, with that `attempt` too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
@@ -20,11 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocketState
 
 from ltp.contracts.faults import faults_of
-from ltp.core.errors import LtpError
+from ltp.contracts.questions import LogRequest
+from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.identity import DEFAULT_PROJECT, Principal
 from ltp.store.acting import ACTING
 from services.gateway import store, store_points
 from services.gateway.live import Line, Read, Tails
+from services.gateway.log_stream import LOG_BYTES, followed
 from services.gateway.news import News
 from services.gateway.point_lines import point_lines
 from services.gateway.routes.models import EventLine, StepLine
@@ -36,7 +38,7 @@ router = APIRouter(tags=["live"])
 
 _MOST_SUBSCRIPTIONS = 50
 # As the streams of server-sent events need them.
-_SCOPES = {"events": "events:read", "metrics": "jobs:read", "points": "metrics:read"}
+_SCOPES = {"events": "events:read", "metrics": "jobs:read", "points": "metrics:read", "logs": "jobs:read"}
 _TRY_LATER, _DEFECT = 1013, 1011
 
 
@@ -46,12 +48,13 @@ class Wish(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: str = Field(min_length=1, max_length=100)
-    topic: Literal["events", "metrics", "points"] = "events"
+    topic: Literal["events", "metrics", "points", "logs"] = "events"
     stop: bool = False
     subject: str | None = Field(default=None, max_length=200)
     about: str | None = Field(default=None, max_length=200)
     job_id: UUID | None = None
     run: str | None = Field(default=None, max_length=200)
+    attempt: int | None = Field(default=None, ge=1, le=1_000_000)
     after: int = Field(default=0, ge=0, lt=2**63)
 
 
@@ -91,21 +94,30 @@ class _Session:
             await self._send({"id": wish.id, "error": "too_large", "detail": "Too many streams on one connection."})
             return
         try:
-            key, read, news = await self._source(wish)
+            await self._check(wish)
+            messages = self._log(wish) if wish.topic == "logs" else self._lines(wish, *self._source(wish))
         except LtpError as error:
             await self._send({"id": wish.id, "error": error.code, "detail": str(error)})
             return
-        self._tasks[wish.id] = asyncio.create_task(self._follow(wish, key, read, news))
+        self._tasks[wish.id] = asyncio.create_task(self._follow(wish, messages))
 
-    async def _source(self, wish: Wish) -> tuple[Hashable, Read, News]:
+    async def _check(self, wish: Wish) -> None:
+        """Raise FORBIDDEN or NOT_FOUND for what is not the caller's to follow."""
         scope = _SCOPES[wish.topic]
         if (refusal := lacking(self.principal, scope, "Ask an administrator for a token that has it.")) is not None:
             raise refusal
-        state = self.socket.app.state
-        engine, project = state.runtime.database.engine, self.principal.project
+        state, project = self.socket.app.state, self.principal.project
         walls: Walls = state.walls
         if project is not None and wish.job_id is not None:
             await walls.refuse_foreign(project, {str(wish.job_id)}, ())
+        if wish.topic == "logs" and (
+            wish.job_id is None or await store.job(state.runtime.database.engine, wish.job_id) is None
+        ):
+            raise LtpError(ErrorCode.NOT_FOUND, f"There is no job {wish.job_id}.", "`ltp job list` shows all.")
+
+    def _source(self, wish: Wish) -> tuple[Hashable, Read, News]:
+        state = self.socket.app.state
+        engine, project = state.runtime.database.engine, self.principal.project
         if wish.topic == "points":
             acting = ACTING.get()
             owner = project or (acting.project if acting else None) or DEFAULT_PROJECT
@@ -127,13 +139,26 @@ class _Session:
 
         return ("ws-events", project, wish.job_id, wish.subject, wish.about), read_events, state.news
 
-    async def _follow(self, wish: Wish, key: Hashable, read: Read, news: News) -> None:
+    async def _lines(self, wish: Wish, key: Hashable, read: Read, news: News) -> AsyncIterator[Line]:
         tails: Tails = self.socket.app.state.tails
+        async for batch in tails.lines(key, read, news, wish.after):
+            for line in batch:
+                yield line
+
+    async def _log(self, wish: Wish) -> AsyncIterator[Line]:
+        assert wish.job_id is not None
+        start = LogRequest(job_id=wish.job_id, attempt=wish.attempt, offset=wish.after, limit=LOG_BYTES)
+        async for part in followed(self.socket.app.state.runtime, start, only=False):
+            said = {"text": part.text, "attempt": part.attempt, "offset": part.offset}
+            yield part.next_offset, json.dumps(said)
+
+    async def _follow(self, wish: Wish, messages: AsyncIterator[Line]) -> None:
         name = json.dumps(wish.id)
         try:
-            async for batch in tails.lines(key, read, news, wish.after):
-                for seq, text in batch:
-                    await self._send_text(f'{{"id":{name},"seq":{seq},"data":{text}}}')
+            async for seq, text in messages:
+                await self._send_text(f'{{"id":{name},"seq":{seq},"data":{text}}}')
+            # A log ends with its job; nothing else does.
+            await self._send({"id": wish.id, "end": True})
         except WebSocketDisconnect:
             raise
         except Exception:

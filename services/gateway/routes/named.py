@@ -15,7 +15,8 @@ from ltp.contracts.dedup import VersionRef
 from ltp.contracts.search import Resolved, ResolveRequest
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
-from services.gateway import store
+from ltp.store.acting import sought_in
+from services.gateway import store, store_names
 
 T = TypeVar("T")
 # What lists of that which is done to a dataset sort by.
@@ -34,7 +35,8 @@ async def resolve_named(runtime: Runtime, named: str) -> VersionRef:
 
 
 async def resolve_ref(runtime: Runtime, ref: VersionRef) -> VersionRef:
-    """The same version with its whole hash."""
+    """The same version with its whole hash, which needs no project."""
+    ref = ref if ref.project else ref.model_copy(update={"project": sought_in()})
     found = await ask(runtime.client, "dataset", "resolve", ResolveRequest(target=ref), Resolved)
     return VersionRef(name=found.name, version=found.version)
 
@@ -58,7 +60,7 @@ async def reference(runtime: Runtime, named: str) -> VersionRef:
     except ValueError:
         name, _, version = named.partition("@")
         try:
-            return VersionRef(name=name, version=version or None)
+            return VersionRef(name=name, version=version or None, project=sought_in())
         except ValidationError as error:
             message = f"{named!r} is neither a dataset's id nor its name nor NAME@VERSION."
             raise LtpError(ErrorCode.INVALID_REQUEST, message, "`ltp dataset list` shows what there is.") from error
@@ -68,4 +70,5 @@ async def reference(runtime: Runtime, named: str) -> VersionRef:
     if row["version"] is None:
         message = f"Dataset {dataset_id} has no version: it is {row['state']}."
         raise LtpError(ErrorCode.DATASET_NOT_READY, message, "Wait until it is frozen.")
-    return VersionRef(name=row["name"], version=row["version"])
+    project = await store_names.project_of(runtime.database.engine, dataset_id)
+    return VersionRef(name=row["name"], version=row["version"], project=project)

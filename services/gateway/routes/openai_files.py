@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from ltp.contracts.dataset import DatasetUploaded, ReadOptions
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.service.runtime import Runtime
-from ltp.store.acting import ACTING
+from ltp.store.acting import acting_project
 from ltp.store.clock import new_id, now
 from services.gateway import store
 from services.gateway import store_openai as table
@@ -110,12 +110,6 @@ async def find_file(engine: Engine, project: str | None, file_id: str) -> table.
     if not found:
         raise LtpError(ErrorCode.NOT_FOUND, f"There is no file {file_id}.", "GET /v1/files lists all.")
     return found[0]
-
-
-def acting_project() -> str:
-    """The project on whose behalf the request acts."""
-    acting = ACTING.get()
-    return (acting.project if acting else None) or "default"
 
 
 def _place(runtime: Runtime, name: str) -> Path:

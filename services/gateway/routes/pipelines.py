@@ -34,6 +34,7 @@ from ltp.contracts.values import Name
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.recipe import content_hash
 from ltp.service.runtime import Runtime
+from ltp.store.acting import acting_project
 from ltp.store.clock import new_id, now
 from services.gateway.access import Serving
 from services.gateway.inputs import pin
@@ -67,7 +68,9 @@ async def submit_run(
     known = None if idempotency_key is None else await _find(runtime, RunRequest(idempotency_key=idempotency_key))
     if known is None:
         inputs = await pin(runtime, literal_paths(spec))
-        event = PipelineRunSubmitted(run_id=new_id(), spec=spec, inputs=inputs, idempotency_key=idempotency_key)
+        event = PipelineRunSubmitted(
+            run_id=new_id(), spec=spec, inputs=inputs, idempotency_key=idempotency_key, project=acting_project()
+        )
         async with runtime.database.unit() as unit:
             unit.emit(event, about=event.run_id)
         # By its key, so that of two submissions at once both find the one that came first.
@@ -87,7 +90,8 @@ async def preview_run(spec: PipelineSpec, runtime: Serving) -> Foreseen:
     inputs = await pin(runtime, literal_paths(spec))
     if spec.triggers:
         inputs = {}
-    return await ask(runtime.client, "scheduler", "pipeline-foresight", Foresight(spec=spec, inputs=inputs), Foreseen)
+    asked = Foresight(spec=spec, inputs=inputs, project=acting_project())
+    return await ask(runtime.client, "scheduler", "pipeline-foresight", asked, Foreseen)
 
 
 @router.get("/pipeline-runs")
@@ -167,7 +171,7 @@ async def arm_pipeline(spec: PipelineSpec, runtime: Serving) -> ArmedPipelines:
         hint = "Give it `triggers`, or POST it to /api/v1/pipeline-runs."
         raise LtpError(ErrorCode.INVALID_PIPELINE, "A pipeline without triggers waits for nothing.", hint)
     await pin(runtime, literal_paths(spec))
-    event = PipelineArmingRequested(pipeline_id=new_id(), spec=spec, requested_at=now())
+    event = PipelineArmingRequested(pipeline_id=new_id(), spec=spec, requested_at=now(), project=acting_project())
     async with runtime.database.unit() as unit:
         unit.emit(event, about=event.pipeline_id)
     for _ in range(_LOOKS):

@@ -86,8 +86,8 @@ async def advance(unit: Unit, run_id: UUID) -> None:
     while True:
         rows = await store.stages_of(unit, run_id)
         stages = {row["key"]: store.as_stage(row) for row in rows}
-        facts = await _facts(unit, rows)
-        world = World(run.trigger, run.inputs)
+        facts = await _facts(unit, run.project, rows)
+        world = World(run.trigger, run.inputs, run.project)
         actions = policy.decide(nodes, stages, facts, world, cancel_requested=run.cancel_requested)
         if not actions:
             break
@@ -100,13 +100,13 @@ async def advance(unit: Unit, run_id: UUID) -> None:
 
 
 async def foresee(
-    unit: Unit, spec: PipelineSpec, inputs: Mapping[str, str], trigger: Mapping[str, Any]
+    unit: Unit, spec: PipelineSpec, inputs: Mapping[str, str], trigger: Mapping[str, Any], project: str
 ) -> list[ForeseenStage]:
     """What each stage of a pipeline would do if it were submitted now. Changes nothing."""
     nodes, foreseen = expand(spec), list[ForeseenStage]()
     stages = {node.key: Stage(node.key) for node in nodes}
     for node in nodes:
-        fate, stages[node.key] = await _foreseen(unit, node, stages, World(trigger, inputs))
+        fate, stages[node.key] = await _foreseen(unit, node, stages, World(trigger, inputs, project))
         foreseen.append(ForeseenStage(key=node.key, kind=node.kind, needs=list(node.needs), fate=fate))
     return foreseen
 
@@ -122,10 +122,10 @@ async def _foreseen(unit: Unit, node: Node, stages: Mapping[str, Stage], world: 
     if isinstance(action, Skip):
         return "skip", Stage(node.key, "skipped")
     if isinstance(action, Start):
-        made = await _made_before(unit, node, action)
+        made = await _made_before(unit, world.project, node, action)
         if made is not None:
             return "reuse", Stage(node.key, "reused", made["outputs"], made["digest"])
-        frozen = await _waited_for(unit, node.kind, action.settings)
+        frozen = await _waited_for(unit, world.project, node.kind, action.settings)
         if frozen is not None:
             return "run", Stage(node.key, "succeeded", frozen, frozen["version"])
     return "run", stage
@@ -150,7 +150,7 @@ async def _start(unit: Unit, run: Run, node: Node, row: Row, action: Start) -> N
     kind = KINDS[node.kind]
     values = {"settings": action.settings, "inputs": action.inputs, "cache_key": action.cache_key}
     values |= {"problem": None, "abort_asked": False, "started_at": now(), "ended_at": None}
-    made = await _made_before(unit, node, action)
+    made = await _made_before(unit, run.project, node, action)
     if made is not None:
         values |= {"outputs": made["outputs"], "digest": made["digest"], "noun_id": made["noun_id"], "ended_at": now()}
         if await store.note_stage(unit, run.run_id, node.key, ["waiting"], state="reused", **values):
@@ -242,29 +242,29 @@ async def _end(unit: Unit, run: Run, end: RunState, rows: Sequence[Row]) -> None
         await end_action(unit, run.run_id, "cancelled")
 
 
-async def _facts(unit: Unit, rows: Sequence[Row]) -> dict[str, Facts]:
+async def _facts(unit: Unit, project: str, rows: Sequence[Row]) -> dict[str, Facts]:
     """What was heard about the stages' nouns, and, for those that wait for a dataset, whether it is there."""
     found = await store.facts_of(unit, rows)
     for row in rows:
         if row["state"] == "running":
-            frozen = await _waited_for(unit, row["kind"], row["settings"])
+            frozen = await _waited_for(unit, project, row["kind"], row["settings"])
             if frozen is not None:
                 found[row["key"]] = {"frozen": frozen}
     return found
 
 
-async def _waited_for(unit: Unit, kind: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+async def _waited_for(unit: Unit, project: str, kind: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     if kind != "dataset" or settings.get("path") is not None:
         return None
-    return await store.frozen_version(unit, settings["name"], settings.get("version"))
+    return await store.frozen_version(unit, project, settings["name"], settings.get("version"))
 
 
-async def _made_before(unit: Unit, node: Node, action: Start) -> Row | None:
+async def _made_before(unit: Unit, project: str, node: Node, action: Start) -> Row | None:
     """What an earlier run made under the same key, if it is still there."""
     if action.cache_key is None:
         return None
     place = KINDS[node.kind].place
-    for made in await store.find_made(unit, action.cache_key):
+    for made in await store.find_made(unit, project, action.cache_key):
         if place is None or await asyncio.to_thread(Path(made["outputs"][place]).exists):
             return made
     return None

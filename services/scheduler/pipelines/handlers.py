@@ -95,7 +95,7 @@ async def resume(event: PipelineRunResumeRequested, unit: InboxUnit) -> None:
 
 @router.subscriber(**heard_by(SERVICE, PipelineArmingRequested))
 async def arm(event: PipelineArmingRequested, unit: InboxUnit) -> None:
-    if await store.arm(unit, event.pipeline_id, event.spec, event.requested_at):
+    if await store.arm(unit, event.pipeline_id, event.spec, event.requested_at, event.project):
         unit.emit(PipelineArmed(pipeline_id=event.pipeline_id, name=event.spec.name), about=event.pipeline_id)
 
 
@@ -128,9 +128,8 @@ async def show_run(request: RunRequest, database: Stored) -> RunView:
 @replies
 async def look_ahead(request: Foresight, database: Stored) -> Foreseen:
     async with database.unit() as unit:
-        return Foreseen(
-            name=request.spec.name, stages=await foresee(unit, request.spec, request.inputs, request.trigger)
-        )
+        stages = await foresee(unit, request.spec, request.inputs, request.trigger, request.project)
+        return Foreseen(name=request.spec.name, stages=stages)
 
 
 @router.subscriber(**answered_by(SERVICE, "pipelines-armed"))

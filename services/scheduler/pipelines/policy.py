@@ -41,6 +41,8 @@ class World:
     trigger: Mapping[str, Any] = field(default_factory=dict[str, Any])
     # Path -> digest of its content, pinned when the run was submitted.
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
+    # In which datasets and earlier results are looked for.
+    project: str = "default"
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ runs = Table(
     Column("problem", JSONB),
     Column("created_at", TIME, nullable=False, server_default=func.now()),
     Column("ended_at", TIME),
+    Column("project", String, nullable=False, server_default=text("'default'")),
     schema=SCHEMA,
 )
 _SORTED_BY = {name: runs.c[name] for name in ("name", "state", "ended_at")}
@@ -97,8 +98,9 @@ artefacts = Table(
 )
 Index("ix_artefacts_run", artefacts.c.run_id)
 versions = Table(
-    "dataset_versions",
+    "titled_versions",
     metadata,
+    Column("project", String, primary_key=True),
     Column("name", String, primary_key=True),
     Column("version", String, primary_key=True),
     Column("rows", Integer, nullable=False),
@@ -112,6 +114,17 @@ armed = Table(
     Column("pipeline_id", Uuid, nullable=False),
     Column("spec", JSONB, nullable=False),
     Column("armed_at", TIME, nullable=False),
+    Column("project", String, nullable=False, server_default=text("'default'")),
+    schema=SCHEMA,
+)
+# The versions while names were of all projects: nobody reads it any more.
+Table(
+    "dataset_versions",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("version", String, primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("frozen_at", TIME, nullable=False),
     schema=SCHEMA,
 )
 
@@ -128,6 +141,7 @@ class Run:
     cancel_requested: bool
     trigger: dict[str, Any]
     inputs: dict[str, str]
+    project: str
 
 
 async def add_run(unit: Unit, event: PipelineRunSubmitted, nodes: Sequence[Node]) -> bool:
@@ -143,6 +157,7 @@ async def add_run(unit: Unit, event: PipelineRunSubmitted, nodes: Sequence[Node]
         "origin": event.origin.model_dump(mode="json"),
         "trigger": event.trigger,
         "inputs": event.inputs,
+        "project": event.project,
     }
     if not await unit.change(insert(runs).values(**values).on_conflict_do_nothing()):
         return False
@@ -169,7 +184,7 @@ async def lock_run(unit: Unit, run_id: UUID) -> Run | None:
     if row is None:
         return None
     spec = PipelineSpec.model_validate(row["spec"])
-    names = ("run_id", "name", "state", "round", "cancel_requested", "trigger", "inputs")
+    names = ("run_id", "name", "state", "round", "cancel_requested", "trigger", "inputs", "project")
     return Run(spec=spec, **{name: row[name] for name in names})
 
 
@@ -218,9 +233,10 @@ async def look_again(unit: Unit, kind: str | None = None) -> None:
     await unit.execute(statement.values(dirty=True))
 
 
-async def find_made(unit: Unit, cache_key: str) -> list[Row]:
-    """Stages that made something from the same inputs, newest first."""
-    query = select(stages).where(stages.c.cache_key == cache_key, stages.c.state == "succeeded")
+async def find_made(unit: Unit, project: str, cache_key: str) -> list[Row]:
+    """Stages of a project's runs that made something from the same inputs, newest first."""
+    query = select(stages).join(runs, runs.c.run_id == stages.c.run_id).where(runs.c.project == project)
+    query = query.where(stages.c.cache_key == cache_key, stages.c.state == "succeeded")
     return list((await unit.execute(query.order_by(stages.c.ended_at.desc()).limit(5))).mappings().all())
 
 
@@ -238,25 +254,34 @@ async def add_artefact(unit: Unit, row: Mapping[str, Any]) -> None:
 
 async def add_version(unit: Unit, event: DatasetFrozen, at: datetime) -> None:
     """Note a frozen dataset; the same version frozen again is the newest again."""
-    values = {"name": event.name, "version": event.version, "rows": event.rows, "frozen_at": at}
+    values = {
+        "project": event.project,
+        "name": event.name,
+        "version": event.version,
+        "rows": event.rows,
+        "frozen_at": at,
+    }
     statement = insert(versions).values(**values)
     newer = statement.excluded.frozen_at > versions.c.frozen_at
     change = {"frozen_at": statement.excluded.frozen_at}
-    await unit.execute(statement.on_conflict_do_update(index_elements=["name", "version"], set_=change, where=newer))
+    await unit.execute(
+        statement.on_conflict_do_update(index_elements=["project", "name", "version"], set_=change, where=newer)
+    )
 
 
-async def frozen_version(unit: Unit, name: str, version: str | None) -> dict[str, Any] | None:
-    """A version of a dataset, or its newest."""
-    query = select(versions).where(versions.c.name == name).order_by(versions.c.frozen_at.desc()).limit(1)
+async def frozen_version(unit: Unit, project: str, name: str, version: str | None) -> dict[str, Any] | None:
+    """A version of a project's dataset, or its newest."""
+    query = select(versions).where(versions.c.project == project, versions.c.name == name)
+    query = query.order_by(versions.c.frozen_at.desc()).limit(1)
     if version is not None:
         query = query.where(versions.c.version == version)
     row = (await unit.execute(query)).mappings().one_or_none()
     return None if row is None else {"name": row["name"], "version": row["version"], "rows": row["rows"]}
 
 
-async def arm(unit: Unit, pipeline_id: UUID, spec: PipelineSpec, at: datetime) -> bool:
+async def arm(unit: Unit, pipeline_id: UUID, spec: PipelineSpec, at: datetime, project: str) -> bool:
     """Arm a pipeline, in place of an older one of its name; False when a newer one is armed."""
-    values = {"pipeline_id": pipeline_id, "spec": spec.model_dump(mode="json"), "armed_at": at}
+    values = {"pipeline_id": pipeline_id, "spec": spec.model_dump(mode="json"), "armed_at": at, "project": project}
     statement = insert(armed).values(name=spec.name, **values)
     newer = statement.excluded.armed_at >= armed.c.armed_at
     return await unit.change(statement.on_conflict_do_update(index_elements=["name"], set_=values, where=newer)) == 1

@@ -10,7 +10,7 @@ import structlog
 
 from ltp.contracts.admission import ADMIT, Admission
 from ltp.contracts.checkpoint import CheckpointExported, CheckpointWritten
-from ltp.contracts.dataset import DatasetFrozen
+from ltp.contracts.dataset import DEFAULT_PROJECT, DatasetFrozen
 from ltp.contracts.pipeline import Origin, PipelineSpec, Trigger
 from ltp.contracts.stages import TriggerEvent
 from ltp.queue.policy import Queue
@@ -18,6 +18,7 @@ from ltp.queue.work import enqueue
 from ltp.store.clock import new_id
 from ltp.store.database import Unit
 from services.scheduler.pipelines import store
+from services.scheduler.store import read_job
 
 # Pipelines that feed each other end here rather than never.
 _MAX_DEPTH = 5
@@ -33,7 +34,10 @@ async def start_triggered(unit: Unit, event: TriggeringEvent) -> None:
     noun_id = event.dataset_id if isinstance(event, DatasetFrozen) else event.job_id
     owner = await store.owner_of(unit, noun_id)
     depth = 0 if owner is None else owner["origin"]["depth"] + 1
+    project = await _project_of(unit, event)
     for row in armed:
+        if row["project"] != project:
+            continue
         spec = PipelineSpec.model_validate(row["spec"])
         own = owner is not None and owner["name"] == spec.name
         if own or said_at(unit.cause) < row["armed_at"] or not any(waits_for(t, event) for t in spec.triggers):
@@ -43,9 +47,16 @@ async def start_triggered(unit: Unit, event: TriggeringEvent) -> None:
             continue
         origin = Origin(kind="trigger", id=unit.cause, depth=depth)
         body = {"spec": row["spec"], "origin": origin.model_dump(mode="json"), "trigger": values_of(event)}
-        admission = Admission(what="pipeline", noun_id=new_id(), body=body)
+        admission = Admission(what="pipeline", noun_id=new_id(), body=body, project=project)
         key = f"trigger:{row['pipeline_id']}:{unit.cause}"
         enqueue(unit, Queue.DEFAULT, ADMIT, admission.model_dump(mode="json"), dedup_key=key)
+
+
+async def _project_of(unit: Unit, event: TriggeringEvent) -> str:
+    if isinstance(event, DatasetFrozen):
+        return event.project
+    job = await read_job(unit, event.job_id)
+    return DEFAULT_PROJECT if job is None else job.options.project
 
 
 def waits_for(trigger: Trigger, event: TriggeringEvent) -> bool:

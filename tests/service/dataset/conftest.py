@@ -112,7 +112,7 @@ class Bench:
             versions_dir=self.library.versions_dir / name,
             owner=str(dataset_id),
         )
-        await publish(self.database, dataset_id, name, frozen)
+        await publish(self.database, dataset_id, "default", name, frozen)
         return frozen.version
 
     async def embed(self, name: str, version: str, **options: Any) -> dict[str, Any]:

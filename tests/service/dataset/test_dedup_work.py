@@ -155,13 +155,13 @@ async def test_leaks_into_an_evaluation_set_are_found_and_warned_of(bench: Bench
         ],
     )
     against = [VersionRef(name="exam", version=exam)]
-    assert (await leak_warnings(bench.database.engine, "docs", version)).checked is False
+    assert (await leak_warnings(bench.database.engine, None, "docs", version)).checked is False
     found = await leaks(bench, "docs", version, against)
     assert (found["leaks"], found["evaluation_rows"], found["compared_vectors"]) == (1, 3, False)
     assert found["found"][0]["method"] == "exact" and found["found"][0]["evaluation_text"] == STORY.title()
     found = await leaks(bench, "docs", version, against, semantic=True, cosine=0.8)
     assert [leak["method"] for leak in found["found"]] == ["exact", "semantic"] or found["leaks"] == 2
-    warned = await leak_warnings(bench.database.engine, "docs", version)
+    warned = await leak_warnings(bench.database.engine, None, "docs", version)
     assert warned.checked and "2 of 3" in warned.warnings[0] and "exam" in warned.warnings[0]
 
 

@@ -25,7 +25,7 @@ async def cached(bench: Bench) -> int:
 
 async def deleted(bench: Bench, name: str, version: str) -> None:
     async with bench.database.unit() as unit:
-        await datasets.mark_deleted(unit, name, version)
+        await datasets.mark_deleted(unit, "default", name, version)
     await forget_vectors(bench.database, bench.library, version)
 
 

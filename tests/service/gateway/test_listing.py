@@ -189,7 +189,7 @@ async def test_every_declared_order_is_one_the_owner_knows(database_url: str) ->
 
     asked: list[tuple[Any, Callable[..., PageQuery], Callable[[Any], Awaitable[Any]]]] = [
         (TickOrder, partial(TicksRequest, schedule="a"), ticks),
-        (VersionOrder, VersionsAsked, partial(versions.versions, engine, None)),
+        (VersionOrder, VersionsAsked, partial(versions.versions, engine, None, None)),
         (DoneOrder, partial(DedupsRequest, name="a"), partial(dedup.listed, engine, dedup.dedups, "a")),
         (DoneOrder, LeaksRequest, partial(dedup.listed, engine, dedup.leak_checks, "a")),
         (DoneOrder, EmbeddingsRequest, partial(vectors.listed, engine, "a", None)),

@@ -383,3 +383,23 @@ async def test_a_trigger_hears_only_what_its_filter_fits_and_never_what_its_own_
     run_id = await desk.submit(pipeline())
     await desk.hear(desk.frozen(await desk.noun(run_id, "data")))
     assert await desk.commands() == ["dataset"]
+
+
+async def test_a_project_waits_for_its_own_datasets_and_is_triggered_by_them_alone(desk: Desk) -> None:
+    spec = PipelineSpec.model_validate(
+        {"name": "waits", "stages": {"data": {"kind": "dataset", "settings": {"name": "sums"}}}}
+    )
+    armed = pipeline(triggers=[{"event": "dataset.frozen", "dataset": "sums"}])
+    await desk.hear(PipelineArmingRequested(pipeline_id=new_id(), spec=armed, requested_at=now(), project="lab"))
+    run_id = new_id()
+    await desk.hear(PipelineRunSubmitted(run_id=run_id, spec=spec, inputs={}, project="lab"))
+    await desk.advance()
+    await desk.hear(desk.frozen(new_id()))
+    await desk.advance()
+    assert await desk.states(run_id) == {"data": "running"} and await desk.commands() == []
+    await desk.hear(desk.frozen(new_id()).model_copy(update={"project": "lab"}))
+    await desk.advance()
+    assert await desk.states(run_id) == {"data": "succeeded"}
+    async with desk.database.unit() as unit:
+        (payload,) = (await unit.execute(select(work.c.payload))).scalars()
+    assert (payload["what"], payload["project"]) == ("pipeline", "lab")
