@@ -95,6 +95,8 @@ class PlanStage(Value):
     memory_bytes: int
     binding: str
     binding_bytes: int
+    # Component name -> bytes of it in this stage.
+    components: dict[str, int] = Field(default_factory=dict[str, int])
 
 
 class Plan(Value):

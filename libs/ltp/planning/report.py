@@ -84,7 +84,11 @@ def stages_of(found: Estimate) -> list[PlanStage]:
         if components:
             name, size = max(components.items(), key=lambda item: item[1])
             total = sum(components.values())
-            rows.append(PlanStage(stage=stage, memory_bytes=total, binding=name, binding_bytes=size))
+            rows.append(
+                PlanStage(
+                    stage=stage, memory_bytes=total, binding=name, binding_bytes=size, components=dict(components)
+                )
+            )
     return rows
 
 

@@ -16,8 +16,8 @@ function strings(language: string): Map<string, string> {
   return new Map([...flat(read(`i18n/${language}.json`), ""), ...screens]);
 }
 const [en, zh] = [strings("en"), strings("zh")];
-// Descriptions and names of recipe keys are the schema's own in English.
-const missing = (from: Map<string, string>, to: Map<string, string>): string[] => [...from.keys()].filter((key) => !to.has(key) && !/^newjob\.(fields|names)\./.test(key));
+// Descriptions and names of recipe keys are the schema's own in English; so are names of queues, parameters and what events hold.
+const missing = (from: Map<string, string>, to: Map<string, string>): string[] => [...from.keys()].filter((key) => !to.has(key) && !/^(newjob\.(fields|names)|queues\.names|surgery\.parameters|job\.event(Facts|Values))\./.test(key));
 
 it("has the same keys in English and Chinese", () => {
   expect(missing(en, zh)).toEqual([]);
@@ -44,6 +44,7 @@ it("says in Chinese what every code of the platform means", () => {
   const api = JSON.parse(readFileSync(join(repository, "proto/openapi.json"), "utf8")) as { components: { schemas: { Reason: { properties: { cause: { enum: string[] } } } } } };
   const causes = api.components.schemas.Reason.properties.cause.enum;
   const sayings = [...readFileSync(join(repository, "libs/ltp/planning/sayings.py"), "utf8").matchAll(/^ {4}"(\w+)": "(.*)",$/gm)];
+  const cautions = [...readFileSync(join(repository, "services/evaluator/cautions.py"), "utf8").matchAll(/^ {4}"(\w+)": "/gm)].map(([, code]) => code ?? "");
   const rules = [...readFileSync(join(repository, "libs/ltp/planning/constraints.py"), "utf8").matchAll(/^@_rule\((\d+),/gm)].map(([, number]) => number ?? "");
   expect(problems.length).toBeGreaterThan(50);
   expect(sayings.length).toBeGreaterThan(40);
@@ -51,6 +52,8 @@ it("says in Chinese what every code of the platform means", () => {
   // Nothing is lost in translation but a rule's English name, which its number stands for.
   const filled = (text: string): string[] => [...text.matchAll(/\{(\w+)\}/g)].map(([, name]) => name ?? "").filter((name) => name !== "name" && name !== "rule").sort();
   expect(sayings.filter(([, code, text]) => filled(text ?? "").join() !== filled(codes.get(`plans.${code ?? ""}`) ?? "").join()).map(([, code]) => code)).toEqual([]);
+  expect(cautions.length).toBeGreaterThan(5);
+  expect(cautions.filter((code) => !codes.has(`cautions.${code}`))).toEqual([]);
   expect(rules.filter((number) => !codes.has(`rules.${number}`))).toEqual([]);
   expect(problems.filter((code) => !codes.has(`problems.${code}`))).toEqual([]);
   expect(causes.filter((cause) => !codes.has(`reasons.${cause}`))).toEqual([]);
