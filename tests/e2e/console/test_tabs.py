@@ -18,6 +18,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 # Browsers open six connections to one host: more tabs than that are needed.
 SCREENS = ("/datasets", "/", "/jobs", "/queues", "/settings", "/evaluations", "/surgery", "/datasets")
 
+# What a page is told when its tab comes to the front, or leaves it.
+_SEEN = """(seen) => {
+  Object.defineProperty(document, "hidden", { get: () => !seen, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
 
 @pytest.fixture
 def running(platform: Platform, model: Path, tmp_path: Path) -> Iterator[str]:
@@ -70,6 +76,25 @@ def test_eight_tabs_follow_a_log_and_still_answer(door: Door, running: str) -> N
     tabs[-1].open("/settings")
     expect(tabs[-1].page.get_by_role("tab", name="Tokens")).to_be_visible()
     assert [fault for tab in tabs for fault in tab.faults] == []
+
+
+def test_a_tab_without_the_worker_hears_what_it_missed_while_nobody_saw_it(
+    door: Door, platform: Platform, tmp_path: Path
+) -> None:
+    person = door.person()
+    page = person.page
+    page.add_init_script("delete window.SharedWorker")
+    with page.expect_request("**/api/v1/events/stream") as first:
+        person.open("/datasets")
+    with page.expect_event("requestfailed", lambda request: request == first.value):
+        page.evaluate(_SEEN, False)
+    name = f"unseen-{uuid.uuid4().hex[:6]}"
+    write_rows(tmp_path / f"{name}.jsonl", 40)
+    platform.ltp("dataset", "add", str(tmp_path / f"{name}.jsonl"))
+    expect(page.get_by_role("link", name=name)).to_have_count(0)
+    page.evaluate(_SEEN, True)
+    expect(page.get_by_role("link", name=name)).to_be_visible()
+    assert person.faults == []
 
 
 def failing(times: int) -> tuple[list[str], object]:

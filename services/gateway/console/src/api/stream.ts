@@ -51,9 +51,26 @@ export function follow(path: string, options: StreamOptions): () => void {
 
 let start: Start | null = null;
 
+// Without the worker tabs know nothing of each other: one that nobody sees gives its places back, and goes on from where it was.
 function inPage(): Start {
   const hub = new StreamHub();
-  return ({ wanted, share, tell }) => hub.follow(wanted, share, tell);
+  const stops = new Map<Follower, () => void>();
+  function begin(follower: Follower): void {
+    stops.set(follower, document.hidden ? () => undefined : hub.follow({ ...follower.wanted }, follower.share, follower.tell));
+  }
+  document.addEventListener("visibilitychange", () => {
+    for (const [follower, stop] of [...stops]) {
+      stop();
+      begin(follower);
+    }
+  });
+  return (follower) => {
+    begin(follower);
+    return () => {
+      stops.get(follower)?.();
+      stops.delete(follower);
+    };
+  };
 }
 
 function inWorker(): Start {
