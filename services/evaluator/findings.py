@@ -12,10 +12,10 @@ from ltp.core.scoring import pass_at
 from ltp.core.statistics import wilson
 from ltp.core.statistics_means import clustered_mean
 from ltp.core.statistics_sequential import confidence_sequence, decide
+from services.evaluator.cautions import cautions, english
 from services.evaluator.samples import Sample, Verdict
 
 _KS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256)
-_MANY_ERRORS, _MANY_SPOILT = 0.05, 0.1
 
 
 def scored(samples: Iterable[Sample]) -> list[Sample]:
@@ -52,6 +52,7 @@ def result_of(
     counts = count(samples, without_reference)
     kept = scored(samples)
     estimate, method = accuracy(kept)
+    said = cautions(counts, len(samples), spec)
     return Result(
         accuracy=estimate,
         method="clustered" if method == "clustered" else "wilson",
@@ -61,7 +62,8 @@ def result_of(
         pass_at=passes(kept),
         perplexity=perplexity(samples) if isinstance(spec.scorer, LikelihoodScorer) else None,
         stopped=stopped,
-        warnings=warnings_of(counts, len(samples), spec),
+        warnings=[english(one) for one in said],
+        warnings_said=said,
     )
 
 
@@ -115,28 +117,6 @@ def score_of(result: Result) -> Score | None:
         total=counts.scored,
         truncated=counts.truncated,
     )
-
-
-def warnings_of(counts: Counts, total: int, spec: RunSpec) -> list[str]:
-    """What a reader should know before trusting the number."""
-    found: list[str] = []
-    errors = sum(counts.errors.values())
-    if total and errors / total > _MANY_ERRORS:
-        found.append(f"{errors} of {total} samples have no answer; the accuracy is that of the rest.")
-    if counts.scored and counts.truncated / counts.scored > _MANY_SPOILT:
-        share = f"{counts.truncated} of {counts.scored}"
-        found.append(f"{share} answers were cut off at {spec.sampling.max_new_tokens} tokens; raise max_new_tokens.")
-    if counts.scored and counts.empty / counts.scored > _MANY_SPOILT:
-        found.append(f"{counts.empty} of {counts.scored} answers are empty; they count as wrong.")
-    if counts.unparsable:
-        found.append(f"{counts.unparsable} answers could not be judged; they count neither as right nor as wrong.")
-    if counts.without_reference:
-        found.append(f"{counts.without_reference} rows have no reference answer and were left out.")
-    if spec.sampling.temperature > 0 and spec.sampling.samples == 1:
-        found.append("One random answer a row: draw several (samples > 1) or use temperature 0 for a steadier score.")
-    if spec.sampling.temperature == 0 and spec.sampling.samples > 1:
-        found.append("Several answers at temperature 0 are all the same; they add nothing but cost.")
-    return found
 
 
 def decided(rule: StopRule, verdicts: Sequence[Verdict], baseline: Sequence[Verdict | None]) -> str | None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from ltp.contracts.dataset import Split
 from ltp.contracts.evaluation_spec import ModelUnderTest, RunSpec
 from ltp.contracts.event import Event, Value
-from ltp.contracts.values import Name, Problem, Ratio, Sha256
+from ltp.contracts.values import Name, Problem, Ratio, Saying, Sha256
 
 
 class Score(Value):
@@ -133,6 +133,8 @@ class Result(Value):
     stopped: str | None = None
     # What a reader should know before trusting the number.
     warnings: list[str] = Field(default_factory=list[str])
+    # The first of them by their codes, in the same order.
+    warnings_said: list[Saying] = Field(default_factory=list[Saying])
 
 
 class EvaluationRequested(Event, subject="ltp.evaluation.v1.requested", speaker="gateway"):

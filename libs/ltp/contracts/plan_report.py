@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ltp.contracts.event import Value
-from ltp.contracts.values import Plan, PlanRejection, Problem
+from ltp.contracts.values import Plan, PlanRejection, Problem, Saying
 
 
 class Remedy(Value):
@@ -16,6 +16,8 @@ class Remedy(Value):
     field: str | None = None
     value: int | None = None
     price: str
+    change_said: Saying | None = None
+    price_said: Saying | None = None
     # Predicted seconds of the run over those of the plan before; None where no speed is known or nothing fitted.
     slowdown: float | None = None
 

@@ -72,11 +72,20 @@ class Placement(Value):
         return [HostShare(host_id=self.host_id, device_indexes=self.device_indexes), *self.others]
 
 
+class Saying(Value):
+    """A sentence by its code and what is filled in, for who says it in another language than English."""
+
+    code: str
+    values: dict[str, str] = Field(default_factory=dict[str, str])
+
+
 class PlanRejection(Value):
-    """A candidate plan that lost, and why."""
+    """A candidate plan that lost, and why; both in English and as what they say."""
 
     candidate: str
     reason: str
+    candidate_said: list[Saying] = Field(default_factory=list[Saying])
+    reason_said: Saying | None = None
 
 
 class PlanStage(Value):
@@ -86,6 +95,8 @@ class PlanStage(Value):
     memory_bytes: int
     binding: str
     binding_bytes: int
+    # Component name -> bytes of it in this stage.
+    components: dict[str, int] = Field(default_factory=dict[str, int])
 
 
 class Plan(Value):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Saying
 from ltp.core.device_memory import Estimate
 from ltp.core.memory import GIB, LossHead, Offload, Precision, Step
 from ltp.planning.pools import Pool
+from ltp.planning.sayings import english, say
 
 # Responses that the generator holds at one time on one device (vLLM's max_num_seqs); the rest wait their turn. Decoding
 # reads the weights once for all of them, so few at a time cost as many passes more.
@@ -56,6 +58,11 @@ class Candidate:
     @property
     def name(self) -> str:
         """How a person would say it."""
+        return english(*self.said)
+
+    @property
+    def said(self) -> list[Saying]:
+        """The same, part by part."""
         return describe(self.layout, self.pool)
 
     @property
@@ -64,25 +71,25 @@ class Candidate:
         return 1 - self.estimate.upper_bytes / max(1, self.pool.usable_bytes)
 
 
-def describe(layout: Layout, pool: Pool) -> str:
+def describe(layout: Layout, pool: Pool) -> list[Saying]:
     """A layout in words; what is as usual is not said."""
-    unit = (
-        f"micro batch {layout.micro_batch}" if layout.token_budget is None else f"{layout.token_budget} packed tokens"
-    )
-    words = [unit, f"{'with' if layout.checkpointing else 'no'} gradient checkpointing"]
+    unit = say("micro_batch", count=layout.micro_batch)
+    if layout.token_budget is not None:
+        unit = say("packed_tokens", count=layout.token_budget)
+    words = [unit, say("with_checkpointing" if layout.checkpointing else "no_checkpointing")]
     if layout.shards != pool.devices:
-        words.append(f"states over {layout.shards} of {pool.devices} devices")
+        words.append(say("states_over_of", count=layout.shards, devices=pool.devices))
     if layout.sequence_parallel > 1:
-        words.append(f"sequence parallel {layout.sequence_parallel}")
+        words.append(say("sequence_parallel", count=layout.sequence_parallel))
     if layout.fused_head:
-        words.append("fused loss head")
+        words.append(say("fused_head"))
     if not layout.reshards:
-        words.append("weights stay gathered")
+        words.append(say("stay_gathered"))
     if layout.offload is not Offload.NONE:
-        words.append(f"{layout.offload} offload")
+        words.append(say("offload", what=layout.offload.value))
     if layout.rollout_tensor_parallel > 1:
-        words.append(f"rollout over {layout.rollout_tensor_parallel} devices")
-    return ", ".join(words)
+        words.append(say("rollout_over_devices", count=layout.rollout_tensor_parallel))
+    return words
 
 
 def gib(size: float) -> str:
@@ -160,5 +167,10 @@ def responses_of(recipe: Recipe, pool: Pool, layout: Layout) -> int:
 
 def largest(found: Estimate) -> str:
     """The component that needs most, with its size: it names the lever to pull."""
-    name, size = max(found.components.items(), key=lambda item: item[1])
+    name, size = largest_part(found)
     return f"{name} ({gib(size)})"
+
+
+def largest_part(found: Estimate) -> tuple[str, int]:
+    """The same as a name and bytes."""
+    return max(found.components.items(), key=lambda item: item[1])

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from ltp.contracts.plan_report import Remedy
 from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Saying
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.hardware import TABLE
 from ltp.core.model_config import Architecture, parameters
 from ltp.planning.candidates import Candidate, gib, largest, samples_of
 from ltp.planning.pools import USABLE, HostFacts, Kind, Pool, described_host, pools_of
+from ltp.planning.sayings import english, say
 from ltp.planning.search import Found, misses, search
 
 _LORA_LEVER = 16
@@ -53,6 +55,15 @@ def remedies_for(recipe: Recipe, arch: Architecture, hosts: Sequence[HostFacts],
     return [*changes, _larger_device(recipe, arch, pool, least)]
 
 
+def _setting(field: str, value: int, price: Saying) -> Remedy:
+    return _remedy(say("set_field", field=field, value=value), price, field, value)
+
+
+def _remedy(change: Saying, price: Saying, field: str | None = None, value: int | None = None) -> Remedy:
+    words = english(change), english(price)
+    return Remedy(change=words[0], price=words[1], field=field, value=value, change_said=change, price_said=price)
+
+
 def _fits(recipe: Recipe, arch: Architecture, pool: Pool) -> bool:
     return bool(search(recipe, arch, [pool]).fitting)
 
@@ -72,8 +83,8 @@ def _more_devices(recipe: Recipe, arch: Architecture, pool: Pool, hosts: Sequenc
         if wider is None or recipe.training.batch_size * samples_of(recipe) % count:
             continue
         if _fits(recipe, arch, wider):
-            price = f"{count} devices instead of {pool.devices}, and most of their speed"
-            yield Remedy(change=f"resources.devices: {count}", field="resources.devices", value=count, price=price)
+            price = say("price_devices", count=count, before=pool.devices)
+            yield _setting("resources.devices", count, price)
             return
 
 
@@ -84,40 +95,38 @@ def _shorter(recipe: Recipe, arch: Architecture, pool: Pool) -> Iterator[Remedy]
     length = recipe.training.max_length // 2
     while length >= shortest:
         if _fits(with_training(recipe, max_length=length), arch, pool):
-            price = f"rows longer than {length} tokens lose their end"
-            name = "training.max_length"
-            yield Remedy(change=f"{name}: {length}", field=name, value=length, price=price)
+            yield _setting("training.max_length", length, say("price_shorter", length=length))
             return
         length //= 2
 
 
 def _adapters(recipe: Recipe, arch: Architecture, pool: Pool) -> Iterator[Remedy]:
     adapted = with_training(recipe, lora_rank=_LORA_LEVER)
-    name, price = "training.lora_rank", f"adapters of rank {_LORA_LEVER} are trained, the weights stay as they are"
+    name = "training.lora_rank"
     if _fits(adapted, arch, pool):
-        yield Remedy(change=f"{name}: {_LORA_LEVER}", field=name, value=_LORA_LEVER, price=price)
+        yield _setting(name, _LORA_LEVER, say("price_adapters", rank=_LORA_LEVER))
         return
     for shorter in _shorter(adapted, arch, pool):
-        change = f"{name}: {_LORA_LEVER} and {shorter.change}"
-        yield Remedy(change=change, field=name, value=_LORA_LEVER, price=f"{price}, and {shorter.price}")
+        change = say("set_two", field=name, value=_LORA_LEVER, other=shorter.field, length=shorter.value)
+        price = say("price_adapters_shorter", rank=_LORA_LEVER, length=shorter.value)
+        yield _remedy(change, price, name, _LORA_LEVER)
 
 
 def _smaller_model(arch: Architecture, pool: Pool) -> Remedy:
     about = pool.usable_bytes * pool.devices / _BYTES_EACH / 1e9
-    change = f"a smaller model than this one of {parameters(arch) / 1e9:.2f} billion parameters"
-    return Remedy(
-        change=change, price=f"about {about:.1f} billion parameters train in full on {pool.devices} {pool.model}"
-    )
+    change = say("smaller_model", billions=f"{parameters(arch) / 1e9:.2f}")
+    return _remedy(change, say("price_model", billions=f"{about:.1f}", count=pool.devices, model=pool.model))
 
 
 def _larger_device(recipe: Recipe, arch: Architecture, pool: Pool, least: Candidate) -> Remedy:
     need = int(least.estimate.upper_bytes / USABLE[pool.kind])
-    price = f"{gib(need - pool.memory_bytes)} more than it has"
+    price = say("price_memory", short=gib(need - pool.memory_bytes))
     if pool.kind == "gpu":
         rows = sorted((row for row in TABLE if row.kind == "gpu" and row.has_bf16), key=lambda row: row.hourly_dollars)
         for row in rows:
             bigger = pools_of([described_host(f"{row.name}:{pool.devices}")], "gpu", pool.devices)[0]
             if row.memory_bytes >= need and _fits(recipe, arch, bigger):
-                price = f"{pool.devices} {row.name} would do, at about {row.hourly_dollars * pool.devices:.2f} dollars an hour"
+                dollars = f"{row.hourly_dollars * pool.devices:.2f}"
+                price = say("price_device", count=pool.devices, model=row.name, dollars=dollars)
                 break
-    return Remedy(change=f"a device with {gib(need)}", price=price)
+    return _remedy(say("larger_memory", need=gib(need)), price)

@@ -8,12 +8,13 @@ from math import ceil
 from typing import Literal
 
 from ltp.contracts.recipe import Recipe
-from ltp.contracts.values import Plan, PlanRejection, PlanStage
+from ltp.contracts.values import Plan, PlanRejection, PlanStage, Saying
 from ltp.core.device_memory import Estimate
 from ltp.core.memory import Offload, trainable_parameters
 from ltp.core.model_config import Architecture, parameters
 from ltp.planning.candidates import Candidate, flat_states, per_device, samples_of
 from ltp.planning.ranking import Objective, objective_of
+from ltp.planning.sayings import english, say
 from ltp.planning.search import MAX_CPU_MICRO_BATCH, Found, cost_dollars, eta_seconds, in_turns, misses
 from ltp.planning.timing import host_bytes
 
@@ -83,7 +84,11 @@ def stages_of(found: Estimate) -> list[PlanStage]:
         if components:
             name, size = max(components.items(), key=lambda item: item[1])
             total = sum(components.values())
-            rows.append(PlanStage(stage=stage, memory_bytes=total, binding=name, binding_bytes=size))
+            rows.append(
+                PlanStage(
+                    stage=stage, memory_bytes=total, binding=name, binding_bytes=size, components=dict(components)
+                )
+            )
     return rows
 
 
@@ -95,42 +100,47 @@ def rejections(
     if lost <= most:
         return list(_reasons(recipe, order, found))
     said = list(islice(_reasons(recipe, order, found), most - 1))
-    rest = "they do not fit, break a rule of verl's, or are behind the chosen one"
-    return [*said, PlanRejection(candidate=f"{lost - len(said)} more", reason=rest)]
+    return [*said, _rejection([say("more", count=lost - len(said))], say("others"))]
+
+
+def _rejection(candidate: Sequence[Saying], why: Saying) -> PlanRejection:
+    return PlanRejection(
+        candidate=english(*candidate), reason=english(why), candidate_said=list(candidate), reason_said=why
+    )
 
 
 def _reasons(recipe: Recipe, order: Sequence[Candidate], found: Found) -> Iterator[PlanRejection]:
     """Those that nearly fit and those that nearly won take turns; of these, larger micro batches first: people ask why not."""
     losers = sorted(order[1:], key=lambda loser: loser.layout.micro_batch <= order[0].layout.micro_batch)
-    behind = (PlanRejection(candidate=loser.name, reason=_reason(recipe, loser, order[0])) for loser in losers)
-    missed = (PlanRejection(candidate=miss.candidate, reason=miss.reason) for miss in misses(found))
+    behind = (_rejection(loser.said, _reason(recipe, loser, order[0])) for loser in losers)
+    missed = (_rejection(miss.said, miss.why) for miss in misses(found))
     yield from in_turns(missed, behind)
 
 
-def _reason(recipe: Recipe, loser: Candidate, chosen: Candidate) -> str:
+def _reason(recipe: Recipe, loser: Candidate, chosen: Candidate) -> Saying:
     asked = recipe.resources.micro_batch_size is not None
     if loser.pool.kind == "cpu" and not asked and loser.layout.micro_batch > MAX_CPU_MICRO_BATCH:
-        return f"fits, but more than {MAX_CPU_MICRO_BATCH} sequences at a time make a processor no faster"
+        return say("processor_batch", count=MAX_CPU_MICRO_BATCH)
     objective = objective_of(recipe)
     mine, best = cost_dollars(recipe, loser), cost_dollars(recipe, chosen)
     if objective is Objective.COST and mine is not None and best is not None and mine > best * 1.005:
-        return f"fits, but costs {mine / best - 1:.0%} more ({mine:,.2f} dollars)"
+        return say("costs_more", share=f"{mine / best - 1:.0%}", dollars=f"{mine:,.2f}")
     if objective is Objective.FEWEST_GPUS and loser.pool.devices > chosen.pool.devices:
-        return f"fits, but takes {loser.pool.devices - chosen.pool.devices} devices more"
+        return say("more_devices", count=loser.pool.devices - chosen.pool.devices)
     if objective is Objective.HEADROOM and loser.headroom < chosen.headroom:
-        return f"fits, but leaves {loser.headroom:.0%} of the memory free, not {chosen.headroom:.0%}"
+        return say("less_free", share=f"{loser.headroom:.0%}", other=f"{chosen.headroom:.0%}")
     if objective is None and loser.pool.memory_bytes > chosen.pool.memory_bytes:
-        return f"fits, but {chosen.pool.model} is enough, and {loser.pool.model} stays free for larger work"
+        return say("larger_device", enough=chosen.pool.model, larger=loser.pool.model)
     if loser.seconds is not None and chosen.seconds is not None and loser.seconds > chosen.seconds * 1.02:
-        return f"fits, but is predicted {loser.seconds / chosen.seconds - 1:.0%} slower ({loser.seconds:.2f} s a step)"
+        return say("slower", share=f"{loser.seconds / chosen.seconds - 1:.0%}", seconds=f"{loser.seconds:.2f}")
     if loser.layout.offload is not Offload.NONE and chosen.layout.offload is Offload.NONE:
-        return "fits, but moves states to host memory, and there is room enough for them on the device"
+        return say("needless_offload")
     if loser.layout.checkpointing and not chosen.layout.checkpointing:
-        return "fits, but recomputes the activations, and there is memory enough to keep them"
+        return say("needless_checkpointing")
     if loser.layout.fused_head and not chosen.layout.fused_head:
-        return "fits, but computes the loss in pieces, and there is memory enough for the whole"
+        return say("needless_pieces")
     if loser.layout.reshards and not chosen.layout.reshards:
-        return "fits, but gathers the weights twice, and there is memory enough to keep them"
+        return say("needless_gathering")
     if loser.layout.micro_batch < chosen.layout.micro_batch:
-        return "fits, but smaller micro batches keep the device less busy"
-    return "fits, and is no faster than the chosen one, which leaves more memory free"
+        return say("less_busy")
+    return say("no_faster")

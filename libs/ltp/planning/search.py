@@ -7,13 +7,23 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ltp.contracts.recipe import Recipe
+from ltp.contracts.values import Saying
 from ltp.core.device_constants import CONSTANTS
 from ltp.core.memory import GIB
 from ltp.core.model_config import Architecture, parameters
-from ltp.planning.candidates import MAX_CONCURRENT_RESPONSES, Candidate, Layout, describe, gib, largest, responses_of
-from ltp.planning.constraints import violations
+from ltp.planning.candidates import (
+    MAX_CONCURRENT_RESPONSES,
+    Candidate,
+    Layout,
+    describe,
+    gib,
+    largest_part,
+    responses_of,
+)
+from ltp.planning.constraints import Violation, violations
 from ltp.planning.facts import facts_of
 from ltp.planning.pools import HostFacts, Kind, Pool, pools_of
+from ltp.planning.sayings import english, say
 from ltp.planning.space import Margins, Space
 from ltp.planning.timing import cache_bytes, host_bytes
 
@@ -37,11 +47,21 @@ _EVERY_COUNT = 16
 class Rejected:
     """What cannot run, and why; `excess` orders near misses before far ones."""
 
-    candidate: str
-    reason: str
+    said: Sequence[Saying]
+    why: Saying
     excess: float = 0.0
     # The device's memory would do; something else of the host, or a wish, stands against it.
     nearly: bool = False
+
+    @property
+    def candidate(self) -> str:
+        """Its name in English."""
+        return english(*self.said)
+
+    @property
+    def reason(self) -> str:
+        """What stands against it, in English."""
+        return english(self.why)
 
 
 @dataclass
@@ -109,12 +129,11 @@ def search(
     found = Found(pools=list(pools))
     for pool in pools:
         if pool.hardware is not None and not pool.hardware.has_bf16:
-            message = f"{pool.model} computes no bfloat16, in which verl trains"
-            found.rejected.append(Rejected(f"{pool.devices} {pool.model}", message))
+            which = say("device_count", count=pool.devices, model=pool.model)
+            found.rejected.append(Rejected([which], say("no_bfloat16", model=pool.model)))
             continue
         if pool.kind == "cpu" and recipe.reinforcement and pool.devices > 1:
-            message = "on processors reinforcement learning runs in one process: it takes resources.devices: 1"
-            found.rejected.append(Rejected("the processors", message, nearly=True))
+            found.rejected.append(Rejected([say("processors")], say("one_process"), nearly=True))
             continue
         _search_pool(Space(recipe, arch, pool, margins or {}), found, rows)
     return found
@@ -125,13 +144,13 @@ def _search_pool(space: Space, found: Found, rows: int | None) -> None:
     for shape in space.shapes():
         broken = violations(facts_of(recipe, arch, pool, shape, rows), but=_OF_BATCHES)
         if broken:
-            found.rejected.append(Rejected(_spread(shape, pool), str(broken[0])))
+            found.rejected.append(Rejected(_spread(shape, pool), _rule(broken[0])))
             continue
         sizes: list[Layout] = []
         for layout in space.batches(shape):
             broken = violations(facts_of(recipe, arch, pool, layout, rows))
             if broken:
-                found.rejected.append(Rejected(describe(layout, pool), str(broken[0])))
+                found.rejected.append(Rejected(describe(layout, pool), _rule(broken[0])))
             else:
                 sizes.append(layout)
         for means in space.means():
@@ -157,15 +176,19 @@ def _climb(space: Space, layouts: Sequence[Layout], found: Found) -> None:
             return
 
 
-def _spread(shape: Layout, pool: Pool) -> str:
-    words = [f"{pool.devices} {pool.model}"]
+def _spread(shape: Layout, pool: Pool) -> list[Saying]:
+    words = [say("device_count", count=pool.devices, model=pool.model)]
     if shape.shards != pool.devices:
-        words.append(f"states over {shape.shards}")
+        words.append(say("states_over", count=shape.shards))
     if shape.sequence_parallel > 1:
-        words.append(f"sequence parallel {shape.sequence_parallel}")
+        words.append(say("sequence_parallel", count=shape.sequence_parallel))
     if shape.rollout_tensor_parallel > 1:
-        words.append(f"rollout over {shape.rollout_tensor_parallel}")
-    return ", ".join(words)
+        words.append(say("rollout_over", count=shape.rollout_tensor_parallel))
+    return words
+
+
+def _rule(broken: Violation) -> Saying:
+    return say("rule", number=broken.number, name=broken.name, message=broken.message)
 
 
 def _consider(space: Space, layout: Layout, found: Found) -> bool:
@@ -197,8 +220,8 @@ def _needs_host(space: Space, candidate: Candidate) -> Rejected | None:
     short = need - pool.host_memory_bytes
     if short <= 0:
         return None
-    reason = f"needs {gib(need)} of host memory, {gib(short)} more than the host has"
-    return Rejected(candidate.name, reason, short / need, nearly=True)
+    reason = say("host_memory", need=gib(need), short=gib(short))
+    return Rejected(candidate.said, reason, short / need, nearly=True)
 
 
 def _rollout_share(space: Space, layout: Layout) -> tuple[float | None, bool] | Rejected:
@@ -219,7 +242,7 @@ def _rollout_share(space: Space, layout: Layout) -> tuple[float | None, bool] | 
     least = fixed + each
     if least > room:
         short = least - room
-        reason = f"the generator needs {gib(least)} beside {gib(held)} of training states, {gib(short)} too much"
+        reason = say("generator_memory", need=gib(least), held=gib(held), short=gib(short))
         return Rejected(describe(layout, pool), reason, short / least, nearly=True)
     graphs = least + CONSTANTS.cuda_graphs <= room
     wanted = fixed + _CACHE_HEADROOM * each * sequences + graphs * CONSTANTS.cuda_graphs
@@ -233,12 +256,12 @@ def _needs_time(space: Space, candidate: Candidate) -> Rejected | None:
     candidate.seconds = space.seconds(candidate.layout, _concurrent(space, candidate))
     resources = recipe.resources
     for what, limit, value in (
-        ("s", resources.deadline_seconds, eta_seconds(recipe, candidate)),
-        ("dollars", resources.budget_dollars, cost_dollars(recipe, candidate)),
+        ("deadline", resources.deadline_seconds, eta_seconds(recipe, candidate)),
+        ("budget", resources.budget_dollars, cost_dollars(recipe, candidate)),
     ):
         if limit is not None and value is not None and value > limit:
-            reason = f"predicted to take {value:,.0f} {what}, {value - limit:,.0f} more than the {limit:,.0f} allowed"
-            return Rejected(candidate.name, reason, value / limit - 1, nearly=True)
+            reason = say(what, value=f"{value:,.0f}", over=f"{value - limit:,.0f}", limit=f"{limit:,.0f}")
+            return Rejected(candidate.said, reason, value / limit - 1, nearly=True)
     return None
 
 
@@ -270,19 +293,16 @@ def misses(found: Found) -> Iterator[Rejected]:
     for space, layout in found.beyond:
         candidate = Candidate(space.pool, layout, space.predict(layout, None))
         excess = candidate.estimate.upper_bytes - space.pool.usable_bytes
-        yield Rejected(
-            candidate.name, f"needs {gib(excess)} too much, as its smaller micro batches do", -candidate.headroom
-        )
+        yield Rejected(candidate.said, say("as_smaller", short=gib(excess)), -candidate.headroom)
 
 
 def _oversized(found: Found) -> Iterator[Rejected]:
     for candidate in sorted(found.oversized, key=lambda c: -c.headroom):
         need, offer = candidate.estimate.upper_bytes, candidate.pool.usable_bytes
-        reason = (
-            f"needs up to {gib(need)} of the {gib(offer)} that the device offers, {gib(need - offer)} too much, "
-            f"most for {largest(candidate.estimate)}"
-        )
-        yield Rejected(candidate.name, reason, -candidate.headroom)
+        component, size = largest_part(candidate.estimate)
+        figures = {"need": gib(need), "offer": gib(offer), "short": gib(need - offer), "size": gib(size)}
+        reason = say("device_memory", component=component, **figures)
+        yield Rejected(candidate.said, reason, -candidate.headroom)
 
 
 T = TypeVar("T")

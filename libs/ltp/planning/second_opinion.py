@@ -13,6 +13,7 @@ from ltp.core.model_config import Architecture
 from ltp.core.replay.step import Replay, replay, replays
 from ltp.planning.candidates import Candidate, Layout, gib, step_of
 from ltp.planning.pools import Pool
+from ltp.planning.sayings import say
 from ltp.planning.search import Found, Rejected
 
 # Below this headroom the replay is asked; a replay takes about a tenth of a second, so only the first few are.
@@ -33,8 +34,7 @@ def confirmed(recipe: Recipe, arch: Architecture, order: Sequence[Candidate], fo
             return left
         refuted = left.pop(0)
         found.fitting.remove(refuted)
-        reason = f"the replay of its allocations finds no room for {gib(exact.refused)} within what the device offers"
-        found.rejected.append(Rejected(refuted.name, reason, nearly=True))
+        found.rejected.append(Rejected(refuted.said, say("replay", size=gib(exact.refused)), nearly=True))
     return left
 
 

@@ -33,6 +33,20 @@ class Person:
     token: str
     faults: list[str] = field(default_factory=list[str])
 
+    def __post_init__(self) -> None:
+        """Note what goes wrong from now on."""
+
+        def note(message: ConsoleMessage) -> None:
+            if message.type == "error" and not any(word in message.text for word in _EXPECTED):
+                self.faults.append(message.text)
+
+        self.page.on("console", note)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+
+    def tab(self) -> Person:
+        """Another tab of the same browser."""
+        return Person(self.page.context.new_page(), self.url, self.token)
+
     def open(self, path: str) -> None:
         """Go to an address of the console and wait for its heading."""
         self.page.goto(self.url + path)
@@ -80,12 +94,4 @@ class Door:
         context = self.browser.new_context(viewport={"width": size[0], "height": size[1]})
         kept = {"ltp.locale": locale, "ltp.theme": theme} | ({"ltp.token": self.token} if logged_in else {})
         context.add_init_script(f"for (const [k, v] of Object.entries({json.dumps(kept)})) localStorage.setItem(k, v)")
-        person = Person(context.new_page(), self.url, self.token)
-
-        def note(message: ConsoleMessage) -> None:
-            if message.type == "error" and not any(word in message.text for word in _EXPECTED):
-                person.faults.append(message.text)
-
-        person.page.on("console", note)
-        person.page.on("pageerror", lambda error: person.faults.append(str(error)))
-        return person
+        return Person(context.new_page(), self.url, self.token)

@@ -102,6 +102,19 @@ def switches(label: str) -> tuple[Step, Step]:
     )
 
 
+def sorts(column: str) -> tuple[Step, Step]:
+    """Sort by a column, the largest first; it still is."""
+
+    def act(page: Page) -> None:
+        page.get_by_role("columnheader", name=column).get_by_role("button").click()
+        page.get_by_role("columnheader", name=column).get_by_role("button").click()
+
+    return (
+        act,
+        lambda page: expect(page.get_by_role("columnheader", name=column)).to_have_attribute("aria-sort", "descending"),
+    )
+
+
 NEXT_ROW: tuple[Step, Step] = (
     lambda page: page.get_by_role("button", name="Next row").click(),
     lambda page: expect(page.get_by_text("Row 2 of")).to_be_visible(timeout=20_000),
@@ -117,6 +130,14 @@ STAGE: tuple[Step, Step] = (
 # Screen, what is changed on it, and how the address says so ("": it is kept in the tab, a text that no address holds).
 SCREENS: dict[str, tuple[str, tuple[Step, Step], str]] = {
     "jobs": ("/jobs", types("Search name, model or id", "ti"), "q=ti"),
+    "jobs sorted": ("/jobs", sorts("Name"), "sort=-name"),
+    "datasets sorted": ("/datasets", sorts("Rows"), "sort=-rows"),
+    "checkpoints sorted": ("/jobs/{job}?tab=checkpoints", sorts("Step"), "sort=-step"),
+    "operations sorted": ("/surgery", sorts("Name"), "sort=-name"),
+    "runs sorted": ("/pipelines", sorts("State"), "sort=-state"),
+    "schedules sorted": ("/pipelines?tab=schedules", sorts("Next"), "sort=-next_at"),
+    "queues sorted": ("/queues", sorts("Waiting"), "sort=-waiting"),
+    "tokens sorted": ("/settings?tab=tokens", sorts("Name"), "sort=-name"),
     "job": ("/jobs/{job}", opens("Checkpoints"), "tab=checkpoints"),
     "curves": ("/jobs/{job}", switches("Logarithmic"), "log=1"),
     "log": ("/jobs/{job}?tab=logs", types("Only lines with …", "step"), "find=step"),
@@ -179,4 +200,21 @@ def test_a_screen_without_filters_is_there_by_its_link_and_after_a_refresh(door:
     heading = person.page.locator("h1").first.inner_text()
     person.page.reload()
     expect(person.page.locator("h1").first).to_have_text(heading)
+    assert person.faults == []
+
+
+def test_a_list_longer_than_a_page_is_sorted_as_a_whole(door: Door, job: str) -> None:
+    """Not only what was read of it: the gateway is asked in the order of the address."""
+    person = door.person()
+    with person.page.expect_request(re.compile(r"/api/v1/jobs\?.*sort=-name")) as asked:
+        person.open("/jobs?sort=-name")
+    assert "cursor" not in asked.value.url
+    expect(person.page.get_by_role("columnheader", name="Name")).to_have_attribute("aria-sort", "descending")
+    expect(person.page.get_by_role("link", name="tiny").first).to_be_visible()
+    # A heading that is clicked asks anew, and a wrong word in the address asks for nothing.
+    with person.page.expect_request(re.compile(r"/api/v1/jobs\?.*sort=submitted_at")):
+        person.page.get_by_role("columnheader", name="Submitted").get_by_role("button").click()
+    with person.page.expect_request(re.compile(r"/api/v1/jobs\?")) as plain:
+        person.open("/jobs?sort=nothing")
+    assert "sort=" not in plain.value.url
     assert person.faults == []

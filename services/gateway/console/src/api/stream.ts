@@ -1,17 +1,14 @@
-// Server-sent events read with fetch, because EventSource cannot send a token: resumed by Last-Event-ID, tried again with growing pauses.
-import { createParser } from "eventsource-parser";
-import { problemOf } from "@/api/problem";
+// Server-sent events for a screen, through the worker that all tabs share, or within the page where browsers have no such workers.
+import { StreamHub } from "@/api/streamHub";
+import type { News, StreamMessage, Wanted } from "@/api/streamReading";
+import type { Asked, Told } from "@/api/streamWorker";
 import { endSession, session } from "@/app/session";
-
-export interface StreamMessage {
-  id: string | undefined;
-  event: string | undefined;
-  data: string;
-}
 
 export interface StreamOptions {
   /** The place to read on from; grows with what was received. */
   lastId?: string;
+  /** Hear what other tabs hear, from now on: one reading for all who follow the same. */
+  share?: boolean;
   onMessage: (message: StreamMessage) => void;
   /** true when the stream is open, false when it broke and is tried again. */
   onOpen?: (open: boolean) => void;
@@ -19,87 +16,82 @@ export interface StreamOptions {
   onEnd?: () => void;
 }
 
-const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 10_000;
-// The gateway pings every 15 s: a stream that says nothing for longer than this is dead, whatever TCP believes.
-const SILENCE_MS = 40_000;
+type Tell = (news: News) => void;
+interface Follower {
+  wanted: Wanted;
+  share: boolean;
+  tell: Tell;
+}
+type Start = (follower: Follower) => () => void;
 
 /** Follow a stream until the returned function is called. */
 export function follow(path: string, options: StreamOptions): () => void {
-  const stopped = new AbortController();
-  void run(path, options, stopped.signal);
-  return () => stopped.abort();
-}
-
-async function run(path: string, options: StreamOptions, stopped: AbortSignal): Promise<void> {
-  const place = { id: options.lastId };
-  let pause = FIRST_PAUSE_MS;
-  while (!stopped.aborted) {
-    try {
-      const over = await readOnce(path, options, place, stopped, () => (pause = FIRST_PAUSE_MS));
-      if (over) {
-        options.onEnd?.();
-        return;
-      }
-    } catch {
-      // Broken or refused for now: the next turn tries again.
-    }
-    if (stopped.aborted) return;
-    options.onOpen?.(false);
-    await sleep(pause, stopped);
-    pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
-  }
-}
-
-async function readOnce(
-  path: string,
-  options: StreamOptions,
-  place: { id: string | undefined },
-  stopped: AbortSignal,
-  opened: () => void,
-): Promise<boolean> {
-  const silence = new AbortController();
-  let alarm = setTimeout(() => silence.abort(), SILENCE_MS);
+  const wanted: Wanted = { path, token: session.token ?? "", lastId: options.lastId };
   let over = false;
-  const headers: Record<string, string> = { Accept: "text/event-stream", Authorization: `Bearer ${session.token ?? ""}` };
-  if (place.id !== undefined) headers["Last-Event-ID"] = place.id;
-  try {
-    const signal = AbortSignal.any([stopped, silence.signal]);
-    const response = await fetch(path, { headers, signal, cache: "no-store" });
-    if (response.status === 401) endSession("refused");
-    if (isFinal(response.status)) return true;
-    if (!response.ok || response.body === null) throw problemOf(response.status, undefined);
-    options.onOpen?.(true);
-    opened();
-    const parser = createParser({
-      onEvent: ({ id, event, data }) => {
-        if (id !== undefined) place.id = id;
-        if (event === "end") over = true;
-        else options.onMessage({ id, event, data });
-      },
-    });
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return over;
-      clearTimeout(alarm);
-      alarm = setTimeout(() => silence.abort(), SILENCE_MS);
-      parser.feed(value);
-      if (over) return true;
+  function tell(news: News): void {
+    if (over) return;
+    if (news.kind === "message") {
+      wanted.lastId = news.message.id ?? wanted.lastId;
+      options.onMessage(news.message);
+    } else if (news.kind === "open" || news.kind === "broken") {
+      options.onOpen?.(news.kind === "open");
+    } else {
+      over = true;
+      if (news.kind === "refused") endSession("refused");
+      options.onEnd?.();
     }
-  } finally {
-    clearTimeout(alarm);
   }
+  start ??= typeof SharedWorker === "undefined" ? inPage() : inWorker();
+  const stop = start({ wanted, share: options.share ?? false, tell });
+  return () => {
+    over = true;
+    stop();
+  };
 }
 
-/** Refusals that trying again does not heal. */
-function isFinal(status: number): boolean {
-  return [400, 401, 403, 404, 422].includes(status);
-}
+let start: Start | null = null;
 
-function sleep(ms: number, stopped: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    stopped.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+// Without the worker tabs know nothing of each other: one that nobody sees gives its places back, and goes on from where it was.
+function inPage(): Start {
+  const hub = new StreamHub();
+  const stops = new Map<Follower, () => void>();
+  function begin(follower: Follower): void {
+    stops.set(follower, document.hidden ? () => undefined : hub.follow({ ...follower.wanted }, follower.share, follower.tell));
+  }
+  document.addEventListener("visibilitychange", () => {
+    for (const [follower, stop] of [...stops]) {
+      stop();
+      begin(follower);
+    }
   });
+  return (follower) => {
+    begin(follower);
+    return () => {
+      stops.get(follower)?.();
+      stops.delete(follower);
+    };
+  };
+}
+
+function inWorker(): Start {
+  const worker = new SharedWorker(new URL("./streamWorker.ts", import.meta.url), { type: "module", name: "ltp-streams" });
+  const followers = new Map<number, Follower>();
+  let last = 0;
+  const ask = (asked: Asked): void => worker.port.postMessage(asked);
+  const begin = (of: number, { wanted, share }: Follower): void => ask({ follow: of, wanted: { ...wanted }, share });
+  worker.port.onmessage = ({ data }: MessageEvent<Told>) => followers.get(data.of)?.tell(data.news);
+  // A page that is left gives its places back at once; one that the way back brings again goes on from where it was.
+  addEventListener("pagehide", () => ask({ leave: true }));
+  addEventListener("pageshow", ({ persisted }) => {
+    if (persisted) for (const [of, follower] of followers) begin(of, follower);
+  });
+  return (follower) => {
+    const of = (last += 1);
+    followers.set(of, follower);
+    begin(of, follower);
+    return () => {
+      followers.delete(of);
+      ask({ stop: of });
+    };
+  };
 }

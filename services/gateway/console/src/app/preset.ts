@@ -31,8 +31,8 @@ export default definePreset(Aura, {
     },
     button: {
       colorScheme: {
-        light: { text: { danger: { color: "{red.700}" } }, outlined: { secondary: { color: "{surface.700}" } }, root: { danger: { background: "{red.700}" } } },
-        dark: { text: { danger: { color: "{red.300}" } }, outlined: { secondary: { color: "{surface.200}" } } },
+        light: { text: { danger: { color: "{red.700}" } }, outlined: { secondary: { color: "{surface.700}" }, danger: { color: "{red.700}" } }, root: { danger: { background: "{red.700}" }, success: { background: "{green.700}", hoverBackground: "{green.800}", activeBackground: "{green.900}" } } },
+        dark: { text: { danger: { color: "{red.300}" } }, outlined: { secondary: { color: "{surface.200}" }, danger: { color: "{red.300}" } } },
       },
     },
   },

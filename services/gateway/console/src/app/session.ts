@@ -32,12 +32,23 @@ export async function logIn(token: string, remember: boolean): Promise<boolean> 
   return true;
 }
 
-/** Learn whom the kept token speaks for, once after a refresh. */
+const FIRST_PAUSE_MS = 300;
+const LONGEST_PAUSE_MS = 5000;
+
+/** Learn whom the kept token speaks for, once after a refresh. Asked until there is an answer: without it nobody may do anything. */
 export async function recall(): Promise<void> {
-  if (state.token === null || state.myself !== null) return;
-  const myself = await whois(state.token);
-  if (myself === null) endSession("refused");
-  else state.myself = myself;
+  const token = state.token;
+  for (let pause = FIRST_PAUSE_MS; token !== null && token === state.token && state.myself === null; pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
+    try {
+      const myself = await whois(token);
+      if (token !== state.token) return;
+      if (myself === null) return endSession("refused");
+      state.myself = myself;
+    } catch {
+      // No answer, or none that counts: a gateway that starts, or is asked too much.
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
+  }
 }
 
 export function endSession(reason: EndReason): void {

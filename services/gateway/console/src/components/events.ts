@@ -12,7 +12,18 @@ export function useEventName(): (subject: string) => string {
   };
 }
 
-/** What an event is about, as a name and where it is shown; null where nothing shows it. `names` are those of jobs. */
+/** The names that events tell of runs, operations and evaluations, by id: not every event names what it is about. */
+export function namesTold(events: Schemas["EventLine"][]): Map<string, string> {
+  const text = (value: unknown): string => (typeof value === "string" ? value : "");
+  const told = events.flatMap(({ data }): [string, string][] => {
+    const name = text(data.name) || text((data.spec as { name?: unknown } | undefined)?.name);
+    const id = text(data.run_id) || text(data.operation_id) || text(data.evaluation_id);
+    return name && id && !data.stage ? [[id, name]] : [];
+  });
+  return new Map(told);
+}
+
+/** What an event is about, as a name and where it is shown; null where nothing shows it. `names` are those that are known, by id. */
 export function eventTarget({ subject, job_id, about, data }: Schemas["EventLine"], names: Map<string, string>): { to: string; text: string } | null {
   const noun = subject.split(".")[1] ?? "";
   const word = (key: string, of: Record<string, unknown> = data): string => (typeof of[key] === "string" ? of[key] : "");
@@ -20,9 +31,9 @@ export function eventTarget({ subject, job_id, about, data }: Schemas["EventLine
   const to = (path: string, id: string, text: string): { to: string; text: string } => ({ to: `${path}${encodeURIComponent(id)}`, text: text || id.slice(0, 13) });
   if (job_id) return { to: `/jobs/${job_id}?tab=events`, text: names.get(job_id) ?? job_id.slice(0, 13) };
   if (noun === "dataset" && name) return to("/datasets/", name, name);
-  if ((noun === "pipeline" || noun === "stage") && run) return to("/pipelines/", run, word("stage") || name || word("name", (data.pipeline ?? {}) as Record<string, unknown>));
-  if (noun === "operation" && operation) return to("/surgery/", operation, name || word("name", (data.spec ?? {}) as Record<string, unknown>));
-  if (noun === "evaluation" && evaluation) return to("/evaluations/", evaluation, name || (word("model").split("/").at(-1) ?? ""));
+  if ((noun === "pipeline" || noun === "stage") && run) return to("/pipelines/", run, word("stage") || name || (names.get(run) ?? ""));
+  if (noun === "operation" && operation) return to("/surgery/", operation, name || (names.get(operation) ?? ""));
+  if (noun === "evaluation" && evaluation) return to("/evaluations/", evaluation, name || (names.get(evaluation) ?? word("model").split("/").at(-1) ?? ""));
   if (noun === "host" && about) return to("/settings?tab=hosts#", about, about);
   return null;
 }

@@ -16,8 +16,8 @@ function strings(language: string): Map<string, string> {
   return new Map([...flat(read(`i18n/${language}.json`), ""), ...screens]);
 }
 const [en, zh] = [strings("en"), strings("zh")];
-// Descriptions of recipe keys are the schema's own in English.
-const missing = (from: Map<string, string>, to: Map<string, string>): string[] => [...from.keys()].filter((key) => !to.has(key) && !key.startsWith("newjob.fields."));
+// Descriptions and names of recipe keys are the schema's own in English; so are names of queues, parameters and what events hold.
+const missing = (from: Map<string, string>, to: Map<string, string>): string[] => [...from.keys()].filter((key) => !to.has(key) && !/^(newjob\.(fields|names)|queues\.names|surgery\.parameters|job\.event(Facts|Values))\./.test(key));
 
 it("has the same keys in English and Chinese", () => {
   expect(missing(en, zh)).toEqual([]);
@@ -43,7 +43,33 @@ it("says in Chinese what every code of the platform means", () => {
   const problems = [...readFileSync(join(repository, "libs/ltp/core/errors.py"), "utf8").matchAll(/^ {4}[A-Z_]+ = "(\w+)"/gm)].map(([, code]) => code ?? "");
   const api = JSON.parse(readFileSync(join(repository, "proto/openapi.json"), "utf8")) as { components: { schemas: { Reason: { properties: { cause: { enum: string[] } } } } } };
   const causes = api.components.schemas.Reason.properties.cause.enum;
+  const sayings = [...readFileSync(join(repository, "libs/ltp/planning/sayings.py"), "utf8").matchAll(/^ {4}"(\w+)": "(.*)",$/gm)];
+  const cautions = [...readFileSync(join(repository, "services/evaluator/cautions.py"), "utf8").matchAll(/^ {4}"(\w+)": "/gm)].map(([, code]) => code ?? "");
+  const rules = [...readFileSync(join(repository, "libs/ltp/planning/constraints.py"), "utf8").matchAll(/^@_rule\((\d+),/gm)].map(([, number]) => number ?? "");
   expect(problems.length).toBeGreaterThan(50);
+  expect(sayings.length).toBeGreaterThan(40);
+  expect(sayings.filter(([, code]) => !codes.has(`plans.${code ?? ""}`)).map(([, code]) => code)).toEqual([]);
+  // Nothing is lost in translation but a rule's English name, which its number stands for.
+  const filled = (text: string): string[] => [...text.matchAll(/\{(\w+)\}/g)].map(([, name]) => name ?? "").filter((name) => name !== "name" && name !== "rule").sort();
+  expect(sayings.filter(([, code, text]) => filled(text ?? "").join() !== filled(codes.get(`plans.${code ?? ""}`) ?? "").join()).map(([, code]) => code)).toEqual([]);
+  expect(cautions.length).toBeGreaterThan(5);
+  expect(cautions.filter((code) => !codes.has(`cautions.${code}`))).toEqual([]);
+  expect(rules.filter((number) => !codes.has(`rules.${number}`))).toEqual([]);
   expect(problems.filter((code) => !codes.has(`problems.${code}`))).toEqual([]);
   expect(causes.filter((cause) => !codes.has(`reasons.${cause}`))).toEqual([]);
+});
+
+it("names in Chinese every key of a recipe, every kind of stage and every event", () => {
+  const repository = join(root, "../../../..");
+  const { schemas } = (JSON.parse(readFileSync(join(repository, "proto/openapi.json"), "utf8")) as { components: { schemas: Record<string, { properties: object } | undefined> } }).components;
+  const sections = ["Recipe", "Checkpoints", "Critic", "DatasetSource", "EvaluationSpec", "ModelSource", "Preference", "Reinforcement", "Resources", "Training"];
+  const keys = sections.flatMap((name) => Object.keys(schemas[name]?.properties ?? {}));
+  expect(keys.length).toBeGreaterThan(60);
+  expect(keys.filter((key) => !zh.has(`newjob.names.${key}`))).toEqual([]);
+  const kinds = [...readFileSync(join(repository, "libs/ltp/contracts/stages.py"), "utf8").matchAll(/^ {4}"(\w+)": StageKind\(/gm)].map(([, kind]) => kind ?? "");
+  expect(kinds.length).toBeGreaterThan(5);
+  expect(kinds.filter((kind) => !zh.has(`pipelines.stageKinds.${kind}`))).toEqual([]);
+  const events = readdirSync(join(repository, "proto/events")).map((file) => file.split("."));
+  expect(events.length).toBeGreaterThan(80);
+  expect(events.filter(([, noun, , verb]) => !zh.has(`frame.event.nouns.${noun ?? ""}`) || !zh.has(`frame.event.verbs.${verb ?? ""}`))).toEqual([]);
 });

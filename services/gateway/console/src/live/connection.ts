@@ -1,4 +1,4 @@
-// Whether news come: one stream of events for the whole page, which every screen hears. What broke it is told once, by the banner.
+// Whether news come: one stream of events for all tabs, which every screen hears. What broke it is told once, by the banner.
 import { reactive, readonly } from "vue";
 import { api, ask, type Schemas } from "@/api/client";
 import { follow } from "@/api/stream";
@@ -31,6 +31,7 @@ export async function connect(): Promise<void> {
     if (stop === null) return;
     stop = follow("/api/v1/events/stream", {
       lastId: String(newest.at(-1)?.seq ?? 0),
+      share: true,
       onOpen: mark,
       onMessage: (message) => {
         state.heardAt = new Date();

@@ -1,5 +1,5 @@
 // Filters that live in the URL, so that a refresh, the back button and a link sent to somebody show the same.
-import { computed, type WritableComputedRef } from "vue";
+import { computed, type ComputedRef, type WritableComputedRef } from "vue";
 import { useRoute, useRouter, type LocationQueryRaw, type Router } from "vue-router";
 
 // Several filters set in one go become one change of the URL.
@@ -37,5 +37,20 @@ export function useQueryList(name: string): WritableComputedRef<string[]> {
   return computed({
     get: () => (text.value ? text.value.split(",") : []),
     set: (values) => (text.value = values.join(",")),
+  });
+}
+
+/** How a table is sorted, as the address and the API say it: `name`, or `-name` for the other way round. */
+export function useSort(): WritableComputedRef<string> {
+  return useQuery("sort");
+}
+
+/** The same for the API, which sorts lists that are longer than what was read of them: its names by those of the columns. */
+export function useApiSort<T extends string>(names: Record<string, T>): ComputedRef<T | `-${T}` | undefined> {
+  const sort = useSort();
+  return computed(() => {
+    const name = names[sort.value.replace(/^-/, "")];
+    if (name === undefined) return undefined;
+    return sort.value.startsWith("-") ? (`-${name}` as const) : name;
   });
 }

@@ -48,18 +48,19 @@ export interface TokenProfile {
   problem_rows: number;
 }
 
-const GRID = { left: 8, right: 12, top: 12, bottom: 4, containLabel: true };
+// Room above for the name of the axis.
+const GRID = { left: 8, right: 12, top: 28, bottom: 4, containLabel: true };
 const NARROW = { hideOverlap: true };
 
-/** Bars over the bins of a histogram. */
-export function histogram(spread: Spread): EChartsCoreOption {
+/** Bars over the bins of a histogram; `rows` names what is counted. */
+export function histogram(spread: Spread, rows: string): EChartsCoreOption {
   const { edges, counts } = spread.histogram;
   const names = counts.map((_, index) => (counts.length === 1 ? number(edges[0]) : `${number(edges[index])} – ${number(edges[index + 1])}`));
   return {
     grid: GRID,
     tooltip: { trigger: "axis" },
     xAxis: { type: "category", data: names, axisLabel: { ...NARROW, formatter: (name: string) => name.split(" – ")[0] ?? name } },
-    yAxis: { type: "value", minInterval: 1 },
+    yAxis: { type: "value", name: rows, nameTextStyle: { align: "left" }, minInterval: 1 },
     series: [{ type: "bar", data: counts, barCategoryGap: "5%" }],
   };
 }

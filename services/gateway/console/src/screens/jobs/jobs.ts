@@ -10,6 +10,9 @@ export type JobAction = "pause" | "resume" | "cancel";
 
 /** What the filter of states holds when it filters nothing. */
 export const ANY = "any";
+/** Columns by which the API sorts its pages. */
+export const SORTED_BY_API = { name: "name", state: "state", submitted_at: "submitted_at" } as const;
+type Sort = (typeof SORTED_BY_API)[keyof typeof SORTED_BY_API];
 export const STATES: JobState[] = ["submitted", "planned", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
 const OVER: JobState[] = ["succeeded", "failed", "cancelled"];
 
@@ -48,7 +51,7 @@ const PAGE = 500;
 const SINGLY = 10;
 const SETTLE_MS = 300;
 
-export function useJobs(state: Ref<string>, project: Ref<string>): JobList {
+export function useJobs(state: Ref<string>, project: Ref<string>, sort: Ref<Sort | `-${Sort}` | undefined>): JobList {
   const jobs = shallowRef<Job[]>([]);
   const problem = shallowRef<Problem | null>(null);
   const loading = ref(false);
@@ -62,7 +65,7 @@ export function useJobs(state: Ref<string>, project: Ref<string>): JobList {
     const mine = (reading = new AbortController());
     loading.value = true;
     try {
-      const query = { limit: PAGE, cursor: from, state: state.value === ANY ? null : (state.value as JobState), project: project.value || null };
+      const query = { limit: PAGE, cursor: from, state: state.value === ANY ? null : (state.value as JobState), project: project.value || null, sort: sort.value };
       const page = await ask(api.GET("/api/v1/jobs", { params: { query }, signal: mine.signal }));
       jobs.value = from === null ? page.jobs : [...jobs.value, ...page.jobs];
       cursor = page.next_cursor;
@@ -116,6 +119,6 @@ export function useJobs(state: Ref<string>, project: Ref<string>): JobList {
     reading?.abort();
     if (soon !== null) clearTimeout(soon);
   });
-  watch([state, project], () => void reload(), { immediate: true });
+  watch([state, project, sort], () => void reload(), { immediate: true });
   return { jobs, problem, loading, asOf, whole, reload, more, put };
 }
