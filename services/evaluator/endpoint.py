@@ -34,12 +34,10 @@ _OVERFLOW = re.compile(
 
 @dataclass
 class Spent:
-    """What asking took so far."""
+    """What asking took so far; tokens are counted with the answers."""
 
     requests: int = 0
     retries: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
     answered: int = 0
 
 
@@ -80,8 +78,6 @@ class Endpoint:
             return Failure("malformed", f"the answer has no choices[0].message.content: {error!r}")
         if not isinstance(text, str):
             return Failure("malformed", f"content is {type(text).__name__}, not text")
-        self.spent.prompt_tokens += tokens[0] or 0
-        self.spent.completion_tokens += tokens[1] or 0
         return Answer(text, reason, *tokens, seconds)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float] | Failure:
@@ -209,7 +205,8 @@ def _pause(wait: float, attempt: int) -> float:
 def _said(response: httpx.Response) -> str:
     try:
         error = response.json()["error"]
-        return f"{error['message']} [{error.get('code') or error.get('type') or ''}]"[:500]
+        code = error.get("code") or error.get("type")
+        return (f"{error['message']} [{code}]" if code else str(error["message"]))[:500]
     except (ValueError, LookupError, TypeError, AttributeError):
         return response.text[:500]
 

@@ -21,7 +21,6 @@ from ltp.contracts.evaluation import (
     EvaluationFinished,
     EvaluationGivenUp,
     Result,
-    Usage,
 )
 from ltp.contracts.evaluation_spec import RunSpec
 from ltp.contracts.event import Value
@@ -34,7 +33,7 @@ from ltp.store.clock import new_id, now
 from ltp.store.database import Database, Unit
 from services.evaluator import judgement, policy, store, store_samples
 from services.evaluator.asking import asker
-from services.evaluator.findings import result_of, score_of
+from services.evaluator.findings import price_of, result_of, score_of, usage_of
 from services.evaluator.models import Models
 from services.evaluator.rows import read_with_missing
 from services.evaluator.running import Run
@@ -91,30 +90,20 @@ class Evaluator:
                 run = Run(
                     *(work.evaluation_id, fingerprint, spec, rows, endpoint, asker(endpoint, spec), judge, scorer),
                     database=self.database,
-                    concurrency=endpoint.address.max_concurrency,
+                    concurrency=min(endpoint.address.max_concurrency, spec.concurrency or 1024),
                     baseline=baseline,
                 )
                 await run.go(held.cancelled)
         if held.cancelled.is_set():
             await self._cancelled(held, work.evaluation_id)
             return
-        spent, price = endpoint.spent, row["model"].get("price")
-        usage = Usage(
-            prompt_tokens=spent.prompt_tokens,
-            completion_tokens=spent.completion_tokens,
-            requests=spent.requests,
-            retries=spent.retries,
-            cached=run.cached,
-            cost=None
-            if price is None
-            else (spent.prompt_tokens * price["prompt"] + spent.completion_tokens * price["completion"]) / 1e6,
-            seconds=loop.time() - started,
-        )
         async with self.database.unit() as unit:
             samples = await store_samples.samples_of(unit, work.evaluation_id)
             if run.stopped is None and len(samples) != total:
                 message = f"{len(samples)} of {total} samples are stored after a whole run."
                 raise LtpError(ErrorCode.INTERNAL, message, "The run is tried again and completes what is missing.")
+            asked = {"requests": endpoint.spent.requests, "retries": endpoint.spent.retries}
+            usage = usage_of(samples, row["model"].get("price"), price_of(spec), seconds=loop.time() - started, **asked)
             found = await asyncio.to_thread(
                 result_of, samples, spec, usage, without_reference=missing, stopped=run.stopped
             )
@@ -206,7 +195,8 @@ def _plain(sample: Sample) -> policy.Sample:
     return policy.Sample(
         row_id=sample.row.row_id,
         response=answer.text if answer else "",
-        reference=sample.row.answer,
+        # One that the scorer could make nothing of decides nothing.
+        reference=None if sample.verdict.outcome == "no_reference" else sample.row.answer,
         finish_reason=answer.finish_reason if answer else None,
         error=failure.message if failure else None,
     )

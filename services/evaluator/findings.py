@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ltp.contracts.evaluation import Counts, Estimate, Result, Score, Usage
 from ltp.contracts.evaluation_spec import LikelihoodScorer, RunSpec, StopRule
@@ -64,6 +64,48 @@ def result_of(
         stopped=stopped,
         warnings=[english(one) for one in said],
         warnings_said=said,
+    )
+
+
+def price_of(spec: RunSpec) -> Mapping[str, float] | None:
+    """What the judging model charges, where there is one and the user said so."""
+    price = getattr(getattr(spec.scorer, "model", None), "price", None)
+    return None if price is None else price.model_dump()
+
+
+def usage_of(
+    samples: Iterable[Sample],
+    price: Mapping[str, float] | None,
+    judge_price: Mapping[str, float] | None,
+    *,
+    requests: int = 0,
+    retries: int = 0,
+    seconds: float = 0.0,
+) -> Usage:
+    """What the stored samples took, those of an attempt that was interrupted too; stored answers cost nothing again."""
+    asked, judge, cached = [0, 0], [0, 0], 0
+    for sample in samples:
+        cached += sample.cached
+        if sample.answer is not None and not sample.cached:
+            asked[0] += sample.answer.prompt_tokens or 0
+            asked[1] += sample.answer.completion_tokens or 0
+        took = sample.verdict.detail.get("judge_tokens") or (0, 0)
+        judge = [judge[0] + took[0], judge[1] + took[1]]
+    costs = [
+        (tokens[0] * per["prompt"] + tokens[1] * per["completion"]) / 1e6
+        for tokens, per in ((asked, price), (judge, judge_price))
+        if per is not None
+    ]
+    return Usage(
+        prompt_tokens=asked[0],
+        completion_tokens=asked[1],
+        judge_prompt_tokens=judge[0],
+        judge_completion_tokens=judge[1],
+        requests=requests,
+        retries=retries,
+        cached=cached,
+        cost=math.fsum(costs) if costs else None,
+        seconds=seconds,
     )
 
 

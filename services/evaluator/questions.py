@@ -14,6 +14,7 @@ from faststream.nats import NatsRouter
 
 from ltp.bus.rpc import answered_by, replies
 from ltp.contracts.evaluation import Counts
+from ltp.contracts.evaluation_calibration import CalibrationQuery, CalibrationRecord
 from ltp.contracts.evaluation_questions import (
     Checked,
     ComparisonQuery,
@@ -38,6 +39,7 @@ from ltp.core.errors import ErrorCode, LtpError
 from ltp.security.secrets import Secrets
 from ltp.store.database import Database
 from services.evaluator import store, store_samples
+from services.evaluator.calibrating import calibrate
 from services.evaluator.comparing import Side, compare, pairs_of, with_diff
 from services.evaluator.models import Served, key_of
 from services.evaluator.samples import Sample
@@ -142,6 +144,14 @@ async def page_of_pairs(query: PairQuery, database: Db) -> PairRecords:
     return PairRecords(total=len(found), pairs=_fitting([with_diff(pair) for pair in shown]))
 
 
+@router.subscriber(**answered_by(SERVICE, "calibration"))
+@replies
+async def calibration(query: CalibrationQuery, database: Db) -> CalibrationRecord:
+    row = await _completed(database, query.evaluation_id)
+    samples = await store_samples.read_samples(database.engine, query.evaluation_id)
+    return await asyncio.to_thread(calibrate, _record(row, None), samples, query.labels)
+
+
 @router.subscriber(**answered_by(SERVICE, "evaluation-history"))
 @replies
 async def history(query: HistoryQuery, database: Db) -> HistoryRecord:
@@ -183,7 +193,7 @@ async def _one(database: Database, evaluation_id: UUID) -> Any:
 async def _completed(database: Database, evaluation_id: UUID) -> Any:
     row = await _one(database, evaluation_id)
     if row["state"] != "completed":
-        message = f"Evaluation {evaluation_id} is {row['state']}; only completed ones are compared."
+        message = f"Evaluation {evaluation_id} is {row['state']}; only completed ones are compared or calibrated."
         raise LtpError(ErrorCode.CONFLICT, message, f"`ltp eval get {evaluation_id}` shows where it stands.")
     return row
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ltp.contracts.evaluation import Usage
 from ltp.contracts.evaluation_spec import RunSpec
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.queue.work import finish
@@ -16,7 +15,7 @@ from ltp.queue.worker import Held
 from ltp.store.clock import now
 from services.evaluator import store, store_samples
 from services.evaluator.evaluation import Evaluator, conclude
-from services.evaluator.findings import result_of
+from services.evaluator.findings import price_of, result_of, usage_of
 from services.evaluator.samples import Answer, Message, Row, Sample, Verdict, judged
 from services.evaluator.scorers.judging import identity, opened
 
@@ -88,7 +87,7 @@ class Rescorer:
             row = await store.evaluation(unit, evaluation_id)
             assert row is not None, "it was there a moment ago"
             samples = await store_samples.samples_of(unit, evaluation_id)
-            usage = Usage(cached=sum(sample.cached for sample in samples))
+            usage = usage_of(samples, None, price_of(spec))
             found = result_of(samples, spec, usage)
             if found.accuracy is None:
                 message = f"None of the {len(samples)} answers could be judged."

@@ -44,7 +44,6 @@ class Run:
     database: Database
     concurrency: int
     baseline: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
-    cached: int = 0
     stopped: str | None = None
     _verdicts: dict[tuple[str, int], Verdict] = field(default_factory=dict[tuple[str, int], Verdict])
     _waiting: deque[Sample] = field(default_factory=deque[Sample])
@@ -104,9 +103,7 @@ class Run:
         if answer.finish_reason == "length" and verdict.outcome == "right":
             # A cut answer has no conclusion: its last number or letter is no answer.
             verdict = Verdict("wrong", 0.0, {**verdict.detail, "why": "cut off"})
-        cached = stored is not None
-        self.cached += cached
-        return Sample(row, index, verdict, self.scorer, answer, answer_key=key, cached=cached)
+        return Sample(row, index, verdict, self.scorer, answer, answer_key=key, cached=stored is not None)
 
     def _despair(self, failure: Failure) -> None:
         never = not self.endpoint.spent.answered

@@ -54,6 +54,10 @@ class Answer:
     detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+# Keys of an answer's own detail; what stands beside them in a stored sample is the verdict's.
+OF_THE_ANSWER = frozenset({"turns", "logprob", "tokens", "greedy"})
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why there is no answer."""

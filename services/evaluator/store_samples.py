@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ltp.contracts.evaluation import Counts
 from ltp.contracts.evaluation_questions import SampleQuery
 from ltp.store.database import Unit
-from services.evaluator.samples import Answer, Failure, Message, Row, Sample, Verdict
+from services.evaluator.samples import OF_THE_ANSWER, Answer, Failure, Message, Row, Sample, Verdict
 from services.evaluator.store import answers, samples
 
 _LOOK_UP = 5000
@@ -173,13 +174,15 @@ def _row(evaluation_id: UUID, sample: Sample) -> dict[str, Any]:
 
 def _sample(row: Mapping[Any, Any]) -> Sample:
     failure = None if row["error"] is None else Failure(row["error_kind"] or "refused", row["error"])
+    # Another scorer may judge this answer: what the first one said of it is no part of it.
+    own = {key: value for key, value in row["detail"].items() if key in OF_THE_ANSWER}
     prompt: tuple[Message, ...] = tuple(row["messages"]) or (Message(role="user", content=row["prompt"]),)
     return Sample(
         row=Row(row["row_id"], prompt, row["reference"], row["labels"]),
         index=row["sample"],
         verdict=Verdict(row["outcome"], row["value"], row["detail"]),
         scorer=row["scorer"],
-        answer=None if failure or row["outcome"] == "no_reference" else _answer(row),
+        answer=None if failure else replace(_answer(row), detail=own),
         failure=failure,
         answer_key=row["answer_key"],
         cached=row["cached"],

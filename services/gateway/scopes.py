@@ -31,6 +31,7 @@ _EXCEPTIONS: tuple[tuple[str, re.Pattern[str], str | None], ...] = tuple(
         ("POST", r"/api/v1/plans(/.*)?", "jobs:read"),
         ("POST", r"/api/v1/datasets/[^/]+/search", "datasets:read"),
         ("POST", r"/api/v1/datasets/(inspect|convert)", "datasets:read"),
+        ("POST", r"/api/v1/evaluations/[^/]+/calibration", "evaluations:read"),
         ("POST", r"/api/v1/operations/preflight", "operations:read"),
         ("POST", r"/api/v1/pipeline-runs/preview", "pipelines:read"),
         ("POST", r"/v1/chat/completions", "models:read"),

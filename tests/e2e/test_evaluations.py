@@ -71,6 +71,27 @@ def test_the_first_platforms_call_evaluates_an_endpoint_and_a_directory(
         assert 400 <= refused.status_code < 500 and said in refused.text
 
 
+def test_answers_that_nobody_could_judge_are_judged_anew_and_verdicts_held_against_labels(
+    platform: Platform, endpoint: str, tmp_path: Path
+) -> None:
+    run = ["eval", "run", "-d", "sums", "--api", endpoint, "--model", "weak", "--scorer", "choice"]
+    (begun,) = platform.json(*run)
+    platform.ltp("eval", "wait", begun["evaluation_id"], check=False)
+    failed = platform.json("eval", "get", begun["evaluation_id"])
+    assert failed["state"] == "failed" and failed["progress"]["without_reference"] == failed["total"] > 0
+    again = platform.json("eval", "rescore", begun["evaluation_id"], "--scorer", "numeric", "--wait")
+    assert again["state"] == "completed" and again["result"]["usage"]["cached"] == failed["total"]
+    labels = tmp_path / "labels.csv"
+    drawn = platform.json("eval", "draw", again["evaluation_id"], str(labels))
+    assert drawn["answers"] == failed["total"]
+    # Somebody who calls every answer right.
+    labels.write_text(
+        "\n".join(line.rstrip(",") + ",yes" if n else line for n, line in enumerate(labels.read_text().splitlines()))
+    )
+    found = platform.json("eval", "calibrate", again["evaluation_id"], str(labels))
+    assert found["corrected"]["value"] == 1.0 and found["false_wrong"] == again["progress"]["wrong"] > 0
+
+
 @pytest.mark.slow
 def test_a_policy_evaluates_each_checkpoint_once_and_decides(platform: Platform, model: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "policy.yaml"

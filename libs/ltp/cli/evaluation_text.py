@@ -26,7 +26,9 @@ def describe(evaluation: Any) -> str:
             lines.append(f"  perplexity {found['perplexity']:.4g}")
         usage = found["usage"]
         cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4g}"
-        tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens{cost}"
+        judge = usage["judge_prompt_tokens"], usage["judge_completion_tokens"]
+        judged = f", judge {judge[0]} + {judge[1]}" if any(judge) else ""
+        tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens{judged}{cost}"
         lines.append(f"  took      {usage['seconds']:.1f} s, {tokens}, {usage['cached']} answers from store")
     lines.append(f"  samples   {counts(evaluation['progress'], evaluation['total'])}")
     if found and found["stopped"]:

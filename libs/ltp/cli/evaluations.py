@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from ltp.cli import results
 from ltp.cli.client import Gateway
 from ltp.cli.evaluation_files import read_harness
+from ltp.cli.evaluation_labels import calibrate, draw
 from ltp.cli.evaluation_lookup import EvaluationId, await_end, find
 from ltp.cli.evaluation_text import describe, sample_line, summary
 from ltp.cli.jobs import JobId, resolve
@@ -31,6 +32,8 @@ class _Group(TyperGroup):
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, help="Evaluate models. `ltp eval JOB` shows a job's scores.")
 app.command("job")(results.evaluations)
+app.command()(draw)
+app.command()(calibrate)
 
 
 @app.command()

@@ -98,10 +98,12 @@ class Counts(Value):
 
 
 class Usage(Value):
-    """What the answers took. `cached` were stored before and not generated again."""
+    """What the answers took. `cached` were stored before and not generated again; `cost` is that of model and judge."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    judge_prompt_tokens: int = 0
+    judge_completion_tokens: int = 0
     requests: int = 0
     retries: int = 0
     cached: int = 0

@@ -173,7 +173,7 @@ class SimilarityScorer(_Spec):
 
 
 class LikelihoodScorer(_Spec):
-    """The probability that the model itself gives to the reference; nothing is generated. `choices`: the row's own."""
+    """The probability that the model itself gives to the reference; nothing is generated."""
 
     name: Literal["likelihood"] = "likelihood"
 

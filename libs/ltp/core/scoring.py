@@ -41,6 +41,11 @@ def numeric_within(response: str, reference: str, relative: Decimal, absolute: D
     return abs(got - wanted) <= max(relative * abs(wanted), absolute)
 
 
+def has_number(text: str) -> bool:
+    """Whether `numeric` finds a number in a text; a reference without one can make no answer right or wrong."""
+    return _last_number(text) is not None
+
+
 def normalised(response: str, reference: str) -> bool:
     """Whether both are the same words: as `exact`, without punctuation and the articles a, an, the.
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,13 @@ from ltp.contracts.evaluation_spec import (
 )
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.core.recipe import content_hash
-from ltp.core.scoring import choice_letter, exact, normalised, numeric_within
+from ltp.core.scoring import choice_letter, exact, has_number, normalised, numeric_within
 from ltp.sandbox.pool import Sandbox, processors
 from services.evaluator.endpoint import Endpoint, hopeless
 from services.evaluator.samples import Answer, Failure, Message, Row, Verdict, judged
 
 # Raised by one when a scorer's meaning changes, so that old scores are not taken for new ones.
-_VERSIONS = {"exact": 1, "numeric": 1, "normalised": 1, "choice": 1, "regex": 1, "math": 1, "code": 1, "function": 1}
+_VERSIONS = {"exact": 1, "numeric": 2, "normalised": 1, "choice": 1, "regex": 1, "math": 1, "code": 1, "function": 1}
 _VERSIONS |= {"similarity": 1, "likelihood": 1, "judge": 1}
 
 Judge = Callable[[Row, Answer], Awaitable[Verdict]]
@@ -72,8 +73,7 @@ async def opened(spec: ScorerSpec, root: Path, open_model: Opener, warnings: lis
     if isinstance(spec, PlainScorer) and spec.name != "math":
         yield _rule(exact if spec.name == "exact" else normalised)
     elif isinstance(spec, NumericScorer):
-        relative, absolute = Decimal(repr(spec.relative)), Decimal(repr(spec.absolute))
-        yield _rule(lambda response, reference: numeric_within(response, reference, relative, absolute))
+        yield _numeric(Decimal(repr(spec.relative)), Decimal(repr(spec.absolute)))
     elif isinstance(spec, ChoiceScorer):
         yield _choice(spec.letters)
     elif isinstance(spec, LikelihoodScorer):
@@ -98,6 +98,16 @@ def _sandbox_settings(spec: PlainScorer | RegexScorer | CodeScorer | FunctionSco
 def _rule(right: Callable[[str, str], bool]) -> Judge:
     async def judge(row: Row, answer: Answer) -> Verdict:
         return judged(right(answer.text, row.answer or ""))
+
+    return judge
+
+
+def _numeric(relative: Decimal, absolute: Decimal) -> Judge:
+    async def judge(row: Row, answer: Answer) -> Verdict:
+        reference = row.answer or ""
+        if not has_number(reference):
+            return Verdict("no_reference", None, {"why": f"the reference {reference[:200]!r} holds no number"})
+        return judged(numeric_within(answer.text, reference, relative, absolute))
 
     return judge
 
@@ -144,37 +154,40 @@ def _similar(endpoint: Endpoint, spec: SimilarityScorer) -> Judge:
         except (LookupError, TypeError, ValueError) as error:
             return Verdict("unparsable", None, {"why": f"malformed embeddings: {error!r}"})
         # The value is the decision, so that accuracy stays a share of right answers; the number stands beside it.
-        return judged(similarity >= spec.threshold, {"similarity": similarity})
+        return judged(similarity >= spec.threshold, {"similarity": similarity, **_took(found[0].get("usage"))})
 
     return judge
 
 
 def _compared(endpoint: Endpoint, spec: JudgeScorer) -> Judge:
-    async def ask(row: Row, first: str, second: str) -> str | Failure | None:
+    async def ask(row: Row, first: str, second: str) -> Answer | Failure:
         question = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in row.prompt)
         text = _ASK.format(instructions=spec.instructions, question=question, first=first, second=second)
         prompt = [Message(role="user", content=text)]
-        found = await endpoint.chat(prompt, {"max_tokens": spec.max_new_tokens, "temperature": 0})
-        if isinstance(found, Failure):
-            return found
-        said = _VERDICT.findall(found.text)
-        return said[-1].upper() if said else None
+        return await endpoint.chat(prompt, {"max_tokens": spec.max_new_tokens, "temperature": 0})
 
     async def judge(row: Row, answer: Answer) -> Verdict:
         reference = row.answer or ""
         orders = [(answer.text, reference, "1")] + ([(reference, answer.text, "2")] if spec.both_orders else [])
         values: list[float] = []
+        tokens = [0, 0]
         for first, second, mine in orders:
-            said = await ask(row, first, second)
-            if isinstance(said, Failure):
-                return _unjudged(endpoint, said)
-            if said is None:
-                return Verdict("unparsable", None, {"why": "the judge gave no verdict", "orders": values})
-            values.append(1.0 if said in {mine, "TIE"} else 0.0)
+            found = await ask(row, first, second)
+            took: dict[str, Any] = {"judge_tokens": tokens, "orders": values}
+            if isinstance(found, Failure):
+                verdict = _unjudged(endpoint, found)
+                return replace(verdict, detail={**verdict.detail, **took})
+            tokens[0] += found.prompt_tokens or 0
+            tokens[1] += found.completion_tokens or 0
+            said = _VERDICT.findall(found.text)
+            if not said:
+                return Verdict("unparsable", None, {"why": "the judge gave no verdict", **took})
+            values.append(1.0 if said[-1].upper() in {mine, "TIE"} else 0.0)
+        took = {"judge_tokens": tokens, "orders": values}
         # A judge that prefers a place rather than an answer contradicts itself: that is worth neither yes nor no.
         if len(set(values)) > 1:
-            return Verdict("unparsable", None, {"why": "the judge contradicts itself when the order is turned"})
-        return judged(values[0], {"orders": values})
+            return Verdict("unparsable", None, {"why": "the judge contradicts itself when the order is turned", **took})
+        return judged(values[0], took)
 
     return judge
 
@@ -184,6 +197,12 @@ def _unjudged(endpoint: Endpoint, failure: Failure) -> Verdict:
     if not endpoint.spent.answered and failure.kind in {"unreachable", "unauthorized", "model_not_found"}:
         raise hopeless(endpoint, failure, "The judging model at ")
     return Verdict("unparsable", None, {"why": f"the judging model did not answer: {failure.kind}: {failure.message}"})
+
+
+def _took(usage: Any) -> dict[str, Any]:
+    """What a verdict took of the judging model, kept with it: the sum survives whoever adds it up."""
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return {"judge_tokens": [tokens, 0]} if isinstance(tokens, int) else {}
 
 
 def _cosine(one: list[float], other: list[float]) -> float:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from ltp.bus.rpc import ask
@@ -21,6 +21,7 @@ from ltp.contracts.evaluation import (
     EvaluationRescoreRequested,
     EvaluationUploaded,
 )
+from ltp.contracts.evaluation_calibration import MOST_LABELS, CalibrationQuery, CalibrationRecord, Label
 from ltp.contracts.evaluation_questions import (
     Change,
     ComparisonQuery,
@@ -70,6 +71,12 @@ class RescoreBody(BaseModel):
 
     scorer: ScorerSpec
     name: Name | None = None
+
+
+class CalibrationBody(BaseModel):
+    """POST /evaluations/{id}/calibration: what people say of some of its answers, best of answers drawn at random."""
+
+    labels: list[Label] = Field(min_length=1, max_length=MOST_LABELS)
 
 
 @router.post("/evaluations", status_code=202)
@@ -190,7 +197,8 @@ async def cancel(evaluation_id: UUID, runtime: Serving) -> EvaluationRecord:
 async def rescore(evaluation_id: UUID, body: RescoreBody, runtime: Serving, response: Response) -> EvaluationRecord:
     """Judge stored answers by another scorer, as a new evaluation. Nothing is generated."""
     record = await find(runtime, evaluation_id)
-    if record.state != "completed" and not record.progress.scored:
+    counts = record.progress
+    if record.state != "completed" and not counts.scored + counts.unparsable + counts.without_reference:
         message = f"Evaluation {evaluation_id} is {record.state} and has no answers to judge."
         raise LtpError(ErrorCode.CONFLICT, message, "Wait until it is completed.")
     if body.scorer.name == "likelihood" or getattr(getattr(body.scorer, "model", None), "kind", "") == "local_model":
@@ -205,6 +213,13 @@ async def rescore(evaluation_id: UUID, body: RescoreBody, runtime: Serving, resp
         unit.emit(event, about=event.evaluation_id)
     response.headers["Location"] = f"/api/v1/evaluations/{event.evaluation_id}"
     return await find(runtime, event.evaluation_id)
+
+
+@router.post("/evaluations/{evaluation_id}/calibration")
+async def calibrate(evaluation_id: UUID, body: CalibrationBody, runtime: Serving) -> CalibrationRecord:
+    """Hold the verdicts against labels that people gave to some answers: agreement, kappa, and the corrected accuracy."""
+    query = CalibrationQuery(evaluation_id=evaluation_id, labels=body.labels)
+    return await ask(runtime.client, "evaluator", "calibration", query, CalibrationRecord, timeout=_PATIENCE_SECONDS)
 
 
 @router.get("/comparisons")

@@ -171,6 +171,7 @@ async def test_a_run_that_is_killed_goes_on_where_it_was(
     await evaluator.evaluate(await work(evaluator))
     found = await result(evaluator, evaluation_id)
     assert found.counts.right == ROWS
+    assert found.usage.prompt_tokens == 5 * ROWS, "what the killed attempt was answered was paid for too"
     assert all(stub.asked[prompt] == before[prompt] for prompt in stored)
     assert await said(evaluator.database) == ["ltp.evaluation.v2.completed"]
 
@@ -258,6 +259,41 @@ async def test_cut_and_empty_answers_are_counted_apart(
     assert any("cut off" in warning for warning in cut.warnings)
     _, silent = await evaluated(evaluator, dataset, stub, "silent")
     assert silent.counts.empty == ROWS
+
+
+async def test_the_width_that_was_asked_for_is_kept(
+    evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub
+) -> None:
+    stub.delay = 0.01
+    await evaluated(evaluator, dataset, stub, concurrency=2)
+    assert stub.most_open == 2
+
+
+async def test_a_reference_that_no_scorer_can_use_makes_no_answer_wrong(
+    evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub, tmp_path: Path
+) -> None:
+    table = pq.read_table(dataset.split.path)
+    worded = table.set_column(2, "answer", pa.array(["in words"] * table.num_rows))
+    path = tmp_path / "worded.parquet"
+    pq.write_table(worded, path)
+    split = Split(rows=table.num_rows, path=str(path), answered=table.num_rows)
+    await opened(evaluator, dataset.model_copy(update={"split": split}), stub, max_rows=5)
+    with pytest.raises(LtpError, match="holds no number"):
+        await evaluator.evaluate(await work(evaluator))
+    # What was said is kept: another scorer can judge it.
+    async with evaluator.database.unit() as unit:
+        (identity,) = (await unit.execute(select(store.evaluations.c.evaluation_id))).scalars()
+        kept = await store_samples.samples_of(unit, identity)
+    assert len(kept) == 5 and all(sample.answer is not None and sample.answer.text for sample in kept)
+
+
+async def test_cost_counts_the_judge(evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub) -> None:
+    price = {"prompt": 1e6, "completion": 1e6}
+    judge = {"kind": "api", "name": "judge", "base_url": stub.url, "price": price}
+    _, found = await evaluated(evaluator, dataset, stub, scorer={"name": "judge", "model": judge}, max_rows=10)
+    # Asked in both orders, five tokens and one each time.
+    assert (found.usage.judge_prompt_tokens, found.usage.judge_completion_tokens) == (100, 20)
+    assert found.usage.cost == pytest.approx(120)
 
 
 async def test_several_answers_give_pass_at_k(evaluator: Evaluator, dataset: DatasetUnderTest, stub: Stub) -> None:
