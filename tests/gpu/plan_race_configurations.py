@@ -147,7 +147,7 @@ def _environment(recipe: Recipe) -> dict[str, str]:
     if recipe.reinforcement is None:
         return shared
     return {
-        **shared, "VERL_USE_EXTERNAL_MODULES": "ltp_verl.label_logprobs,ltp_verl.rl_data", "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
+        **shared, "VERL_USE_EXTERNAL_MODULES": "ltp_verl.label_logprobs,ltp_verl.rl_data,ltp_verl.whole_answers", "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
         "VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1", "LTP_REWARD": json.dumps(reward_of(recipe)),
     }  # fmt: skip
 

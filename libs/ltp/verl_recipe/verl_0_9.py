@@ -165,6 +165,7 @@ def _environment(recipe: Recipe, plan: Plan, run_dir: Path, libs: Path, device_i
         }
         if plan.device_kind == "gpu":
             environment |= {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"}
+            environment["VERL_USE_EXTERNAL_MODULES"] += ",ltp_verl.whole_answers"
     # Last: it imports verl's engine, which takes what the others exchange at its import.
     environment["VERL_USE_EXTERNAL_MODULES"] += ",ltp_verl.reshard"
     return environment

@@ -114,6 +114,8 @@ def test_grpo_generates_with_transformers_on_a_cpu_and_with_vllm_on_a_gpu() -> N
     assert {"trainer.save_freq=10", "data.val_files='/data/train.parquet'"} <= set(gpu.argv)
     assert "trainer.val_before_train=false" in gpu.argv
     assert gpu.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert "ltp_verl.whole_answers" in gpu.env["VERL_USE_EXTERNAL_MODULES"].split(",")
+    assert "whole_answers" not in cpu.env["VERL_USE_EXTERNAL_MODULES"]
 
 
 @pytest.mark.parametrize(("batch", "helpers"), [(8, 2), (32, 4), (512, 8)])
