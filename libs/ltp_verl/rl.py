@@ -120,9 +120,9 @@ class FailedRewards:
 
 
 def balanced_partitions(seqlen_list: Any, k_partitions: int, equal_size: bool) -> list[list[int]]:
-    """verl's partitions of a batch among trainers; where there is one, all of it, and else from numbers, not tensors.
+    """Verl's partitions of a batch among trainers; where there is one, all of it, and else from numbers, not tensors.
 
-    verl hands over a tensor, of whose elements its search makes and compares objects: 0.7 s for 1,024 responses.
+    verl hands over a tensor, of whose elements its search makes and compares objects: 0.3 s for 1,024 responses.
     """
     if k_partitions == 1:
         return [list(range(len(seqlen_list)))]

@@ -21,7 +21,7 @@ def _replica() -> Any:
 
 
 def replica_of(verl_vllm: Any) -> Any:
-    """verl's replica whose server asks the engine for whole answers."""
+    """Verl's replica whose server asks the engine for whole answers."""
     from vllm.sampling_params import RequestOutputKind
 
     class WholeAnswers(verl_vllm.vLLMHttpServer):  # type: ignore[misc]

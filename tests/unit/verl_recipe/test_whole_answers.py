@@ -73,8 +73,9 @@ def test_who_stops_at_words_gets_them(server: Any) -> None:
 
 def test_verl_finds_it_by_the_name_of_vllm(server: Any) -> None:
     """The registry is where verl looks for the replica of a rollout."""
-    from ltp_verl import whole_answers
     from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+    from ltp_verl import whole_answers
 
     assert RolloutReplicaRegistry._registry["vllm"] is whole_answers._replica  # pyright: ignore[reportPrivateUsage]
 
@@ -84,8 +85,9 @@ def test_a_batch_is_parted_as_verl_parts_it(parts: int) -> None:
     """The same partitions, found without a tensor an element."""
     pytest.importorskip("verl")
     import torch
-    from ltp_verl.rl import balanced_partitions
     from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
+
+    from ltp_verl.rl import balanced_partitions
 
     lengths = torch.randint(30, 90, (64,), generator=torch.Generator().manual_seed(parts))
     work = calculate_workload(lengths)
