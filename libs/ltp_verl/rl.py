@@ -6,6 +6,7 @@ A signal cannot do it: the trainer lives in a Ray actor, and the driver's handle
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ltp_verl.tracing import run_traced
 
 # verl looks every 2 s whether the responses are there, so that a step whose responses take 3 s waits 4.
 _POLL_SECONDS = 0.1
-_balanced = trainer_base.get_seqlen_balanced_partitions
+_balanced: Callable[..., list[list[int]]] = vars(trainer_base)["get_seqlen_balanced_partitions"]
 
 
 class RewardFailedError(RuntimeError):
@@ -125,11 +126,11 @@ def balanced_partitions(seqlen_list: Any, k_partitions: int, equal_size: bool) -
     verl hands over a tensor, of whose elements its search makes and compares objects: 0.3 s for 1,024 responses.
     """
     if k_partitions == 1:
-        return [list(range(len(seqlen_list)))]
+        return [[*range(len(seqlen_list))]]
     return _balanced(seqlen_list.tolist(), k_partitions=k_partitions, equal_size=equal_size)
 
 
-trainer_base.get_seqlen_balanced_partitions = balanced_partitions
+trainer_base.get_seqlen_balanced_partitions = balanced_partitions  # pyright: ignore[reportPrivateImportUsage]
 
 # Ray hides the class that its decorator wrapped, and an actor class cannot be derived from.
 _TaskRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class  # pyright: ignore[reportAttributeAccessIssue]

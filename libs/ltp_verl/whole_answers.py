@@ -22,7 +22,7 @@ def _replica() -> Any:
 
 def replica_of(verl_vllm: Any) -> Any:
     """Verl's replica whose server asks the engine for whole answers."""
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports] # only on a GPU host
 
     class WholeAnswers(verl_vllm.vLLMHttpServer):  # type: ignore[misc]
         async def generate(self, prompt_ids: Any, sampling_params: dict[str, Any], *rest: Any, **more: Any) -> Any:

@@ -9,6 +9,7 @@ WORK holds `input/model` (`ltp_verl.demo_input`). Both get the same rows, model,
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import random
@@ -112,6 +113,10 @@ def platform(work: Path) -> dict[str, Any]:
         recipe, plan, python=sys.executable, run_dir=directory, model_path=model, train_file=work / "rl.parquet",
         validation_file=None, train_rows=ROWS, device_indexes=[0],
     )  # fmt: skip
+    # Something to look into verl's processes with, such as a clock around its functions.
+    if more := os.environ.get("MORE_MODULES"):
+        modules = f"{spec.env['VERL_USE_EXTERNAL_MODULES']},{more}"
+        spec = dataclasses.replace(spec, env={**spec.env, "VERL_USE_EXTERNAL_MODULES": modules})
     asyncio.run(LocalBackend().launch(directory, spec))
     over: Callable[[], bool] = lambda: json.loads((directory / "status.json").read_text())["state"] == "exited"  # noqa: E731
     _watch(directory, PROFILED_STEP, over, seconds=400)

@@ -48,7 +48,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lora7": {"algorithm": "sft", "model": "q7", "training": {**_SFT, "batch_size": 32, "lora_rank": 16}},
     "grpo15": {
         "algorithm": "grpo", "model": "q15", "reinforcement": _GROUP,
-        "training": {"steps": 4, "batch_size": 32, "learning_rate": 1e-6, "max_length": 512},
+        "training": {"steps": 8, "batch_size": 32, "learning_rate": 1e-6, "max_length": 512},
     },
 }  # fmt: skip
 

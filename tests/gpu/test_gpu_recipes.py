@@ -84,7 +84,9 @@ class Run:
         return next(line.values for line in reversed(self.metrics()) if len(line.values) > 1)
 
     def checkpoints(self) -> list[FoundCheckpoint]:
-        return asyncio.run(find_checkpoints(self.directory, set(), self.plan.devices, self.recipe.algorithm))
+        return asyncio.run(
+            find_checkpoints(LocalBackend(), self.directory, set(), self.plan.devices, self.recipe.algorithm)
+        )
 
     def log(self) -> str:
         return (self.directory / "log.txt").read_text(errors="replace")[-6000:]
@@ -178,7 +180,7 @@ def _accuracy(model: Path, material: Material, log: Path) -> float:
         return [completion.text for completion in completions]
 
     said = asyncio.run(answers())
-    return sum(score("numeric", text, row.answer) for text, row in zip(said, rows, strict=True)) / len(rows)
+    return sum(score("numeric", text, str(row.answer)) for text, row in zip(said, rows, strict=True)) / len(rows)
 
 
 def _note_memory(run: Run, record_property: Record, prefix: str = "") -> tuple[float, float]:
@@ -268,7 +270,7 @@ def test_dpo_tells_right_sums_from_wrong_ones(material: Material, tmp_path: Path
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = pq.read_table(material.version.splits["train"].path)["messages"].to_pylist()
+    rows: list[Any] = pq.read_table(material.version.splits["train"].path)["messages"].to_pylist()
     said = [str(row[-1]["content"]) for row in rows]
     pairs = [
         {
