@@ -130,8 +130,6 @@ def balanced_partitions(seqlen_list: Any, k_partitions: int, equal_size: bool) -
     return _balanced(seqlen_list.tolist(), k_partitions=k_partitions, equal_size=equal_size)
 
 
-trainer_base.get_seqlen_balanced_partitions = balanced_partitions  # pyright: ignore[reportPrivateImportUsage]
-
 # Ray hides the class that its decorator wrapped, and an actor class cannot be derived from.
 _TaskRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -141,7 +139,9 @@ class StoppableTaskRunner(_TaskRunner):
     """verl's task runner, with the trainer above in the place of verl's own."""
 
     def run(self, config: DictConfig) -> None:
+        # Here, in the actor: of this program's module it gets the classes, not what the module did.
         trainer_base.TRAINER_REGISTRY["sync"] = StoppablePPOTrainer
+        trainer_base.get_seqlen_balanced_partitions = balanced_partitions  # pyright: ignore[reportPrivateImportUsage]
         super().run(config)
 
 

@@ -82,3 +82,6 @@ padding.no_padding_2_padding = padded_responses
 padding.response_from_nested = responses_of
 # What is imported by now stays for good: no collection has to look at it.
 gc.freeze()
+# A batch is some hundred thousand objects, each of which verl lets go of by itself: Python's defaults looked through all there
+# are in every step, for 0.3 s. Cycles still go, after two million.
+gc.set_threshold(10_000, 20, 10)

@@ -93,3 +93,24 @@ def test_a_batch_is_parted_as_verl_parts_it(parts: int) -> None:
     work = calculate_workload(lengths)
     expected = get_seqlen_balanced_partitions(work, k_partitions=parts, equal_size=True)
     assert balanced_partitions(work, k_partitions=parts, equal_size=True) == expected
+
+
+def test_the_actor_that_trains_parts_batches_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets its class by value and never runs this module: what the module does when imported would not reach it."""
+    pytest.importorskip("verl")
+    import cloudpickle
+    from verl.trainer.main_ppo import TaskRunnerV1
+    from verl.trainer.ppo.v1 import trainer_base
+
+    from ltp_verl import rl
+
+    monkeypatch.setattr(TaskRunnerV1.__ray_metadata__.modified_class, "run", lambda *_: None)  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(trainer_base, "get_seqlen_balanced_partitions", trainer_base.get_seqlen_balanced_partitions)
+    runner = rl.StoppableTaskRunner.__ray_metadata__.modified_class  # pyright: ignore[reportAttributeAccessIssue]
+    cloudpickle.register_pickle_by_value(rl)
+    try:
+        there = cloudpickle.loads(cloudpickle.dumps(runner))
+    finally:
+        cloudpickle.unregister_pickle_by_value(rl)
+    there.run(there.__new__(there), None)
+    assert trainer_base.get_seqlen_balanced_partitions.__name__ == rl.balanced_partitions.__name__
