@@ -95,7 +95,24 @@ async def _ask(python: str, request: dict[str, Any]) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(output.splitlines()[-1])
     except (IndexError, ValueError):
-        message = f"{python} could not try the recipe (it ended with {process.returncode})."
+        why = await _missing(python) or f"it ended with {process.returncode}"
+        message = f"{python} could not try the recipe ({why})."
         hint = "Install the extra `training` there, or name its interpreter with LTP_RUNNER_PYTHON."
         raise LtpError(ErrorCode.DEPENDENCY_MISSING, message, hint) from None
     return found
+
+
+async def _missing(python: str) -> str:
+    """What an interpreter says that cannot even import our part, without a recipe's code near; empty where it can."""
+    process = await asyncio.create_subprocess_exec(
+        python, "-c", "import ltp_verl.check", stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, env=_environment()
+    )
+    try:
+        async with asyncio.timeout(_SECONDS):
+            _, said = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return ""
+    lines = said.decode(errors="replace").split("\n") if process.returncode else []
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")

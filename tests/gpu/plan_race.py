@@ -24,7 +24,7 @@ from typing import Any
 
 # Steps that warm up kernels, allocator and caches; and after how many a run ends (without its checkpoint).
 WARM_UP = {"sft": 2, "grpo": 1}
-STEPS = {"sft": 5, "grpo": 6}
+STEPS = {"sft": 5, "grpo": 5}
 # More than this in use on the device: the last configuration has not left yet.
 _LEFT_BYTES = 2 << 30
 
