@@ -59,6 +59,7 @@ class ErrorCode(StrEnum):
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     COLLECTIVE_FAILED = "collective_failed"
     DEVICE_FAILED = "device_failed"
+    DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
     REWARD_FAILED = "reward_failed"
     TRAINING_DATA_INVALID = "training_data_invalid"
     TRAINING_STALLED = "training_stalled"

@@ -26,11 +26,14 @@ _POLL_SECONDS = 0.2
 _CANDIDATE = "candidate"
 
 
-def mean_of(members: Sequence[tuple[str, float]], dtype: str | None, threads: int | None) -> Merge:
+def mean_of(
+    members: Sequence[tuple[str, float]], dtype: str | None, threads: int | None, device: str | None = None
+) -> Merge:
     """The weighted mean of models. Raises what makes it impossible; see `ltp.tensors.preflight`."""
     models = [{"model": name, "parameters": {"weight": weight}} for name, weight in members]
     recipe: dict[str, Any] = {"merge_method": "linear", "models": models}
-    return Merge(check_merge(recipe | ({"dtype": dtype} if dtype else {}), "average"), threads=threads)
+    checked = check_merge(recipe | ({"dtype": dtype} if dtype else {}), "average")
+    return Merge(checked, threads=threads, device=device)
 
 
 class Average:
@@ -38,12 +41,12 @@ class Average:
 
     kind, is_model = "average", True
 
-    def __init__(self, recipe: AverageRecipe, *, threads: int | None = None) -> None:
+    def __init__(self, recipe: AverageRecipe, *, threads: int | None = None, device: str | None = None) -> None:
         recipe.check_members()
         if recipe.method in {"last_k", "ema"}:
             _check_order(recipe.models)
         self._members = recipe.members()
-        self._merge = mean_of(self._members, recipe.dtype, threads)
+        self._merge = mean_of(self._members, recipe.dtype, threads, device)
         self.recipe, self.method, self.models = recipe.settings(), recipe.method, self._merge.models
         self.write_bytes = self._merge.write_bytes
 

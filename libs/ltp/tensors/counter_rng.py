@@ -34,10 +34,20 @@ def kept(key: int, level: int, start: int, stop: int) -> Tensor:
 
     Where 8 bits say it exactly (a half, a quarter, ...) they are half the work of 16.
     """
+    lanes, below = _chances(key, level, start, stop)
+    return torch.from_numpy(np.less(lanes, below).view(np.uint8)).to(torch.float32)
+
+
+def kept_there(key: int, level: int, start: int, stop: int, device: torch.device) -> Tensor:
+    """The same as bool on a device, which is left the comparing."""
+    lanes, below = _chances(key, level, start, stop)
+    return torch.from_numpy(lanes).to(device) < below
+
+
+def _chances(key: int, level: int, start: int, stop: int) -> tuple[NDArray[np.signedinteger], int]:
+    """Draws, and what they are below where an element stays."""
     bits = 8 if level % 256 == 0 else 16
-    signed = (level >> (16 - bits)) - (1 << (bits - 1))
-    below = np.less(_lanes(key, start, stop, bits), signed)
-    return torch.from_numpy(below.view(np.uint8)).to(torch.float32)
+    return _lanes(key, start, stop, bits), (level >> (16 - bits)) - (1 << (bits - 1))
 
 
 def _lanes(key: int, start: int, stop: int, bits: int) -> NDArray[np.signedinteger]:

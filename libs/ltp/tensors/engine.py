@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, local
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,10 +26,13 @@ from ltp.tensors.layout import Shard
 from ltp.tensors.methods import merge_of
 from ltp.tensors.methods.inputs import Settings, as_array
 from ltp.tensors.model_files import WIDTH
-from ltp.tensors.numbers import Bytes, encode, fits, rounded
+from ltp.tensors.numbers import F32, Bytes, encode, fits, rounded
 from ltp.tensors.operation import JOURNAL, Stopped
 from ltp.tensors.plan import Model, Step
 from ltp.tensors.readers import Bench, Files, StepInputs, load_change
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TELL_SECONDS = 0.5
 # glibc's numbers for mallopt (malloc.h).
@@ -44,6 +47,8 @@ class Progress:
     total_bytes: int
     elapsed_seconds: float
     eta_seconds: float | None
+    # The most that was taken of a GPU at one time, without its context.
+    device_bytes: int | None = None
 
 
 def _keep_memory() -> None:
@@ -59,17 +64,21 @@ def threads() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
-def _one_thread_each(*, adapted: bool) -> None:
-    """Threads share the work by weights; torch's own, where a method or an adapter needs it, would fight with them for the cores."""
-    if adapted:
-        load_change()
+def _one_thread_each() -> None:
+    """Threads share the work by weights; torch's own, where a method or an adapter needs it, would fight with them for the cores.
+
+    Said in every thread: torch tells a new one only at its first loop, and a dot product before that would be split over the
+    cores, which shows in its last bits.
+    """
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
 
 
 class Engine:
-    """One merge into one directory of shards."""
+    """One merge into one directory of shards, computed by the processor."""
+
+    on_device: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -82,7 +91,8 @@ class Engine:
         digest: str,
         workers: int | None = None,
     ) -> None:
-        self._merge, self._models, self._steps, self._shards = merge_of(method), models, steps, shards
+        self._merge = merge_of(method, on_device=self.on_device)
+        self._models, self._steps, self._shards = models, steps, shards
         self._seed, self._digest, self._workers = seed, digest, workers or threads()
         self._places = {name: (shard.file, offset) for shard in shards for name, offset in shard.offsets.items()}
         self._files, self._local = Files(), local()
@@ -94,7 +104,8 @@ class Engine:
 
         Raises Stopped, or LtpError: MERGE_FAILED (not finite), MODEL_UNREADABLE (a file changed), DISK_FULL.
         """
-        _one_thread_each(adapted=any(model.adapter is not None for model in self._models))
+        if any(model.adapter is not None for model in self._models):
+            load_change()
         _keep_memory()
         with ExitStack() as stack:
             stack.callback(self._files.close)
@@ -110,14 +121,14 @@ class Engine:
         todo.sort(key=lambda step: -step.target.size)
         before, began = self._done, monotonic()
         total = before + sum(step.target.size for step in todo)
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="merge") as pool:
+        with ThreadPoolExecutor(self._workers, "merge", _one_thread_each) as pool:
             pending = {pool.submit(self._one, step, journal, stop) for step in todo}
             try:
                 while pending:
                     finished, pending = wait(pending, _TELL_SECONDS, FIRST_EXCEPTION)
                     for future in finished:
                         future.result()
-                    tell(_progress(self._done, total, before, monotonic() - began))
+                    tell(self._progress(total, before, monotonic() - began))
             except BaseException:
                 stop.set()
                 for future in pending:
@@ -127,34 +138,43 @@ class Engine:
             raise Stopped
 
     def _one(self, step: Step, journal: Journal, stop: Event) -> None:
-        inputs = StepInputs(step, self._models, self._bench(), self._seed)
+        self._carry(step, StepInputs(step, self._models, self._bench(), self._seed), journal, stop)
+
+    def _carry(self, step: Step, inputs: StepInputs, journal: Journal, stop: Event) -> None:
+        """Merge a weight and write it, piece by piece."""
         merged = self._merge(inputs, Settings(step.shared, [origin.parameters for origin in step.origins]))
         file, offset = self._places[step.target.name]
-        width, dtype = WIDTH[step.target.dtype], step.target.dtype
+        width = WIDTH[step.target.dtype]
         for start, end in inputs.pieces():
             if stop.is_set():
                 return
-            values = as_array(merged(start, end))
-            if inputs.dtype != dtype:
-                # Rounding to the type of the merge first shows only where the result's type is another one.
-                rounded(values, inputs.dtype)
-            if not fits(values, dtype):
+            if not self._put(merged(start, end), inputs, step.target.dtype, self._descriptors[file], offset + start * width):
                 raise _not_finite(step, inputs, start, end)
-            _write(self._descriptors[file], encode(values, dtype), offset + start * width)
             # An int's += is not atomic, and progress need not be.
             self._done += (end - start) * width
         journal.note(step.target.name)
+
+    def _put(self, merged: Tensor | F32, inputs: StepInputs, dtype: str, descriptor: int, place: int) -> bool:
+        """Write a merged piece in its type; False, and nothing written, when that cannot hold it. `merged` is used up."""
+        values = as_array(merged)
+        if inputs.dtype != dtype:
+            # Rounding to the type of the merge first shows only where the result's type is another one.
+            rounded(values, inputs.dtype)
+        if not fits(values, dtype):
+            return False
+        write_at(descriptor, encode(values, dtype), place)
+        return True
+
+    def _progress(self, total: int, before: int, seconds: float) -> Progress:
+        done = min(self._done, total)
+        pace = (done - before) / seconds if seconds > 0 else 0.0
+        return Progress(done, total, seconds, max(0, total - done) / pace if pace else None)
 
     def _bench(self) -> Bench:
         bench: Bench | None = getattr(self._local, "bench", None)
         if bench is None:
             bench = self._local.bench = Bench(self._files)
         return bench
-
-
-def _progress(done: int, total: int, before: int, seconds: float) -> Progress:
-    pace = (done - before) / seconds if seconds > 0 else 0.0
-    return Progress(min(done, total), total, seconds, max(0, total - done) / pace if pace else None)
 
 
 def _laid(path: Path, shard: Shard, stack: ExitStack) -> int:
@@ -167,7 +187,8 @@ def _laid(path: Path, shard: Shard, stack: ExitStack) -> int:
     return descriptor
 
 
-def _write(descriptor: int, values: Bytes, offset: int) -> None:
+def write_at(descriptor: int, values: Bytes, offset: int) -> None:
+    """Write bytes at their place in a file."""
     view, done = values.data, 0
     while done < len(view):
         done += os.pwrite(descriptor, view[done:], offset + done)

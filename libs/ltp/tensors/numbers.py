@@ -12,7 +12,7 @@ F32 = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 # The smallest magnitude that rounds to infinity.
-_OVERFLOWS = {
+OVERFLOWS = {
     "F32": np.float32(np.inf),
     "BF16": np.uint32(0x7F7F8000).view(np.float32),
     "F16": np.float32(65520),
@@ -47,7 +47,7 @@ def rounded(values: F32, dtype: str) -> F32:
 def fits(values: F32, dtype: str) -> bool:
     """Whether every value is finite, and stays so in a type."""
     # NaN is neither smaller nor larger than anything, and the extremes of what holds one are NaN.
-    limit = _OVERFLOWS[dtype]
+    limit = OVERFLOWS[dtype]
     return values.size == 0 or bool(values.max() < limit and values.min() > -limit)
 
 

@@ -36,7 +36,8 @@ STOPPED = 3
 
 def _merge(spec: dict[str, Any]) -> Work:
     limit = {"max_file_bytes": spec["max_file_bytes"]} if spec.get("max_file_bytes") else {}
-    return Merge(check_merge(spec["recipe"]), seed=spec.get("seed", 0), threads=spec.get("threads"), **limit)
+    more = {"threads": spec.get("threads"), "device": spec.get("device")} | limit
+    return Merge(check_merge(spec["recipe"]), seed=spec.get("seed", 0), **more)
 
 
 def _lora(spec: dict[str, Any]) -> Work:
@@ -52,7 +53,7 @@ def _average(spec: dict[str, Any]) -> Work:
     recipe: AverageRecipe = check_checkpoint_recipe("average", spec["recipe"])
     if recipe.method == "greedy_soup":
         return Soup(recipe, threads=spec.get("threads"), python=spec.get("python") or sys.executable)
-    return Average(recipe, threads=spec.get("threads"))
+    return Average(recipe, threads=spec.get("threads"), device=spec.get("device"))
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {

@@ -36,6 +36,15 @@ class Files:
                 self._open[path] = os.open(path, os.O_RDONLY)
             return self._open[path]
 
+    def read(self, stored: Stored, place: int, into: memoryview) -> None:
+        """Fill `into` with a tensor's bytes from `place` on. Raises MODEL_UNREADABLE when the file ends before them."""
+        descriptor, done = self.descriptor(stored.file), 0
+        while done < len(into):
+            count = os.preadv(descriptor, [into[done:]], stored.offset + place + done)
+            if count == 0:
+                raise unreadable(f"{stored.file} ended while {stored.name} was read.", "Was it changed meanwhile?")
+            done += count
+
     def close(self) -> None:
         """Close them all."""
         for descriptor in self._open.values():
@@ -65,13 +74,7 @@ class Bench:
         size = (stop - start) * width
         if self._raw.size < size:
             self._raw = np.empty(size, np.uint8)
-        view = self._raw.data
-        descriptor, place, done = self.files.descriptor(stored.file), stored.offset + start * width, 0
-        while done < size:
-            count = os.preadv(descriptor, [view[done:size]], place + done)
-            if count == 0:
-                raise unreadable(f"{stored.file} ended while {stored.name} was read.", "Was it changed meanwhile?")
-            done += count
+        self.files.read(stored, start * width, self._raw.data[:size])
         decode(self._raw[:size], stored.dtype, into)
 
 
@@ -86,11 +89,11 @@ class Plain:
     """A weight as it lies in its file."""
 
     def __init__(self, stored: Stored) -> None:
-        self._stored = stored
+        self.stored = stored
 
     def read(self, bench: Bench, start: int, stop: int, into: F32) -> None:
         """Fill `into` with elements `start` to `stop`."""
-        bench.load(self._stored, start, stop, into)
+        bench.load(self.stored, start, stop, into)
 
 
 class Adapted:

@@ -17,7 +17,15 @@ MODULES: Mapping[str, str] = {
 }
 
 
-def merge_of(method: str) -> Callable[[Inputs, Settings], Merged]:
-    """The function of a method."""
-    found: Callable[[Inputs, Settings], Merged] = getattr(import_module(f"{__name__}.{MODULES[method]}"), method)
+def looks_twice(method: str) -> bool:
+    """Whether a method passes over a weight before it merges it."""
+    return MODULES[method] != "linear"
+
+
+def merge_of(method: str, *, on_device: bool = False) -> Callable[[Inputs, Settings], Merged]:
+    """The function of a method; `on_device` where pieces are torch's and may lie on a GPU."""
+    module = MODULES[method]
+    if on_device and module == "linear":
+        module = "linear_on_device"
+    found: Callable[[Inputs, Settings], Merged] = getattr(import_module(f"{__name__}.{module}"), method)
     return found

@@ -52,6 +52,8 @@ class Inputs(ABC):
     base: int | None
     dtype: str
     seed: int
+    # Elements at a time. Devices take more, where every piece costs a fixed number of kernels.
+    piece: int = PIECE
 
     @abstractmethod
     def values(self, index: int, start: int, stop: int) -> F32:
@@ -80,7 +82,9 @@ class Inputs(ABC):
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """(start, stop) of consecutive pieces, each of whole rows."""
+        # A larger piece is a number of smaller ones: what is computed by rows on the way falls into the same parts.
         size = max(1, PIECE // self.row) * self.row
+        size *= max(1, self.piece // size)
         for start in range(0, self.elements, size):
             yield start, min(start + size, self.elements)
 

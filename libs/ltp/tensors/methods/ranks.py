@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltp.tensors.methods.reductions import total
+
 _HIGH, _LOW = 1 << 15, 1 << 16
 
 
@@ -40,7 +42,7 @@ class Cut:
         if not self._left:
             return torch.nn.functional.hardshrink(values, self.value)
         tie = values.abs()
-        tied = int(torch.eq(tie, self.value, out=tie).sum())
+        tied = int(total(torch.eq(tie, self.value, out=tie)))
         kept = torch.nn.functional.hardshrink(values, _below(self.value))
         if tied > self._left:
             kept[tie.nonzero()[self._left :, 0]] = 0.0
@@ -68,7 +70,7 @@ def cuts(passes: Passes, ranks: Sequence[Sequence[int]], elements: int, *, coars
     if series:
         for piece in passes():
             for index in series:
-                counts[index] += torch.bincount(_high(piece[index], coarse=coarse), minlength=_HIGH)
+                counts[index] += torch.bincount(_high(piece[index], coarse=coarse), minlength=_HIGH).cpu()
     found: dict[tuple[int, int], tuple[int, int]] = {}
     for index in series:
         for rank in ranks[index]:
@@ -106,7 +108,7 @@ def _refined(passes: Passes, found: dict[tuple[int, int], tuple[int, int]]) -> d
             high = {index: _high(piece[index], coarse=False) for index, _ in bins}
             for index, place in bins:
                 inside = _low(piece[index][high[index] == place])
-                counts[index, place] += torch.bincount(inside, minlength=_LOW)
+                counts[index, place] += torch.bincount(inside, minlength=_LOW).cpu()
     return counts
 
 

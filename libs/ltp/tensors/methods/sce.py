@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ltp.tensors.methods.inputs import Inputs, Merged, Settings
 from ltp.tensors.methods.ranks import Cut, cuts
+from ltp.tensors.methods.reductions import dot
 
 
 def sce(inputs: Inputs, settings: Settings) -> Merged:
@@ -76,7 +77,7 @@ def _energies(inputs: Inputs, cut: Cut | None) -> list[float]:
     for start, stop in inputs.pieces():
         base = inputs.read(inputs.base, start, stop)
         for place, delta in enumerate(_selected(inputs, base, cut, start, stop)):
-            squares[place] += float(torch.dot(delta, delta))
+            squares[place] += dot(delta, delta)
     total = sum(squares)
     if total / max(1, inputs.elements) < 1e-6:
         # mergekit's rule on the sum of mean squares: too little to weigh by.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ltp.core.errors import ErrorCode, LtpError
 from ltp.tensors.methods.inputs import Inputs, Merged, Settings
+from ltp.tensors.methods.reductions import dot
 
 _PARALLEL = 0.9995
 
@@ -30,7 +31,7 @@ def gram(inputs: Inputs, indexes: Sequence[int], origin: int | None = None) -> T
                 row.sub_(zero)
         for one in range(size):
             for other in range(one, size):
-                total[one, other] += float(torch.dot(rows[one], rows[other]))
+                total[one, other] += dot(rows[one], rows[other])
     return total + torch.triu(total, 1).T
 
 
@@ -134,22 +135,30 @@ def _by_row(inputs: Inputs, one: int, other: int, t: float) -> Merged:
 def _by_column(inputs: Inputs, one: int, other: int, t: float) -> Merged:
     """Vectors along the first dimension, as mergekit's `nuslerp_row_wise` has it."""
     width = inputs.elements // inputs.shape[0]
-    sums = torch.zeros(3, width, dtype=torch.float64)
-    for start, stop in inputs.pieces():
-        left, right, _ = _pair(inputs, one, other, start, stop)
-        columns = torch.arange(start, stop).remainder_(width)
-        for place, product in enumerate((left * left, right * right, left * right)):
-            sums[place].index_add_(0, columns, product.view(-1).double())
+    sums = _column_sums(inputs, one, other, width)
     lengths = sums[0].sqrt().clamp_(min=1e-7) * sums[1].sqrt().clamp_(min=1e-7)
     first, second = (share.float() for share in _arcs((sums[2] / lengths).clamp_(-1, 1), t))
 
     def merged(start: int, stop: int) -> Tensor:
         left, right, base = _pair(inputs, one, other, start, stop)
         columns = torch.arange(start, stop).remainder_(width)
-        result = left.view(-1).mul_(first[columns]).add_(right.view(-1).mul_(second[columns]))
+        one_share, other_share = first[columns].to(left.device), second[columns].to(left.device)
+        result = left.view(-1).mul_(one_share).add_(right.view(-1).mul_(other_share))
         return result if base is None else result.add_(base.view(-1))
 
     return merged
+
+
+def _column_sums(inputs: Inputs, one: int, other: int, width: int) -> Tensor:
+    """Sums of squares and products of both by column, [3, width] float64."""
+    sums = torch.zeros(3, width, dtype=torch.float64)
+    for start, stop in inputs.pieces():
+        left, right, _ = _pair(inputs, one, other, start, stop)
+        columns = torch.arange(start, stop).remainder_(width)
+        for place, product in enumerate((left * left, right * right, left * right)):
+            # By the processor: a GPU adds what falls on one column in an order that differs from run to run.
+            sums[place].index_add_(0, columns, product.view(-1).double().cpu())
+    return sums
 
 
 def multislerp(inputs: Inputs, settings: Settings) -> Merged:

@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltp.tensors.counter_rng import LEVELS, draws, kept, key_of
+from ltp.tensors.counter_rng import LEVELS, draws, kept, kept_there, key_of
 from ltp.tensors.methods.inputs import Inputs, Merged, Settings
 from ltp.tensors.methods.ranks import Cut, cuts
+from ltp.tensors.methods.reductions import dot, total
 
 _TINY = 1e-7
+# Elements of a weight whose masks stay on the device between the passes, a byte each.
+_REMEMBERED = 1 << 26
 
 
 class Thinning(ABC):
@@ -32,7 +35,7 @@ class Thinning(ABC):
 
     def lengths(self, place: int, delta: Tensor, start: int, stop: int) -> tuple[float, float]:
         """The sum of magnitudes of all and of what stays; `delta` is used up."""
-        return float(delta.abs().sum()), float(self.thin(place, delta, start, stop).abs().sum())
+        return total(delta.abs()), total(self.thin(place, delta, start, stop).abs())
 
 
 class _KeepAll(Thinning):
@@ -69,16 +72,28 @@ class _Random(Thinning):
     def __init__(self, inputs: Inputs, densities: Sequence[float]) -> None:
         self._keys = [key_of(inputs.seed, inputs.name, index) for index in inputs.others]
         self._levels = [round(density * LEVELS) for density in densities]
+        self._drawn: dict[tuple[int, int], Tensor] = {}
 
     def thin(self, place: int, delta: Tensor, start: int, stop: int) -> Tensor:
         level = self._levels[place]
-        return delta if level >= LEVELS else delta.mul_(kept(self._keys[place], level, start, stop))
+        return delta if level >= LEVELS else delta.mul_(self._kept(place, delta, start, stop))
 
     def lengths(self, place: int, delta: Tensor, start: int, stop: int) -> tuple[float, float]:
-        level, whole = self._levels[place], float(delta.abs_().sum())
-        if level >= LEVELS:
+        whole = total(delta.abs_())
+        if self._levels[place] >= LEVELS:
             return whole, whole
-        return whole, float(torch.dot(delta, kept(self._keys[place], level, start, stop)))
+        return whole, dot(delta, self._kept(place, delta, start, stop))
+
+    def _kept(self, place: int, delta: Tensor, start: int, stop: int) -> Tensor:
+        """1.0 where an element stays. Drawn by the processor, and remembered on a device, where that is what is waited for."""
+        if delta.device.type == "cpu":
+            return kept(self._keys[place], self._levels[place], start, stop)
+        if (place, start) not in self._drawn:
+            drawn = kept_there(self._keys[place], self._levels[place], start, stop, delta.device)
+            if start > _REMEMBERED:
+                return drawn.to(torch.float32)
+            self._drawn[place, start] = drawn
+        return self._drawn[place, start].to(torch.float32)
 
 
 class _ByRankInRow(Thinning):
@@ -96,14 +111,15 @@ class _ByRankInRow(Thinning):
         if density <= 0:
             return delta.zero_()
         order = _ordered(delta.abs().view(-1, self._row), coarse=self._coarse)
-        share = torch.linspace(density - epsilon, density + epsilon, self._row)
+        share = torch.linspace(density - epsilon, density + epsilon, self._row).to(delta.device)
         chance = torch.empty_like(delta).view(-1, self._row).scatter_(1, order, share.expand(order.shape))
-        return delta.mul_(draws(self._keys[place], start, stop) < chance.view(-1) * LEVELS)
+        drawn = draws(self._keys[place], start, stop).to(delta.device)
+        return delta.mul_(drawn < chance.view(-1) * LEVELS)
 
 
 def _ordered(magnitudes: Tensor, *, coarse: bool) -> Tensor:
     """Indexes that sort each row ascending, the lower index first among equals."""
-    if coarse:
+    if coarse and magnitudes.device.type == "cpu":
         # The bits of a positive bfloat16 sort as it does, and numpy sorts 16 bits by radix.
         bits = magnitudes.to(torch.bfloat16).view(torch.int16).numpy()
         return torch.from_numpy(np.argsort(bits, axis=1, kind="stable"))
@@ -117,7 +133,7 @@ def _deltas(inputs: Inputs) -> Iterator[list[Tensor]]:
         yield [inputs.delta(index, base, start, stop) for index in inputs.others]
 
 
-def _scales(inputs: Inputs, thinning: Thinning) -> list[Tensor | None]:
+def _scales(inputs: Inputs, thinning: Thinning) -> list[float | None]:
     """What keeps each difference's L1 norm as it was before thinning, rounded to the type; None where a norm is tiny."""
     count = len(inputs.others)
     before, after = [0.0] * count, [0.0] * count
@@ -127,11 +143,11 @@ def _scales(inputs: Inputs, thinning: Thinning) -> list[Tensor | None]:
             whole, stays = thinning.lengths(place, delta, start, stop)
             before[place] += whole
             after[place] += stays
-    found: list[Tensor | None] = []
+    found: list[float | None] = []
     for one, other in zip(before, after, strict=True):
         norms = inputs.round(torch.tensor([one, other], dtype=torch.float32))
         tiny = bool((norms < _TINY).any())
-        found.append(None if tiny else inputs.round((norms[0] / norms[1]).reshape(1)))
+        found.append(None if tiny else float(inputs.round((norms[0] / norms[1]).reshape(1))))
     return found
 
 
@@ -156,7 +172,8 @@ def _added(inputs: Inputs, settings: Settings, thinning: Thinning, *, elect: boo
         mixed, divisor = mix(inputs, deltas, weights if shared["normalize"] else None)
         inputs.round(mixed)
         if divisor is not None:
-            inputs.round(mixed.div_(inputs.round(divisor)))
+            # On the same device: by a number a GPU divides through multiplying by its reciprocal.
+            inputs.round(mixed.div_(inputs.round(divisor.to(mixed.device))))
         if shared["lambda"] != 1:
             inputs.round(mixed.mul_(float(shared["lambda"])))
         return base.add_(mixed)
