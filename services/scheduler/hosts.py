@@ -313,6 +313,7 @@ async def views(unit: Unit, silent_after: timedelta, host_id: str | None) -> lis
             memory_bytes=row["memory_bytes"],
             devices=[Device.model_validate(d) for d in row["devices"]],
             labels=row["labels"],
+            reached_by=row["reached_by"],
             holdings=await _holdings(unit, row["host_id"]),
         )
         for row in rows

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ltp.contracts.values import Problem
@@ -36,9 +37,12 @@ async def ask_process(python: str, verb: str, spec: dict[str, Any], seconds: flo
     raise _problem(stderr.decode(errors="replace"), process.returncode)
 
 
-async def run_process(python: str, spec: dict[str, Any], tell: Tell) -> dict[str, Any] | None:
-    """Run an operation. Returns its result, or None when it was stopped. Raises the LtpError it reports."""
-    process = await _start(python, "run", spec)
+async def run_process(python: str, spec: dict[str, Any], tell: Tell, gpus: Sequence[int] = ()) -> dict[str, Any] | None:
+    """Run an operation, which sees of the GPUs those only. Returns its result, or None when it was stopped.
+
+    Raises the LtpError it reports.
+    """
+    process = await _start(python, "run", spec, {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))})
     assert process.stdout is not None
     assert process.stderr is not None
     said = asyncio.create_task(process.stderr.read())
@@ -73,9 +77,10 @@ async def run_process(python: str, spec: dict[str, Any], tell: Tell) -> dict[str
     raise _problem((await said).decode(errors="replace"), code)
 
 
-async def _start(python: str, verb: str, spec: dict[str, Any]) -> Process:
+async def _start(python: str, verb: str, spec: dict[str, Any], told: dict[str, str] | None = None) -> Process:
+    argv, environment = (python, "-m", "ltp.tensors.operate", verb), os.environ | (told or {})
     process = await asyncio.create_subprocess_exec(
-        python, "-m", "ltp.tensors.operate", verb, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_LINE_BYTES
+        *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_LINE_BYTES, env=environment
     )
     assert process.stdin is not None
     process.stdin.write(json.dumps(spec).encode() + b"\n")

@@ -64,7 +64,7 @@ _TELL_SECONDS = 1.0
 @router.subscriber(**heard_by(SERVICE, OperationRequested))
 async def queue_operation(event: OperationRequested, unit: InboxUnit) -> None:
     if await store.open_operation(unit, event):
-        _enqueue(unit, event.operation_id, 1)
+        _enqueue(unit, event.operation_id, 1, event.spec.device)
         return
     message = f"Another operation writes {event.spec.name}."
     await _close_failed(
@@ -88,7 +88,7 @@ async def resume(event: OperationResumeRequested, unit: InboxUnit) -> None:
     await _known(unit, event.operation_id)
     row = await store.again(unit, event.operation_id)
     if row is not None:
-        _enqueue(unit, event.operation_id, row["round"])
+        _enqueue(unit, event.operation_id, row["round"], row["spec"].get("device", "cpu"))
 
 
 @router.subscriber(**heard_by(SERVICE, OperationCancellationRequested))
@@ -168,7 +168,9 @@ async def carry_out(held: Held, database: Database, settings: SurgerySettings) -
         unit.emit(OperationStarted(operation_id=operation_id), about=operation_id)
     spec, listener = OperationSpec.model_validate(row["spec"]), _Listener(database, held)
     order = _order(spec, settings) | {"patience_seconds": _PATIENCE_SECONDS}
-    result = await run_process(settings.surgery_python, order, listener.tell)
+    lease = held.work.placement
+    gpus = lease.device_indexes if lease is not None and lease.device_kind == "gpu" else []
+    result = await run_process(settings.surgery_python, order, listener.tell, gpus)
     if result is None and listener.wish == "cancel":
         await ask_process(settings.surgery_python, "discard", {"out": order["out"]})
     async with database.unit() as unit:
@@ -218,7 +220,7 @@ class _Listener:
 
 def _order(spec: OperationSpec, settings: SurgerySettings) -> dict[str, Any]:
     """What the process is told on its standard input."""
-    order = spec.model_dump(mode="json", include={"kind", "recipe", "seed", "proof"})
+    order = spec.model_dump(mode="json", include={"kind", "recipe", "seed", "proof", "device"})
     # What is announced as succeeded outlasts a power cut.
     return order | {"out": str(_target(settings, spec.name)), "python": settings.surgery_python, "flush": True}
 
@@ -231,9 +233,10 @@ def _key(operation_id: UUID, number: int) -> str:
     return f"operation:{operation_id}:{number}"
 
 
-def _enqueue(unit: Unit, operation_id: UUID, number: int) -> None:
-    payload = {"operation_id": str(operation_id)}
-    enqueue(unit, Queue.DEFAULT, "operation", payload, dedup_key=_key(operation_id, number))
+def _enqueue(unit: Unit, operation_id: UUID, number: int, device: str) -> None:
+    """Put an operation into the queue: one for a GPU is taken up when the scheduler has leased one to it, and gives it back by ending."""
+    payload, wants = {"operation_id": str(operation_id)}, {"count": 1, "kind": "gpu"} if device == "gpu" else None
+    enqueue(unit, Queue.DEFAULT, "operation", payload, dedup_key=_key(operation_id, number), wants=wants)
 
 
 async def _known(unit: Unit, operation_id: UUID) -> Any:

@@ -5,6 +5,7 @@
 #   mkdir -p /w/p; mv .gpu/p0/part.* /w/p/          # so for every part
 #   bash .gpu/s/device.sh setup                     # with the last part: 50 s
 #   bash .gpu/s/device.sh speed|race NAME|evaluator|tests  # each needs .gpu/s alone; results in $OUT
+#   bash .gpu/s/device.sh merge                     # on a bare machine too: needs nothing but .gpu/s; 2 minutes
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -29,6 +30,10 @@ code() {  # after a change of the code alone
   mkdir -p .gpu/s; cp "$here/device.sh" .gpu/s/
   $python -m tests.gpu.plan_race_configurations .gpu/s
   $python -c "from pathlib import Path; from ltp_verl import demo_input; demo_input._write_rows(Path('.gpu/s/sums.jsonl'))"
+  # What a merge needs and a bare machine lacks.
+  rm -rf .gpu/s/merge_site
+  $python -m pip install -q --target .gpu/s/merge_site --no-deps --no-compile --only-binary=:all: --python-version 3.12 -c constraints.txt \
+    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform any pydantic pydantic-core annotated-types typing-inspection typing-extensions
   tar czf .gpu/s/src.tgz --exclude=__pycache__ --exclude=services/gateway/console libs services tests/*.py tests/gpu \
     tests/bench/*.py tests/service/__init__.py tests/service/runner tests/service/evaluator pyproject.toml
 }
@@ -64,6 +69,12 @@ race() {  # sft05, lora7 or grpo15
 }
 
 evaluator() { unpack_code; cd /w/code; python3 -m tests.gpu.evaluator_throughput /w/g/input/model "$OUT/evaluator.json"; }
+
+merge() {
+  unpack_code; cd /w/code; mkdir -p /w/merge
+  export PYTHONPATH=$PYTHONPATH:$here/merge_site
+  timeout 120 python3 -m tests.gpu.merge_gpu /w/merge "$OUT/merge.json" "$@"
+}
 
 tests() {
   unpack_code; cd /w/code

@@ -11,6 +11,7 @@ import yaml
 
 from ltp.cli.client import Gateway
 from ltp.cli.operations import (
+    DeviceOption,
     DryRunOption,
     EvaluateOption,
     LocalOption,
@@ -50,6 +51,7 @@ def average(
     lower_is_better: Annotated[bool, typer.Option(help="With --scores: they are losses.")] = False,
     max_rows: Annotated[int | None, typer.Option(help="With --soup: how many texts to read (512).")] = None,
     dtype: DtypeOption = None,
+    device: DeviceOption = "cpu",
     proof: ProofOption = True,
     evaluate: EvaluateOption = None,
     dry_run: DryRunOption = False,
@@ -77,7 +79,8 @@ def average(
         recipe = {"method": method, "models": [absolute(name) for name in models]}
         recipe |= {key: value for key, value in own.items() if value is not None}
         check_checkpoint_recipe("average", recipe)
-        spec = {"kind": "average", "name": out, "recipe": recipe, "proof": proof} | evaluation_of(evaluate)
+        spec = {"kind": "average", "name": out, "recipe": recipe, "proof": proof, "device": device}
+        spec |= evaluation_of(evaluate)
         carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
 
 

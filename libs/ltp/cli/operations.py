@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -35,6 +35,10 @@ EvaluateOption = Annotated[
         help="Evaluate the result: a dataset's name, or {datasets: [{name, split}], scorer, max_rows, min_accuracy}.",
     ),
 ]
+DeviceOption = Annotated[
+    Literal["cpu", "gpu", "auto"],
+    typer.Option("--device", help="What computes it: gpu leases one, auto takes one where there is one."),
+]
 NoteOption = Annotated[str, typer.Option("--note", help="Why.")]
 
 _POLL_SECONDS = 0.3
@@ -49,6 +53,7 @@ def merge(
     out: Annotated[str, typer.Option("--out", help="The result's name: it is written to DATA/models/NAME.")],
     dry_run: DryRunOption = False,
     seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
     wait: WaitOption = False,
     local: LocalOption = False,
     proof: ProofOption = True,
@@ -59,7 +64,7 @@ def merge(
     """Merge models by a recipe in mergekit's format."""
     with reported():
         recipe = read_merge(config)
-        spec = {"kind": "merge", "name": out, "recipe": recipe, "seed": seed, "proof": proof}
+        spec = {"kind": "merge", "name": out, "recipe": recipe, "seed": seed, "proof": proof, "device": device}
         spec |= evaluation_of(evaluate)
         carry_out(spec, dry_run=dry_run, wait=wait, local=local, data_dir=data_dir, json=json)
 
@@ -273,7 +278,12 @@ def _difference(name: str, row: Any) -> str:
     return f"  {name:<28}{shown:>10}{'-' if cosine is None else f'{cosine:.7f}':>12}"
 
 
-_SIZES = (("read_bytes", "reads"), ("write_bytes", "writes"), ("memory_bytes", "memory at most"))
+_SIZES = (
+    ("read_bytes", "reads"),
+    ("write_bytes", "writes"),
+    ("memory_bytes", "memory at most"),
+    ("device_bytes", "of the GPU at most"),
+)
 
 
 def carry_out(

@@ -94,6 +94,8 @@ class HostView(Value):
     devices: list[Device]
     labels: dict[str, str]
     holdings: list[Holding]
+    # As HostSeen says it; on what is not `local` only training runs.
+    reached_by: str = "local"
     # How a registered host is reached, and what is wrong with it; None for a machine that runs a runner of its own.
     access: AccessView | None = None
 

@@ -27,6 +27,8 @@ class OperationSpec(Value):
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     # Whether the result is loaded and read back before it counts.
     proof: bool = True
+    # What computes it, for a merge or an average: `gpu` leases one, `auto` takes one where the platform's machine has it.
+    device: Literal["auto", "cpu", "gpu"] = "cpu"
     # Evaluations of the result. As asked: {datasets, scorer, min_accuracy …}; as accepted: {evaluations, min_accuracy}, each
     # evaluation an EvaluationRequested that the evaluator takes up when it hears of the success.
     evaluate: dict[str, Any] | None = None

@@ -55,6 +55,15 @@ def must_work(name: str) -> None:
         raise LtpError(ErrorCode.NO_HOST, message, hint)
 
 
+def most_bytes(models: int, threads: int | None) -> int:
+    """What a merge takes of a GPU that has room for it; of a smaller one it takes less."""
+    return min(threads or len(os.sched_getaffinity(0)), _THREADS) * _thread_bytes(models, _LARGE)
+
+
+def _thread_bytes(models: int, piece: int) -> int:
+    return piece * (_STANDING + models * _EACH)
+
+
 def opened(name: str, models: int, threads: int, piece: int | None = None) -> Accelerator:
     """The device of that name, for merges of so many models. Raises HOST_UNFIT, NO_HOST."""
     must_work(name)
@@ -63,5 +72,5 @@ def opened(name: str, models: int, threads: int, piece: int | None = None) -> Ac
         return Accelerator(device, piece or PIECE, threads)
     size = piece or _LARGE
     free, _ = torch.cuda.mem_get_info(device)
-    room = int(free * _SHARE) // (size * (_STANDING + models * _EACH))
+    room = int(free * _SHARE) // _thread_bytes(models, size)
     return Accelerator(device, size, max(1, min(threads, _THREADS, room)))

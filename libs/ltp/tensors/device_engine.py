@@ -34,7 +34,9 @@ _KEPT = 16
 class DeviceInputs(StepInputs):
     """The inputs of one step, read onto a device."""
 
-    def __init__(self, step: Step, models: Sequence[Model], bench: DeviceBench, seed: int, piece: int, *, keep: bool):
+    def __init__(
+        self, step: Step, models: Sequence[Model], bench: DeviceBench, seed: int, piece: int, *, keep: bool
+    ) -> None:
         super().__init__(step, models, bench.host, seed)
         self.piece, self._desk = piece, bench
         self._room = piece * _KEPT if keep else 0

@@ -148,7 +148,9 @@ class Engine:
         for start, end in inputs.pieces():
             if stop.is_set():
                 return
-            if not self._put(merged(start, end), inputs, step.target.dtype, self._descriptors[file], offset + start * width):
+            if not self._put(
+                merged(start, end), inputs, step.target.dtype, self._descriptors[file], offset + start * width
+            ):
                 raise _not_finite(step, inputs, start, end)
             # An int's += is not atomic, and progress need not be.
             self._done += (end - start) * width

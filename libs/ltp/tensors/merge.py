@@ -39,7 +39,12 @@ class Merge:
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to see before saying yes."""
-        return {"kind": self.kind, **self.prepared.summary()}
+        found = {"kind": self.kind, **self.prepared.summary()}
+        if self._device is not None:
+            from ltp.tensors.accelerator import most_bytes
+
+            found["device_bytes"] = most_bytes(self._most(), self._threads)
+        return found
 
     def write(self, directory: Path, digest: str, stop: Event, tell: Tell) -> None:
         """Weights by the engine, then the small files."""
@@ -66,6 +71,9 @@ class Merge:
         from ltp.tensors.accelerator import opened
         from ltp.tensors.device_engine import DeviceEngine
 
-        most = max(len(step.origins) for step in plan.steps)
-        device = opened(self._device, most, self._threads or threads())
+        device = opened(self._device, self._most(), self._threads or threads())
         return DeviceEngine(device, *parts, seed=self._seed, digest=digest)
+
+    def _most(self) -> int:
+        """Models that a weight has at most."""
+        return max(len(step.origins) for step in self.prepared.steps)

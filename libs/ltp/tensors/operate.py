@@ -36,7 +36,7 @@ STOPPED = 3
 
 def _merge(spec: dict[str, Any]) -> Work:
     limit = {"max_file_bytes": spec["max_file_bytes"]} if spec.get("max_file_bytes") else {}
-    more = {"threads": spec.get("threads"), "device": spec.get("device")} | limit
+    more = {"threads": spec.get("threads"), "device": _device(spec)} | limit
     return Merge(check_merge(spec["recipe"]), seed=spec.get("seed", 0), **more)
 
 
@@ -53,7 +53,28 @@ def _average(spec: dict[str, Any]) -> Work:
     recipe: AverageRecipe = check_checkpoint_recipe("average", spec["recipe"])
     if recipe.method == "greedy_soup":
         return Soup(recipe, threads=spec.get("threads"), python=spec.get("python") or sys.executable)
-    return Average(recipe, threads=spec.get("threads"), device=spec.get("device"))
+    return Average(recipe, threads=spec.get("threads"), device=_device(spec))
+
+
+def _device(spec: dict[str, Any]) -> str | None:
+    """What computes, by torch's name: `cpu` is the processor without torch where a method needs none, `auto` a GPU where one works.
+
+    Other words are torch's own (`cuda:1`; `cpu:0` is the processor by torch). Raises HOST_UNFIT, NO_HOST.
+    """
+    asked = spec.get("device", "cpu")
+    if asked == "cpu":
+        return None
+    # torch takes two seconds to load, which other work does not wait for.
+    from ltp.tensors.accelerator import must_work
+
+    try:
+        name = "cuda" if asked in {"auto", "gpu"} else asked
+        must_work(name)
+    except LtpError:
+        if asked != "auto":
+            raise
+        return None
+    return name
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {

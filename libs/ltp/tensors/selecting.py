@@ -10,6 +10,7 @@ from typing import Any
 from ltp.contracts.checkpoint_recipes import SelectRecipe
 from ltp.recipe_text import check_merge
 from ltp.selection_report import decide
+from ltp.tensors.layout import MAX_FILE_BYTES
 from ltp.tensors.merge import Merge
 from ltp.tensors.operation import REPORT, Tell
 from ltp.tensors.plan import Model
@@ -43,5 +44,6 @@ def copy_of(reference: str, dtype: str | None, threads: int | None = None, max_f
     """A model as it is, in another type where one is given."""
     sources = [{"model": reference, "layer_range": [0, max(1, Model.open(reference).layers)]}]
     recipe: dict[str, Any] = {"merge_method": "passthrough", "slices": [{"sources": sources}]}
-    limit = {"max_file_bytes": max_file_bytes} if max_file_bytes else {}
-    return Merge(check_merge(recipe | ({"out_dtype": dtype} if dtype else {}), "copy"), threads=threads, **limit)
+    limit = max_file_bytes or MAX_FILE_BYTES
+    checked = check_merge(recipe | ({"out_dtype": dtype} if dtype else {}), "copy")
+    return Merge(checked, threads=threads, max_file_bytes=limit)
