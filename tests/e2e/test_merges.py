@@ -55,6 +55,15 @@ def test_what_cannot_work_is_refused_at_the_door(platform: Platform, model: Path
     assert outside.returncode == 2
     traversal = platform.ltp("merge", recipe(tmp_path, Path("../nowhere-at-all")), "--out", "never", check=False)
     assert traversal.returncode != 0 and "leads out of its directory" in traversal.stderr
+    # This machine has no GPU: said at once, and `auto` does without.
+    config = recipe(tmp_path, model, other(model, tmp_path))
+    for more in (["--dry-run"], []):
+        without = platform.ltp("merge", config, "--out", "never", "--device", "gpu", *more, check=False)
+        assert without.returncode == 1 and "No machine of the platform has a GPU" in without.stderr
+        assert "auto" in without.stderr
+    assert "device_bytes" not in platform.json("merge", config, "--out", "never", "--device", "auto", "--dry-run")
+    export = platform.ltp("export", str(model), "--out", "never", "--dry-run", check=False)
+    assert export.returncode == 0, export.stderr
     strange = platform.ltp("operation", "get", "00000000-0000-0000-0000-000000000000", check=False)
     assert strange.returncode == 1 and "There is no operation" in strange.stderr
     assert len(platform.json("operation", "list")) == before
