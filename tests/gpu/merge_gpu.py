@@ -101,7 +101,14 @@ def merge(recipe: dict[str, Any], out: Path, device: str | None) -> dict[str, An
 
 def compare(one: Path, other: Path, device: str) -> dict[str, Any]:
     """How many values of two results differ, in how many weights, and by how many bfloat16 steps at most."""
-    found = {"elements": 0, "different": 0, "more_than_one_step": 0, "most_steps": 0, "weights": 0, "weights_different": 0}
+    found = {
+        "elements": 0,
+        "different": 0,
+        "more_than_one_step": 0,
+        "most_steps": 0,
+        "weights": 0,
+        "weights_different": 0,
+    }
     for left, right in _pairs(one, other, device):
         steps = (_ordered(left) - _ordered(right)).abs_()
         different = int(torch.count_nonzero(steps))

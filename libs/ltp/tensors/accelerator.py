@@ -71,6 +71,12 @@ def opened(name: str, models: int, threads: int, piece: int | None = None) -> Ac
     if device.type == "cpu":
         return Accelerator(device, piece or PIECE, threads)
     size = piece or _LARGE
-    free, _ = torch.cuda.mem_get_info(device)
+    try:
+        free, _ = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        # The first use makes a context, for which a device that others fill has no room.
+        message = f"{name} cannot be used: {str(error).strip().splitlines()[0]}"
+        hint = "`nvidia-smi` says who holds its memory and whether it is sound. Leave `device` out to merge on the processor."
+        raise LtpError(ErrorCode.DEVICE_FAILED, message, hint) from error
     room = int(free * _SHARE) // _thread_bytes(models, size)
     return Accelerator(device, size, max(1, min(threads, _THREADS, room)))

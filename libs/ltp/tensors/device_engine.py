@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from ltp.tensors.methods.inputs import PIECE
 from ltp.tensors.numbers import OVERFLOWS
 from ltp.tensors.plan import Model, Step
 from ltp.tensors.readers import Plain, StepInputs
+from ltp.tensors.sharing import Sharing
 
 # Bytes of a weight that stay on the device between two passes over it, for an element of a piece.
 _KEPT = 16
@@ -87,24 +88,27 @@ class DeviceEngine(Engine):
     ) -> None:
         super().__init__(method, models, steps, shards, seed=seed, digest=digest, workers=accelerator.workers)
         self._accelerator, self._keep = accelerator, looks_twice(method)
-        # Those that had too little memory try again one after the other.
-        self._alone = Lock()
+        # What has too little memory tries again alone, and what comes after it takes less.
+        self._piece, self._sharing = accelerator.piece, Sharing()
 
     def _one(self, step: Step, journal: Journal, stop: Event) -> None:
-        if self._fitted(step, journal, stop, self._accelerator.piece):
-            return
-        with self._alone:
-            piece = self._accelerator.piece
+        with self._sharing.together():
+            piece = self._piece
+            if self._fitted(step, journal, stop, piece):
+                return
+        with self._sharing.alone():
             while piece > PIECE:
-                piece //= 2
+                piece = max(PIECE, piece // 2)
+                self._piece = min(self._piece, piece)
                 if self._fitted(step, journal, stop, piece):
                     return
         raise _too_small(step, self._accelerator)
 
     def _fitted(self, step: Step, journal: Journal, stop: Event, piece: int) -> bool:
         """Merge a weight in such pieces; False where the device has too little memory for them."""
-        bench, before = self._device_bench(), self._done
+        before = self._done
         try:
+            bench = self._device_bench()
             with bench.working():
                 inputs = DeviceInputs(step, self._models, bench, self._seed, piece, keep=self._keep)
                 self._carry(step, inputs, journal, stop)

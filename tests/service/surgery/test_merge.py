@@ -149,7 +149,7 @@ def test_a_stop_keeps_what_is_done(models: list[Path], tmp_path: Path, monkeypat
     reference = merge(dare(models), tmp_path / "whole", seed=7)
     monkeypatch.setattr(engine, "_TELL_SECONDS", 0.0)
     stop, written = Event(), []
-    original = engine._write
+    original = engine.write_at
 
     def slow(*arguments: Any) -> None:
         original(*arguments)
@@ -157,7 +157,7 @@ def test_a_stop_keeps_what_is_done(models: list[Path], tmp_path: Path, monkeypat
         if len(written) == 9:
             stop.set()
 
-    monkeypatch.setattr(engine, "_write", slow)
+    monkeypatch.setattr(engine, "write_at", slow)
     spec = {
         "kind": "merge",
         "recipe": dare(models),

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file
 
 from ltp.core.errors import ErrorCode, LtpError
-from ltp.tensors import accelerator, device_engine
+from ltp.tensors import accelerator, device_engine, journal
 from ltp.tensors.device_bench import DeviceBench
 from ltp.tensors.operate import check, run
 from ltp.tensors.operation import Stopped
@@ -141,6 +141,8 @@ def test_a_device_with_little_memory_is_given_smaller_pieces(
     monkeypatch.setattr(DeviceBench, "load", scarce)
     monkeypatch.setattr(accelerator, "PIECE", 1 << 20)
     assert merge(asked, tmp_path / "scarce", DEVICE) == expected
+    # Several threads at once, of which only one at a time may have it all.
+    assert merge(asked, tmp_path / "many", DEVICE, threads=6) == expected
     room[0] = 1000
     with pytest.raises(LtpError, match="no room for pieces of 262,144 elements") as refused:
         merge(asked, tmp_path / "none", DEVICE)
@@ -160,7 +162,11 @@ def test_a_value_that_is_not_finite_is_found_on_the_device(models: list[Path], t
         merge(recipe(models, "passthrough", {}, scale=1e6) | {"out_dtype": "float16"}, tmp_path / "out", DEVICE)
 
 
-def test_a_stop_goes_on_with_the_same_bytes(models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_goes_on_with_the_same_bytes(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A sandbox has no id of its start; what it has instead serves as well.
+    monkeypatch.setattr(journal, "_BOOT", tmp_path / "none")
     asked = recipe(models, *METHODS["linear"][:2], **METHODS["linear"][2])
     expected, stop, parts = merge(asked, tmp_path / "whole", DEVICE), Event(), []
     written = device_engine.write_at
@@ -177,6 +183,7 @@ def test_a_stop_goes_on_with_the_same_bytes(models: list[Path], tmp_path: Path, 
         with pytest.raises(Stopped):
             run(spec | {"device": DEVICE, "threads": 1}, stop, lambda _: None)
     assert merge(asked, tmp_path / "out", DEVICE) == expected
+    assert len(parts) < len(load_file(tmp_path / "out" / "model.safetensors"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
