@@ -9,6 +9,7 @@ part of the platform runs beside it: what is timed is the writing of the weights
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -17,6 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
+
+# As the platform's own process has it (`ltp.tensors.operate`): BLAS's threads would fight with the merge's for the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 from safetensors import safe_open

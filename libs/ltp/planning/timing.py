@@ -21,15 +21,16 @@ from ltp.planning.pools import Pool
 # Shares of the data sheet that an H200 reaches: 780 of 989 TFLOP/s in large products, 241 of 450 GB/s in NCCL's
 # all-gather (`step_time.MEASURED_H200`), and of its 4.8 TB/s what decoding reads (prior). Taken for every other device.
 _OF_FLOPS, _OF_LINK, _OF_BANDWIDTH = 0.79, 0.54, 0.8
-# vLLM's time beside its arithmetic for each token of a batch: scheduling, sampling, launches.
-_DECODE_OVERHEAD_SECONDS = 0.008
+# vLLM's time beside its arithmetic for each token of a batch: scheduling, sampling, launches of captured graphs (1.5B, 256
+# tokens: 1.7 s of generation on an H200, docs/evidence/planner-h200.md).
+_DECODE_OVERHEAD_SECONDS = 0.0035
 # verl's own work on each micro batch: unpacking, metrics, waiting for the device (0.5B SFT on an H200, micro batches 8 to 64).
 _MICRO_BATCH_SECONDS = 0.025
-# verl's own work on each response, on the host: agents, reward, the store between its processes (SmolLM2-135M, 1,024 short
-# responses a step on an H200 and 16 cores, docs/evidence/grpo-h200.md; measured before the last of what makes it less).
-_RESPONSE_SECONDS = 0.0065
+# verl's own work on each response, on the host: agents, reward, the store between its processes (1,024 short responses of a
+# 135M model in 6.0 and 6.7 s, 256 long ones of a 1.5B model in 7.0 s on an H200 and 16 cores, docs/evidence/grpo-h200.md).
+_RESPONSE_SECONDS = 0.005
 # Waking the engine, sending it the weights, putting it to sleep again.
-_ROLLOUT_FIXED_SECONDS = 3.0
+_ROLLOUT_FIXED_SECONDS = 0.3
 
 
 def roofline(hardware: Hardware, devices: int) -> Roofline:

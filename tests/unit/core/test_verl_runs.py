@@ -36,7 +36,7 @@ def test_what_verl_allocated(
 
 # GRPO of Qwen2.5-1.5B, 256 responses with 409.9 tokens each, at full length (docs/evidence/planner-h200-grpo15.json): the peak was
 # in the update without checkpointing, else where old log-probabilities are found.
-POLICY_RUNS = [("update", 16, False, 49.6884), ("update", 4, False, 30.1106)]
+POLICY_RUNS = [("update", 32, False, 75.9762), ("update", 16, False, 49.6884), ("update", 4, False, 30.1106)]
 POLICY_RUNS += [("log_prob", 16, True, 30.3445), ("log_prob", 32, True, 43.3720), ("log_prob", 64, True, 69.4275)]
 
 
@@ -44,8 +44,11 @@ POLICY_RUNS += [("log_prob", 16, True, 30.3445), ("log_prob", 32, True, 43.3720)
 def test_what_grpo_allocated(phase: str, micro: int, checkpointing: bool, seen: float) -> None:
     config = known_config("qwen2.5-1.5b")
     assert config is not None
-    step = Step(Precision.FSDP2, micro, 410, checkpointing, 0, LossHead.LABELS, accumulates=True, fused_optimizer=True)
+    # One prompt is a token shorter than the others: attention gets a mask, and keys and values for every query head.
+    step = Step(
+        Precision.FSDP2, micro, 410, checkpointing, 0, LossHead.LABELS, accumulates=True, fused_optimizer=True, padded=True
+    )  # fmt: skip
     phases = phases_of(read_architecture(config), step, Rollout(256, 410, memory_share=0.1, device_bytes=140 * GIB))
     beside = ("context", "rollout")  # vLLM sleeps, outside torch's count
     found = sum(size for name, size in phases[phase].items() if name not in beside)
-    assert found / GIB == pytest.approx(seen, rel=0.03)
+    assert found / GIB == pytest.approx(seen, rel=0.02)
